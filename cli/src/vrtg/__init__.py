@@ -1,0 +1,1 @@
+"""vrtg, the VirtRigaud command line."""

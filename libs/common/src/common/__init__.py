@@ -1,0 +1,1 @@
+"""What every VirtRigaud service needs: the wire, errors, settings, TLS, health, logs, traces, metrics."""

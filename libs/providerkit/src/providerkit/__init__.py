@@ -1,0 +1,1 @@
+"""Everything a VirtRigaud provider shares: Driver protocol, planner, operations, watch hub, gRPC servicers."""

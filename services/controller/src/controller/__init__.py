@@ -1,0 +1,1 @@
+"""Watches infra.virtrigaud.io objects and hands desired state to providers."""

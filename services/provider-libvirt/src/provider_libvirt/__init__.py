@@ -1,0 +1,1 @@
+"""VirtRigaud provider for libvirt/KVM."""
