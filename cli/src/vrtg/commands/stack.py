@@ -1,0 +1,92 @@
+"""`vrtg up`, `down`, `status`: the embedded stack."""
+
+from __future__ import annotations
+
+import logging
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from vrtg.commands.options import Form
+from vrtg.failures import OK, UNREACHABLE
+from vrtg.home import Home
+from vrtg.terminal import COLOUR_OF, emit, paint, say, table
+
+
+def up() -> None:
+    """Start the embedded stack: API server, controller and its providers. Harmless when it runs."""
+    from vrtg import lifecycle
+
+    home = Home.from_environment()
+    before = lifecycle.running(home)
+    state = lifecycle.up(home, say)
+    say(f"the stack {'runs already' if before is not None else 'is up'}: {state.server}")
+    print(f"export KUBECONFIG={home.kubeconfig}")
+
+
+def down() -> None:
+    """End the embedded stack. Machines on hypervisors go on running. Harmless when nothing runs."""
+    from vrtg import lifecycle
+
+    home = Home.from_environment()
+    stopped = lifecycle.down(home)
+    for name in stopped.strays:
+        say(f"ended a stray {name}")
+    say("the stack is down" if stopped.was_running or stopped.strays else "the stack was not running")
+
+
+def status(*, output: Annotated[Form | None, Parameter(name=["--output", "-o"])] = None) -> int:
+    """Show the embedded stack: its processes, its address, its providers, and what is wrong.
+
+    Parameters
+    ----------
+    output
+        json or yaml.
+    """
+    from vrtg.health import survey
+
+    home = Home.from_environment()
+    found = survey(home)
+    if output:
+        emit(found, output)
+    else:
+        _show(found)
+    return OK if found["phase"] == "ready" and not found["problems"] else UNREACHABLE
+
+
+def _show(found: dict[str, Any]) -> None:  # Any: the survey, as JSON
+    phase = found["phase"]
+    print(f"Stack       {paint(phase, COLOUR_OF.get(phase, ''))}")
+    for title, key in (
+        ("Version", "version"),
+        ("API server", "server"),
+        ("Kubeconfig", "kubeconfig"),
+        ("Home", "home"),
+    ):
+        if found.get(key):
+            print(f"{title:<12}{found[key]}")
+    if found["components"]:
+        print()
+        rows = [
+            [c["name"], c["phase"], c["pid"] or "", c["restarts"], c["age"], c["message"]] for c in found["components"]
+        ]
+        print(table(["COMPONENT", "STATE", "PID", "RESTARTS", "AGE", "MESSAGE"], rows))
+    if found["providers"]:
+        print()
+        rows = [
+            [p["namespace"], p["name"], p["type"], p["health"], p["version"], p["machines"], p["endpoint"]]
+            for p in found["providers"]
+        ]
+        print(table(["NAMESPACE", "PROVIDER", "TYPE", "HEALTH", "VERSION", "MACHINES", "ENDPOINT"], rows))
+    if found["problems"]:
+        print()
+        for problem in found["problems"]:
+            print(f"{paint('problem:', 'red')} {problem}")
+
+
+def run() -> int:
+    """Be the supervisor (internal)."""
+    from vrtg.stack import run as supervise
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    return supervise(Home.from_environment())

@@ -1,0 +1,128 @@
+"""One supervised process: started, watched, restarted with back-off, ended within bounds."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import os
+import signal
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from vrtg.logfiles import RotatingLog
+from vrtg.processes import Process
+from vrtg.state import ComponentState
+
+PR_SET_PDEATHSIG = 1
+FIRST_DELAY, LONGEST_DELAY = 0.5, 30.0
+STEADY_AFTER = 30.0
+"""Seconds of life after which a crash counts as the first one again."""
+
+
+def _die_with_parent() -> None:
+    """Runs in the child before exec: the kernel ends it when the supervisor is gone, however that died."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+class Component:
+    """A process that shall run. `changed` is called after each change of its state."""
+
+    def __init__(
+        self,
+        name: str,
+        command: list[str],
+        *,
+        log: Path,
+        environment: dict[str, str],
+        ready: Callable[[], Awaitable[bool]],
+        changed: Callable[[], None],
+        grace: float,
+    ) -> None:
+        """Args: ready: answers whether it serves; may raise OSError. grace: seconds between SIGTERM and SIGKILL."""
+        self.state = ComponentState(name)
+        self._command, self._log, self._environment = command, log, environment
+        self._ready_check, self._changed, self._grace = ready, changed, grace
+        self._stopping = asyncio.Event()
+        self.ready = asyncio.Event()
+
+    async def run(self) -> None:
+        """Keep it running until `stop`; never raises for what the process does."""
+        delay = FIRST_DELAY
+        loop = asyncio.get_running_loop()
+        while not self._stopping.is_set():
+            began = loop.time()
+            verdict = await self._run_once()
+            self.ready.clear()
+            if self._stopping.is_set():
+                break
+            delay = FIRST_DELAY if loop.time() - began > STEADY_AFTER else delay
+            self._set("restarting", f"{verdict}; next try in {delay:.1f} s")
+            self.state.restarts += 1
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(delay):
+                    await self._stopping.wait()
+            delay = min(LONGEST_DELAY, delay * 2)
+        self.state.pid = self.state.start_ticks = 0
+        self._set("stopped", "")
+
+    def stop(self) -> None:
+        self._stopping.set()
+
+    async def _run_once(self) -> str:
+        """From start to end of one process; answers why it ended, for people."""
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *self._command,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.STDOUT,
+                env={**os.environ, **self._environment},
+                preexec_fn=_die_with_parent,
+            )
+        except OSError as error:
+            return f"cannot start {self._command[0]}: {error.strerror}"
+        identity = Process.of(process.pid)
+        self.state.pid = process.pid
+        self.state.start_ticks = identity.start_ticks if identity else 0
+        self._set("starting", "")
+        async with asyncio.TaskGroup() as group:
+            pump = group.create_task(self._pump(process), name=f"{self.state.name} log")
+            probe = group.create_task(self._probe(), name=f"{self.state.name} ready")
+            ender = group.create_task(self._end_when_asked(process), name=f"{self.state.name} stop")
+            code = await process.wait()
+            probe.cancel()
+            ender.cancel()
+            # A grandchild may hold the pipe open; what it writes is not worth waiting for.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(1.0):
+                    await asyncio.shield(pump)
+            pump.cancel()
+        return f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+
+    async def _pump(self, process: asyncio.subprocess.Process) -> None:
+        assert process.stdout is not None
+        with RotatingLog(self._log) as log:
+            while data := await process.stdout.read(1 << 16):
+                log.write(data)
+
+    async def _probe(self) -> None:
+        while True:
+            try:
+                if await self._ready_check():
+                    break
+            except OSError:
+                pass  # it does not listen yet
+            await asyncio.sleep(0.1)
+        self.ready.set()
+        self._set("ready", "")
+
+    async def _end_when_asked(self, process: asyncio.subprocess.Process) -> None:
+        await self._stopping.wait()
+        process.send_signal(signal.SIGTERM)
+        await asyncio.sleep(self._grace)
+        process.kill()
+
+    def _set(self, phase: str, message: str) -> None:
+        self.state.phase, self.state.message = phase, message
+        self._changed()
