@@ -1,0 +1,120 @@
+"""What follows a namespace's deletion, and a definition's: their content goes first."""
+
+from __future__ import annotations
+
+from .crds import CLEANUP, KEY
+from .errors import ApiError
+from .operations import DeleteOptions, Operations, WriteOptions
+from .resources import Object, Resource
+from .store import Change, NamespaceInUse, Stale
+from .watch import Event
+from .workers import Worker
+
+NAMESPACES = "namespaces"
+
+
+async def delete_all(operations: Operations, resource: Resource, namespace: str | None) -> int:
+    """Delete every object of a kind; returns how many are still there (held by finalizers)."""
+    for item in operations.store.items(resource.key, namespace):
+        if item.meta.deletionTimestamp and item.meta.finalizers:
+            continue
+        try:
+            await operations.delete(resource, item.namespace, item.name, DeleteOptions("Background", uid=item.meta.uid))
+        except ApiError as error:
+            if error.code not in (404, 409):
+                raise
+    return len(operations.store.items(resource.key, namespace))
+
+
+class Namespaces:
+    """Empties and removes terminating namespaces; gives each live one its default service account."""
+
+    def __init__(self, operations: Operations) -> None:
+        """Follow the store."""
+        self._ops = operations
+        self.worker: Worker[str] = Worker("namespaces", self._settle)
+        operations.store.listen(self._follow)
+        for item in operations.store.items(NAMESPACES):
+            self.worker.add(item.name)
+
+    def _follow(self, event: Event) -> None:
+        if event.item.resource == NAMESPACES:
+            self.worker.add(event.item.name)
+        elif event.gone and event.item.namespace:
+            self.worker.add(event.item.namespace)
+
+    async def _settle(self, name: str) -> None:
+        item = self._ops.store.get(NAMESPACES, "", name)
+        if item is None:
+            return
+        if not item.meta.deletionTimestamp:
+            await self._default_account(name)
+            return
+        left = {}
+        for resource in self._ops.registry.stored().values():
+            if resource.namespaced and (count := await delete_all(self._ops, resource, name)):
+                left[resource.qualified] = count
+        if left:
+            return  # the last of them rings again when it goes
+        await self._remove(name)
+
+    async def _remove(self, name: str) -> None:
+        item = self._ops.store.get(NAMESPACES, "", name)
+        if item is None:
+            return
+        obj = item.object()
+        obj["spec"] = {"finalizers": []}
+        held = bool(obj["metadata"].get("finalizers"))
+        if held and item.object().get("spec") == obj["spec"]:
+            return
+        try:
+            await self._ops.store.commit(Change(NAMESPACES, "", name, obj, item.revision, delete=not held))
+        except (Stale, NamespaceInUse):
+            self.worker.add(name)
+
+    async def _default_account(self, name: str) -> None:
+        accounts = self._ops.registry.find("", "v1", "serviceaccounts")
+        if accounts is None or self._ops.store.get(accounts.key, name, "default") is not None:
+            return
+        account: Object = {"metadata": {"name": "default", "namespace": name}}
+        try:
+            await self._ops.create(accounts, name, account, WriteOptions())
+        except ApiError as error:
+            if error.code not in (403, 404, 409):
+                raise
+
+
+class Definitions:
+    """Deletes the objects of a terminating definition, then lets it go."""
+
+    def __init__(self, operations: Operations) -> None:
+        """Follow the store."""
+        self._ops = operations
+        self.worker: Worker[str] = Worker("definitions", self._settle)
+        operations.store.listen(self._follow)
+        for item in operations.store.items(KEY):
+            self.worker.add(item.name)
+
+    def _follow(self, event: Event) -> None:
+        if event.item.resource == KEY:
+            self.worker.add(event.item.name)
+        elif event.gone:
+            self.worker.add(event.item.resource)  # a custom resource is stored under its definition's name
+
+    async def _settle(self, name: str) -> None:
+        item = self._ops.store.get(KEY, "", name)
+        if item is None or not item.meta.deletionTimestamp or CLEANUP not in (item.meta.finalizers or []):
+            return
+        resource = self._ops.registry.stored().get(name)
+        if resource is not None and await delete_all(self._ops, resource, None):
+            return
+        kind = self._ops.registry.find("apiextensions.k8s.io", "v1", "customresourcedefinitions")
+        if kind is None:
+            return
+
+        def release(obj: Object) -> Object:
+            meta = obj["metadata"]
+            meta["finalizers"] = [f for f in meta.get("finalizers") or [] if f != CLEANUP]
+            return obj
+
+        await self._ops.change(kind, "", name, release, WriteOptions())

@@ -1,0 +1,1 @@
+"""The four ways to change part of an object."""

@@ -1,0 +1,1 @@
+"""What a kind's objects look like: shape, defaults, validation."""
