@@ -4,8 +4,8 @@ The kit keeps every promise of the contract (once and only once, one change at a
 tokens); a driver only does what it is told. Promises of every driver:
 
 - A machine is found by the UID stamped on the hypervisor object, never by its name.
-- `create` stamps in the very call that makes the machine. Interrupted anywhere and called again, it goes on from, or clears
-  away, what it left behind. `destroy` removes all that is ours, with or without a machine.
+- `create` stamps in the very call that makes the machine. Interrupted anywhere and called again, it goes on from, or
+  clears away, what it left behind. `destroy` removes all that is ours, with or without a machine.
 - A verb whose outcome is already there succeeds. Verbs do not wait for the guest; what they ask for shows in `observe`.
 - Foreign exceptions end in the driver: only `common.errors` leave it. A caller that stops waiting (cancellation) leaves
   the hypervisor to finish; the next `observe` finds what became of it.
@@ -52,7 +52,7 @@ class Driver:
         raise self._lacks("a session")
 
     async def describe(self) -> v1.GetProviderResponse:
-        """Hypervisor, endpoint, limits and capabilities as measured here; type, version and owner are the kit's to fill.
+        """Hypervisor, endpoint, limits and capabilities as measured here; the kit fills in type, version, owner.
 
         Raises:
             HypervisorUnavailableError: there was no session yet.
@@ -66,7 +66,7 @@ class Driver:
     # -- observation -----------------------------------------------------------------------------------------------
 
     async def observe(self, uid: str) -> v1.Machine | None:
-        """The machine with this UID, or None when there is definitely none; `token` and `operation_id` are the kit's."""
+        """The machine with this UID, or None when there is definitely none; the kit sets `token`, `operation_id`."""
         raise self._lacks("observe")
 
     async def observe_all(self) -> list[v1.Machine]:
@@ -145,7 +145,7 @@ class Driver:
         raise self._lacks("set_firmware")
 
     async def attach_disk(self, uid: str, disk: v1.DiskSpec, *, live: bool) -> None:
-        """Make the disk (or take the existing one) and plug it in; a disk of this name that is there already is success."""
+        """Make the disk (or take the existing one) and plug it in; a disk of this name that is there is success."""
         raise self._lacks("attach_disk")
 
     async def grow_disk(self, uid: str, name: str, size_bytes: int, *, live: bool) -> None:

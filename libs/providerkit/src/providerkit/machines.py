@@ -1,0 +1,399 @@
+"""What the contract promises of machines, kept over any driver: asking twice is asking once, one change at a time.
+
+Every change of a machine is a job, and a machine has at most one: the table of jobs is the lock. A caller waits a
+moment for the end and gets the result, or else the operation, which goes on without it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from common import faults, logging, v1
+from common.clock import Clock
+from common.errors import (
+    ForeignMachineError,
+    InvalidSpecError,
+    MachineNotFoundError,
+    NotSupportedError,
+    OperationInProgressError,
+    ProviderError,
+    WrongPowerStateError,
+)
+
+from . import planner
+from .apply import Apply, Outcome, Parts
+from .driver import Driver
+from .operations import Job, Operations
+from .power import DEFAULT_GRACE, Power
+from .slots import AFTER, BEFORE, Slots
+from .violations import check_identity, is_uid, shown
+from .watch import Hub
+
+log = logging.get(__name__)
+
+T = TypeVar("T")
+
+ON, OFF, SUSPENDED, PAUSED = v1.PowerState.ON, v1.PowerState.OFF, v1.PowerState.SUSPENDED, v1.PowerState.PAUSED
+POWER_REPLY = faults.declare("machines.power.reply", "a power action is done and nobody knows yet")
+_MAX_FAILURES = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class MachineSettings:
+    """Patience and limits; seconds."""
+
+    short_wait: float = 1.0
+    """How long a call waits for its result before it answers with the operation."""
+    deadline_share: float = 0.8
+    """Part of a caller's own deadline that may be spent waiting."""
+    verb_timeout: float = 300.0
+    max_concurrent_changes: int = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Gone:
+    """Outcome of a delete."""
+
+    gone: bool
+    operation: v1.Operation | None = None
+
+
+class _Budget:
+    """What is left of a caller's patience."""
+
+    def __init__(self, clock: Clock, seconds: float) -> None:
+        self._clock = clock
+        self._end = clock.monotonic() + seconds
+
+    @property
+    def left(self) -> float:
+        return self._end - self._clock.monotonic()
+
+
+class Machines:
+    """Machines of one installation on one hypervisor."""
+
+    def __init__(
+        self,
+        driver: Driver,
+        hub: Hub,
+        operations: Operations,
+        clock: Clock,
+        *,
+        owner: str,
+        settings: MachineSettings | None = None,
+    ) -> None:
+        self._driver = driver
+        self._hub = hub
+        self._operations = operations
+        self._clock = clock
+        self._owner = owner
+        self._settings = settings or MachineSettings()
+        slots = Slots(self._settings.max_concurrent_changes, verb_timeout=self._settings.verb_timeout)
+        self._parts = Parts(driver, hub, clock, slots, Power(driver, hub, clock, slots))
+        self._jobs: dict[str, Job[object]] = {}
+        self._applies: dict[str, Apply] = {}
+        self._failures: OrderedDict[str, tuple[str, ProviderError]] = OrderedDict()
+
+    # -- reading ---------------------------------------------------------------------------------------------------
+
+    def operation_of(self, uid: str) -> str:
+        """Id of the operation that runs on a machine and that a client may follow, or ""."""
+        job = self._jobs.get(uid)
+        return job.id if job is not None and job.shown and not job.ended.is_set() else ""
+
+    async def get(self, uid: str) -> v1.Machine:
+        """One machine as it is now, ours or not.
+
+        Raises:
+            MachineNotFoundError: there is definitely none.
+        """
+        seen = await self._hub.look(_uid(uid))
+        if seen is None:
+            raise MachineNotFoundError(f"there is no machine {uid}")
+        return seen
+
+    async def everything(self, *, include_foreign: bool) -> list[v1.Machine]:
+        """All machines, from one look at the hypervisor."""
+        machines = await self._hub.look_all()
+        return [machine for machine in machines if machine.owned or include_foreign]
+
+    async def plan(self, spec: v1.MachineSpec | None) -> tuple[list[v1.Change], v1.Machine | None]:
+        """What separates the machine from the spec; changes nothing."""
+        facts = await self._driver.describe()
+        want = self._own(planner.require_valid(spec, facts.limits))
+        assert want.identity is not None
+        seen = await self._hub.look(want.identity.uid)
+        _refuse_foreign("plan", want.identity.uid, seen)
+        return planner.plan(want, seen, facts.capabilities or v1.Capabilities(), facts.limits), seen
+
+    # -- changing --------------------------------------------------------------------------------------------------
+
+    async def apply(self, request: v1.ApplyMachineRequest, *, remaining: float | None = None) -> Outcome:
+        """Bring a machine closer to its spec; see ApplyMachine in the contract.
+
+        Args:
+            remaining: seconds until the caller's deadline, if it has one.
+        Raises:
+            ProviderError: what the steps failed with. A failure of an operation that an earlier call began is raised
+                once, to the next call with the same spec; the call after that tries anew.
+        """
+        facts = await self._driver.describe()
+        want = self._own(planner.require_valid(request.spec, facts.limits))
+        _known("restart_policy", request.restart_policy)
+        request = dataclasses.replace(request, spec=want)
+        assert want.identity is not None
+        uid, digest, budget = want.identity.uid, _digest(want), self._budget(remaining)
+        while (running := self._jobs.get(uid)) is not None:
+            if running.record.kind == "delete":
+                raise OperationInProgressError(f"apply machine {uid}: it is being deleted", retry_after=1.0)
+            if not await running.wait(self._clock, budget.left):
+                return self._during(uid, running, want, facts)
+        self._raise_once(uid, digest)
+        apply = Apply(self._parts, request, facts)
+        job = self._begin("apply", uid, apply.run, digest)
+        self._applies[uid] = apply
+        if not await job.wait(self._clock, budget.left):
+            return apply.outcome(self._show(uid, job))
+        self._failures.pop(uid, None)
+        return job.result()
+
+    async def delete(
+        self, identity: v1.MachineIdentity | None, *, retain: bool = False, grace: float | None = None,
+        remaining: float | None = None,
+    ) -> Gone:  # fmt: skip
+        """Remove a machine, or take our stamp off it; see DeleteMachine in the contract."""
+        uid = self._own_identity(identity).uid
+        budget, running = self._budget(remaining), self._jobs.get(uid)
+        if running is not None and running.record.kind == "delete":
+            job: Job[object] = running
+        else:
+            if running is not None:
+                running.cancel()
+                self._applies.pop(uid, None)
+
+            async def body(job: Job[object]) -> object:
+                if running is not None:
+                    await running.ended.wait()
+                await (self._release(uid) if retain else self._destroy(uid, job, grace))
+                return None
+
+            job = self._begin("delete", uid, body)
+        if not await job.wait(self._clock, budget.left):
+            return Gone(False, self._show(uid, job))
+        job.result()
+        return Gone(True)
+
+    async def act(self, request: v1.RunPowerActionRequest, *, remaining: float | None = None) -> Outcome:
+        """One imperative power action; see RunPowerAction in the contract."""
+        uid, action = _uid(request.uid), request.action
+        _known("action", action)
+        if action is v1.PowerAction.UNSPECIFIED:
+            raise InvalidSpecError("action: is missing")
+        facts = await self._driver.describe()
+        self._refuse_lacking(action, facts.capabilities or v1.Capabilities())
+
+        async def body(job: Job[v1.Machine | None]) -> v1.Machine | None:
+            seen = await self._ours(f"{action.name.lower()} machine", uid)
+            await self._act(request, seen)
+            await faults.point(POWER_REPLY)
+            return await self._hub.look(uid)
+
+        kind = action.name.lower()
+        budget = self._budget(remaining)
+        job = await self._exclusive(kind, uid, body, budget, join=action is v1.PowerAction.SHUTDOWN)
+        if not await job.wait(self._clock, budget.left):
+            return Outcome(self._hub.dress(await self._hub.look(uid)), self._show(uid, job))
+        return Outcome(job.result())
+
+    async def exclusive(
+        self, kind: str, uid: str, body: Callable[[Job[T]], Awaitable[T]], *, remaining: float | None = None
+    ) -> tuple[T | None, v1.Operation | None]:
+        """Other work that holds one machine (snapshots, clones): its result, or the operation when it takes longer."""
+        budget = self._budget(remaining)
+        job = await self._exclusive(kind, _uid(uid), body, budget, join=True)
+        if not await job.wait(self._clock, budget.left):
+            return None, self._show(uid, job)
+        return job.result(), None
+
+    # -- bodies ----------------------------------------------------------------------------------------------------
+
+    async def _destroy(self, uid: str, job: Job[object], grace: float | None) -> None:
+        seen = await self._hub.look(uid)
+        _refuse_foreign("delete", uid, seen)
+        if seen is not None and grace is not None and seen.power is ON:
+            job.progress(0.0, "shutting down")
+            await self._parts.power.wait_off(uid, grace)
+            _refuse_foreign("delete", uid, await self._hub.look(uid))
+        job.progress(0.0, "removing")
+        async with self._parts.slots.slot():
+            await faults.point(BEFORE["destroy"])
+            await self._driver.destroy(uid, job.progress)
+            await faults.point(AFTER["destroy"])
+        if await self._hub.look(uid) is not None:
+            raise OperationInProgressError(f"delete machine {uid}: the hypervisor still shows it", retry_after=1.0)
+        self._parts.restarts.pop(uid, None)
+        self._failures.pop(uid, None)
+        log.info("machine.deleted", uid=uid, existed=seen is not None)
+
+    async def _release(self, uid: str) -> None:
+        await self._parts.slots.verb("release", uid, self._driver.release)
+        seen = await self._hub.look(uid)
+        if seen is not None and seen.owned:
+            raise OperationInProgressError(f"release machine {uid}: it still carries our stamp", retry_after=1.0)
+        log.info("machine.released", uid=uid)
+
+    async def _act(self, request: v1.RunPowerActionRequest, seen: v1.Machine) -> None:
+        uid, power, slots, driver = request.uid, self._parts.power, self._parts.slots, self._driver
+        grace = DEFAULT_GRACE if request.timeout is None else request.timeout.total_seconds()
+        what = f"{request.action.name.lower()} machine {uid}"
+        match request.action:
+            case v1.PowerAction.START:
+                await power.on(seen)
+            case v1.PowerAction.STOP:
+                await power.off(uid)
+            case v1.PowerAction.SHUTDOWN:
+                await power.shut_down(seen, grace, force=request.force_after_timeout)
+            case v1.PowerAction.REBOOT:
+                _require(seen, what, ON)
+                if not request.force_after_timeout:
+                    await slots.verb("ask_reboot", uid, driver.ask_reboot)
+                    return
+                # Nothing tells that a guest has restarted by itself; only a cold restart can be made sure of.
+                await power.shut_down(seen, grace, force=True)
+                await slots.verb("power_on", uid, driver.power_on)
+            case v1.PowerAction.RESET:
+                _require(seen, what, ON, PAUSED)
+                await slots.verb("reset", uid, driver.reset)
+            case v1.PowerAction.SUSPEND:
+                _require(seen, what, ON, PAUSED, SUSPENDED)
+                if seen.power is not SUSPENDED:
+                    await power.suspend(uid)
+            case _:
+                _require(seen, what, ON, PAUSED, SUSPENDED)
+                await power.on(seen)
+
+    # -- jobs ------------------------------------------------------------------------------------------------------
+
+    def _begin(self, kind: str, uid: str, body: Callable[[Job[T]], Awaitable[T]], digest: str = "") -> Job[T]:
+        """Start the job that holds the machine from now on; the caller made sure that none does, or waits for it."""
+
+        async def held(job: Job[T]) -> T:
+            try:
+                return await body(job)
+            except ProviderError as error:
+                if digest:
+                    self._failures[uid] = (digest, error)
+                    while len(self._failures) > _MAX_FAILURES:
+                        self._failures.popitem(last=False)
+                raise
+            finally:
+                if self._jobs.get(uid) is job:
+                    del self._jobs[uid]
+                    self._applies.pop(uid, None)
+                self._hub.touch(uid)
+
+        job = self._operations.start(kind, uid, held)
+        self._jobs[uid] = job  # type: ignore[assignment]  # the table does not care for the answer's type
+        return job
+
+    async def _exclusive(
+        self, kind: str, uid: str, body: Callable[[Job[T]], Awaitable[T]], budget: _Budget, *, join: bool
+    ) -> Job[T]:
+        while (running := self._jobs.get(uid)) is not None:
+            if join and running.record.kind == kind:
+                return running  # type: ignore[return-value]  # equal kinds have equal answers
+            if not await running.wait(self._clock, budget.left):
+                text = f"{kind} machine {uid}: operation {running.record.kind} is running on it"
+                raise OperationInProgressError(text, retry_after=1.0)
+        return self._begin(kind, uid, body)
+
+    def _show(self, uid: str, job: Job[T]) -> v1.Operation:
+        shown = job.show()
+        self._hub.touch(uid)
+        return shown
+
+    def _during(self, uid: str, job: Job[object], want: v1.MachineSpec, facts: v1.GetProviderResponse) -> Outcome:
+        """The answer to an apply while another piece of work holds the machine."""
+        operation, apply = self._show(uid, job), self._applies.get(uid)
+        if apply is None:
+            return Outcome(None, operation)
+        pending = planner.plan(want, apply.seen, facts.capabilities or v1.Capabilities(), facts.limits)
+        return Outcome(self._hub.dress(apply.seen), operation, pending, list(apply.applied))
+
+    def _raise_once(self, uid: str, digest: str) -> None:
+        failure = self._failures.pop(uid, None)
+        if failure is not None and failure[0] == digest:
+            raise failure[1]
+
+    def _budget(self, remaining: float | None) -> _Budget:
+        seconds = self._settings.short_wait
+        if remaining is not None:
+            seconds = min(seconds, remaining * self._settings.deadline_share)
+        return _Budget(self._clock, seconds)
+
+    # -- whose -----------------------------------------------------------------------------------------------------
+
+    def _own(self, want: v1.MachineSpec) -> v1.MachineSpec:
+        return dataclasses.replace(want, identity=self._own_identity(want.identity))
+
+    def _own_identity(self, identity: v1.MachineIdentity | None) -> v1.MachineIdentity:
+        if violations := check_identity(identity):
+            raise InvalidSpecError("; ".join(violations))
+        assert identity is not None
+        if identity.owner not in ("", self._owner):
+            raise InvalidSpecError(
+                f"identity.owner: this server keeps machines of {shown(self._owner)}, not of {shown(identity.owner)}"
+            )
+        return dataclasses.replace(identity, owner=self._owner)
+
+    async def _ours(self, what: str, uid: str) -> v1.Machine:
+        seen = await self._hub.look(uid)
+        if seen is None:
+            raise MachineNotFoundError(f"{what} {uid}: there is none")
+        _refuse_foreign(what, uid, seen)
+        return seen
+
+    def _refuse_lacking(self, action: v1.PowerAction, can: v1.Capabilities) -> None:
+        lacking = {
+            v1.PowerAction.SHUTDOWN: not can.graceful_shutdown,
+            v1.PowerAction.REBOOT: not can.graceful_shutdown,
+            v1.PowerAction.RESET: not can.reset,
+            v1.PowerAction.SUSPEND: not can.suspend,
+        }
+        if lacking.get(action, False):
+            raise NotSupportedError(f"this provider has no power action {action.name}")
+
+
+def _require(seen: v1.Machine, what: str, *states: v1.PowerState) -> None:
+    if seen.power not in states:
+        raise WrongPowerStateError(f"{what}: it is {seen.power.name or int(seen.power)}")
+
+
+def _refuse_foreign(what: str, uid: str, seen: v1.Machine | None) -> None:
+    if seen is not None and not seen.owned:
+        raise ForeignMachineError(
+            f"{what} {uid}: {seen.hypervisor_name} has this UID and not our stamp; it was not touched"
+        )
+
+
+def _uid(text: str) -> str:
+    if not is_uid(text):
+        raise InvalidSpecError(f"uid: {shown(text)} is not a lower-case UUID")
+    return text
+
+
+def _known(field: str, value: v1.PowerAction | v1.RestartPolicy) -> None:
+    if not value.name:
+        raise InvalidSpecError(f"{field}: {int(value)} is a value that this version does not know")
+
+
+def _digest(want: v1.MachineSpec) -> str:
+    """Tells specs apart without keeping their secrets."""
+    ordered = dataclasses.replace(want, extra_config=dict(sorted(want.extra_config.items())))
+    return hashlib.sha256(repr(ordered).encode("utf-8", "backslashreplace")).hexdigest()

@@ -1,0 +1,98 @@
+"""MachineService on the wire."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+from common import v1
+from common.errors import InvalidSpecError, NotSupportedError
+
+from providerkit.consoles import Consoles
+from providerkit.driver import Driver
+from providerkit.machines import Machines
+from providerkit.operations import Job
+from providerkit.watch import BATCH, Hub
+
+from .context import Context, seconds
+
+MIN_HEARTBEAT = 0.05
+
+
+class MachineServicer:
+    """Translates MachineService."""
+
+    def __init__(self, driver: Driver, machines: Machines, hub: Hub, consoles: Consoles) -> None:
+        self._driver = driver
+        self._machines = machines
+        self._hub = hub
+        self._consoles = consoles
+
+    async def plan_machine(self, request: v1.PlanMachineRequest, context: Context) -> v1.PlanMachineResponse:
+        """What ApplyMachine would do."""
+        changes, seen = await self._machines.plan(request.spec)
+        return v1.PlanMachineResponse(
+            changes=changes, precondition=seen.token if seen is not None else "", machine=seen
+        )
+
+    async def apply_machine(self, request: v1.ApplyMachineRequest, context: Context) -> v1.ApplyMachineResponse:
+        """Bring a machine closer to its spec."""
+        outcome = await self._machines.apply(request, remaining=context.time_remaining())
+        return v1.ApplyMachineResponse(
+            machine=outcome.machine, operation=outcome.operation, pending=outcome.pending, applied=outcome.applied
+        )
+
+    async def delete_machine(self, request: v1.DeleteMachineRequest, context: Context) -> v1.DeleteMachineResponse:
+        """Remove a machine."""
+        grace = None if request.graceful_timeout is None else seconds(request.graceful_timeout, 0.0)
+        remaining = context.time_remaining()
+        gone = await self._machines.delete(request.identity, retain=request.retain, grace=grace, remaining=remaining)
+        return v1.DeleteMachineResponse(gone=gone.gone, operation=gone.operation)
+
+    async def get_machine(self, request: v1.GetMachineRequest, context: Context) -> v1.GetMachineResponse:
+        """Observe one machine."""
+        return v1.GetMachineResponse(machine=await self._machines.get(request.uid))
+
+    async def list_machines(
+        self, request: v1.ListMachinesRequest, context: Context
+    ) -> AsyncIterator[v1.ListMachinesResponse]:
+        """Every machine, in batches."""
+        machines = await self._machines.everything(include_foreign=request.include_foreign)
+        for start in range(0, len(machines), BATCH):
+            yield v1.ListMachinesResponse(machines=machines[start : start + BATCH])
+
+    async def watch_machines(
+        self, request: v1.WatchMachinesRequest, context: Context
+    ) -> AsyncIterator[v1.WatchMachinesResponse]:
+        """A snapshot or what was missed, then each change."""
+        heartbeat = max(MIN_HEARTBEAT, seconds(request.heartbeat, 30.0))
+        async for message in self._hub.subscribe(request.resume_revision, heartbeat):
+            yield message
+
+    async def run_power_action(self, request: v1.RunPowerActionRequest, context: Context) -> v1.RunPowerActionResponse:
+        """One imperative power action."""
+        outcome = await self._machines.act(request, remaining=context.time_remaining())
+        return v1.RunPowerActionResponse(machine=outcome.machine, operation=outcome.operation)
+
+    async def clone_machine(self, request: v1.CloneMachineRequest, context: Context) -> v1.CloneMachineResponse:
+        """Copy a machine, where the provider can."""
+        facts = await self._driver.describe()
+        can = facts.capabilities or v1.Capabilities()
+        if not (can.linked_clone if request.kind is v1.CloneKind.LINKED else can.full_clone):
+            raise NotSupportedError("this provider does not clone machines yet")
+        if request.target is None or request.target.identity is None:
+            raise InvalidSpecError("target.identity: is missing")
+
+        async def body(job: Job[None]) -> None:
+            await self._driver.clone(request, job.progress)
+
+        uid = request.target.identity.uid
+        _, operation = await self._machines.exclusive("clone", uid, body, remaining=context.time_remaining())
+        machine = None if operation is not None else await self._machines.get(uid)
+        return v1.CloneMachineResponse(machine=machine, operation=operation)
+
+    async def open_console(
+        self, requests: AsyncIterator[v1.OpenConsoleRequest], context: Context
+    ) -> AsyncIterator[v1.OpenConsoleResponse]:
+        """Carry a console session."""
+        async for response in self._consoles.session(requests):
+            yield response

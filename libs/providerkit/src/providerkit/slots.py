@@ -1,0 +1,83 @@
+"""How many changes a hypervisor is asked for at once, and how long one may take."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+from common import faults
+from common.errors import HypervisorUnavailableError
+
+
+VERBS = (
+    "create",
+    "destroy",
+    "release",
+    "power_on",
+    "power_off",
+    "ask_shutdown",
+    "ask_reboot",
+    "reset",
+    "suspend",
+    "resume",
+    "set_cpu",
+    "set_memory",
+    "set_firmware",
+    "attach_disk",
+    "grow_disk",
+    "update_disk",
+    "detach_disk",
+    "attach_nic",
+    "update_nic",
+    "detach_nic",
+    "set_boot_data",
+    "set_tags",
+    "set_description",
+    "set_tuning",
+    "set_extra_config",
+)
+BEFORE = {
+    verb: faults.declare(f"machines.{verb}.before", f"{verb} was decided and not yet asked for") for verb in VERBS
+}
+AFTER = {verb: faults.declare(f"machines.{verb}.after", f"{verb} has been done and nobody knows yet") for verb in VERBS}
+
+
+class Slots:
+    """Limits calls that change machines; waiting for a guest holds no slot."""
+
+    def __init__(self, count: int, *, verb_timeout: float) -> None:
+        self._free = asyncio.Semaphore(count)
+        self._verb_timeout = verb_timeout
+
+    @asynccontextmanager
+    async def slot(self) -> AsyncIterator[None]:
+        """Hold one slot; for verbs that take as long as they take (create, destroy)."""
+        async with self._free:
+            yield
+
+    async def verb(self, name: str, uid: str, verb: Callable[[str], Awaitable[None]]) -> None:
+        """Run one short verb of a machine in a slot."""
+        await self.call(name, uid, lambda: verb(uid))
+
+    async def call(self, name: str, uid: str, call: Callable[[], Awaitable[None]]) -> None:
+        """Run one short call in a slot, between its fault points.
+
+        Raises:
+            HypervisorUnavailableError: it took longer than any such call may; what became of it shows in the next look.
+        """
+        async with self._free:
+            await self.limited(name, uid, call)
+
+    async def limited(self, name: str, uid: str, call: Callable[[], Awaitable[None]]) -> None:
+        """The same for a caller who holds a slot already."""
+        await faults.point(BEFORE[name])
+        try:
+            async with asyncio.timeout(self._verb_timeout):
+                await call()
+        except TimeoutError:
+            message = (
+                f"{name.replace('_', ' ')} machine {uid}: the hypervisor gave no answer in {self._verb_timeout:g} s"
+            )
+            raise HypervisorUnavailableError(message) from None
+        await faults.point(AFTER[name])

@@ -1,0 +1,121 @@
+"""One change of a plan, carried out: which verb of the driver it is, and with what."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Awaitable, Callable, Sequence
+
+from common import v1
+from common.errors import InternalError
+
+from .driver import Driver
+
+_Kind = v1.ChangeKind
+_SAME_VERB = {_Kind.SET_EXTRA_CONFIG: _Kind.SET_TUNING}
+
+
+def next_step(doable: Sequence[v1.Change]) -> list[v1.Change]:
+    """The first change and those that the same verb makes with it."""
+    first = _verb_of(doable[0])
+    return [change for change in doable if _verb_of(change) == first]
+
+
+def step_key(change: v1.Change) -> tuple[int, str, str, str]:
+    """What makes a change the same one in the next plan."""
+    return (int(change.kind), change.field, change.subject, change.message)
+
+
+def _verb_of(change: v1.Change) -> tuple[v1.ChangeKind, str]:
+    kind = _SAME_VERB.get(change.kind, change.kind)
+    return kind, "" if kind is _Kind.SET_TUNING else change.subject
+
+
+def shape_step(
+    driver: Driver, want: v1.MachineSpec, seen: v1.Machine, step: Sequence[v1.Change]
+) -> Callable[[], Awaitable[None]]:
+    """The verb that makes a step; create, power and restart are not steps of shape.
+
+    What a running machine cannot take now is left out, so that the verb gets only what it may do.
+
+    Raises:
+        InternalError: no verb makes this kind of change.
+    """
+    kind, subject = step[0].kind, step[0].subject
+    uid = want.identity.uid if want.identity is not None else ""
+    live = seen.power is not v1.PowerState.OFF
+    fields = {change.field for change in step}
+    disks = {disk.name: disk for disk in want.disks}
+    nics = {nic.name: nic for nic in want.nics}
+    match kind:
+        case _Kind.SET_CPU:
+            return lambda: driver.set_cpu(uid, _cpu(want, seen, fields, live), live=live)
+        case _Kind.SET_MEMORY:
+            return lambda: driver.set_memory(uid, _memory(want, seen, fields, live), live=live)
+        case _Kind.SET_FIRMWARE:
+            return lambda: driver.set_firmware(uid, want.firmware or v1.FirmwareSpec())
+        case _Kind.ATTACH_DISK:
+            return lambda: driver.attach_disk(uid, disks[subject], live=live)
+        case _Kind.GROW_DISK:
+            return lambda: driver.grow_disk(uid, subject, disks[subject].size_bytes, live=live)
+        case _Kind.UPDATE_DISK:
+            return lambda: driver.update_disk(uid, _disk(disks[subject], fields), live=live)
+        case _Kind.DETACH_DISK:
+            return lambda: driver.detach_disk(uid, subject, live=live)
+        case _Kind.ATTACH_NIC:
+            return lambda: driver.attach_nic(uid, nics[subject], live=live)
+        case _Kind.UPDATE_NIC:
+            return lambda: driver.update_nic(uid, _nic(nics[subject], seen, fields), live=live)
+        case _Kind.DETACH_NIC:
+            return lambda: driver.detach_nic(uid, subject, live=live)
+        case _Kind.SET_BOOT_DATA:
+            return lambda: driver.set_boot_data(uid, want)
+        case _Kind.SET_TAGS:
+            return lambda: driver.set_tags(uid, sorted(set(want.tags)))
+        case _Kind.SET_DESCRIPTION:
+            return lambda: driver.set_description(uid, want.description)
+        case _Kind.SET_TUNING | _Kind.SET_EXTRA_CONFIG:
+            return lambda: driver.set_tuning(uid, want)
+        case _:
+            raise InternalError(f"no verb makes a change of kind {kind.name}")
+
+
+def _cpu(want: v1.MachineSpec, seen: v1.Machine, fields: set[str], live: bool) -> v1.CpuSpec:
+    cpu = copy.copy(want.cpu) if want.cpu is not None else v1.CpuSpec()
+    if live:
+        state = seen.cpu or v1.CpuState()
+        if "cpu.count" not in fields:
+            cpu.count = state.count
+        cpu.cores_per_socket = state.cores_per_socket
+        cpu.nested_virtualization = state.nested_virtualization
+    return cpu
+
+
+def _memory(want: v1.MachineSpec, seen: v1.Machine, fields: set[str], live: bool) -> v1.MemorySpec:
+    memory = copy.copy(want.memory) if want.memory is not None else v1.MemorySpec()
+    if live and "memory.size_bytes" not in fields and seen.memory is not None:
+        memory.size_bytes = seen.memory.size_bytes
+    return memory
+
+
+def _disk(want: v1.DiskSpec, fields: set[str]) -> v1.DiskSpec:
+    disk = copy.copy(want)
+    if f"disks[{want.name}].iops_limit" not in fields:
+        disk.iops_limit = 0
+    if f"disks[{want.name}].sharing" not in fields:
+        disk.sharing = ""
+    return disk
+
+
+def _nic(want: v1.NicSpec, seen: v1.Machine, fields: set[str]) -> v1.NicSpec:
+    """Fields that are not part of the step keep what the NIC has, so that the driver changes nothing else."""
+    nic = copy.copy(want)
+    have = next((have for have in seen.nics if have.name == want.name), v1.Nic())
+    if f"nics[{want.name}].network" not in fields:
+        nic.network = have.network
+    if f"nics[{want.name}].model" not in fields:
+        nic.model = have.model
+    if f"nics[{want.name}].mac" not in fields:
+        nic.mac = have.mac
+    if f"nics[{want.name}].mtu" not in fields:
+        nic.mtu = 0
+    return nic
