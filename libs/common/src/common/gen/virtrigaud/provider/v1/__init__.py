@@ -861,16 +861,12 @@ class CancelOperationRequest(betterproto2.Message):
     @betterproto2.staticproperty
     @staticmethod
     def DESCRIPTOR() -> Descriptor:
-        return VIRTRIGAUD_PROVIDER_V1_OPERATION_PROTO_DESCRIPTOR.message_types_by_name[
-            "CancelOperationRequest"
-        ]
+        return VIRTRIGAUD_PROVIDER_V1_OPERATION_PROTO_DESCRIPTOR.message_types_by_name["CancelOperationRequest"]
 
     id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
 
-default_message_pool.register_message(
-    "virtrigaud.provider.v1", "CancelOperationRequest", CancelOperationRequest
-)
+default_message_pool.register_message("virtrigaud.provider.v1", "CancelOperationRequest", CancelOperationRequest)
 
 
 @dataclass(eq=False, repr=False)
@@ -878,16 +874,12 @@ class CancelOperationResponse(betterproto2.Message):
     @betterproto2.staticproperty
     @staticmethod
     def DESCRIPTOR() -> Descriptor:
-        return VIRTRIGAUD_PROVIDER_V1_OPERATION_PROTO_DESCRIPTOR.message_types_by_name[
-            "CancelOperationResponse"
-        ]
+        return VIRTRIGAUD_PROVIDER_V1_OPERATION_PROTO_DESCRIPTOR.message_types_by_name["CancelOperationResponse"]
 
     operation: "Operation | None" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, optional=True)
 
 
-default_message_pool.register_message(
-    "virtrigaud.provider.v1", "CancelOperationResponse", CancelOperationResponse
-)
+default_message_pool.register_message("virtrigaud.provider.v1", "CancelOperationResponse", CancelOperationResponse)
 
 
 @dataclass(eq=False, repr=False)
@@ -940,9 +932,7 @@ class Capabilities(betterproto2.Message):
 
     disk_buses: "list[DiskBus]" = betterproto2.field(15, betterproto2.TYPE_ENUM, repeated=True)
 
-    disk_provisionings: "list[DiskProvisioning]" = betterproto2.field(
-        16, betterproto2.TYPE_ENUM, repeated=True
-    )
+    disk_provisionings: "list[DiskProvisioning]" = betterproto2.field(16, betterproto2.TYPE_ENUM, repeated=True)
 
     disk_iops_limit: "bool" = betterproto2.field(17, betterproto2.TYPE_BOOL)
 
@@ -1106,16 +1096,12 @@ class CheckConnectionRequest(betterproto2.Message):
     @betterproto2.staticproperty
     @staticmethod
     def DESCRIPTOR() -> Descriptor:
-        return VIRTRIGAUD_PROVIDER_V1_PROVIDER_PROTO_DESCRIPTOR.message_types_by_name[
-            "CheckConnectionRequest"
-        ]
+        return VIRTRIGAUD_PROVIDER_V1_PROVIDER_PROTO_DESCRIPTOR.message_types_by_name["CheckConnectionRequest"]
 
     pass
 
 
-default_message_pool.register_message(
-    "virtrigaud.provider.v1", "CheckConnectionRequest", CheckConnectionRequest
-)
+default_message_pool.register_message("virtrigaud.provider.v1", "CheckConnectionRequest", CheckConnectionRequest)
 
 
 @dataclass(eq=False, repr=False)
@@ -1123,9 +1109,7 @@ class CheckConnectionResponse(betterproto2.Message):
     @betterproto2.staticproperty
     @staticmethod
     def DESCRIPTOR() -> Descriptor:
-        return VIRTRIGAUD_PROVIDER_V1_PROVIDER_PROTO_DESCRIPTOR.message_types_by_name[
-            "CheckConnectionResponse"
-        ]
+        return VIRTRIGAUD_PROVIDER_V1_PROVIDER_PROTO_DESCRIPTOR.message_types_by_name["CheckConnectionResponse"]
 
     round_trip: "datetime.timedelta | None" = betterproto2.field(
         1, betterproto2.TYPE_MESSAGE, unwrap=lambda: ___google__protobuf__.Duration, optional=True
@@ -1140,9 +1124,7 @@ class CheckConnectionResponse(betterproto2.Message):
     """
 
 
-default_message_pool.register_message(
-    "virtrigaud.provider.v1", "CheckConnectionResponse", CheckConnectionResponse
-)
+default_message_pool.register_message("virtrigaud.provider.v1", "CheckConnectionResponse", CheckConnectionResponse)
 
 
 @dataclass(eq=False, repr=False)
@@ -1215,9 +1197,7 @@ class ConsoleOpen(betterproto2.Message):
 
     uid: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
-    kind: "ConsoleKind" = betterproto2.field(
-        2, betterproto2.TYPE_ENUM, default_factory=lambda: ConsoleKind(0)
-    )
+    kind: "ConsoleKind" = betterproto2.field(2, betterproto2.TYPE_ENUM, default_factory=lambda: ConsoleKind(0))
 
     force: "bool" = betterproto2.field(3, betterproto2.TYPE_BOOL)
     """
@@ -1335,9 +1315,7 @@ class CreateSnapshotRequest(betterproto2.Message):
     """
 
 
-default_message_pool.register_message(
-    "virtrigaud.provider.v1", "CreateSnapshotRequest", CreateSnapshotRequest
-)
+default_message_pool.register_message("virtrigaud.provider.v1", "CreateSnapshotRequest", CreateSnapshotRequest)
 
 
 @dataclass(eq=False, repr=False)
@@ -1345,18 +1323,14 @@ class CreateSnapshotResponse(betterproto2.Message):
     @betterproto2.staticproperty
     @staticmethod
     def DESCRIPTOR() -> Descriptor:
-        return VIRTRIGAUD_PROVIDER_V1_SNAPSHOT_PROTO_DESCRIPTOR.message_types_by_name[
-            "CreateSnapshotResponse"
-        ]
+        return VIRTRIGAUD_PROVIDER_V1_SNAPSHOT_PROTO_DESCRIPTOR.message_types_by_name["CreateSnapshotResponse"]
 
     snapshot: "Snapshot | None" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, optional=True)
 
     operation: "Operation | None" = betterproto2.field(2, betterproto2.TYPE_MESSAGE, optional=True)
 
 
-default_message_pool.register_message(
-    "virtrigaud.provider.v1", "CreateSnapshotResponse", CreateSnapshotResponse
-)
+default_message_pool.register_message("virtrigaud.provider.v1", "CreateSnapshotResponse", CreateSnapshotResponse)
 
 
 @dataclass(eq=False, repr=False)
@@ -1425,9 +1399,7 @@ class DeleteMachineResponse(betterproto2.Message):
     operation: "Operation | None" = betterproto2.field(2, betterproto2.TYPE_MESSAGE, optional=True)
 
 
-default_message_pool.register_message(
-    "virtrigaud.provider.v1", "DeleteMachineResponse", DeleteMachineResponse
-)
+default_message_pool.register_message("virtrigaud.provider.v1", "DeleteMachineResponse", DeleteMachineResponse)
 
 
 @dataclass(eq=False, repr=False)
@@ -1447,9 +1419,7 @@ class DeleteSnapshotRequest(betterproto2.Message):
     """
 
 
-default_message_pool.register_message(
-    "virtrigaud.provider.v1", "DeleteSnapshotRequest", DeleteSnapshotRequest
-)
+default_message_pool.register_message("virtrigaud.provider.v1", "DeleteSnapshotRequest", DeleteSnapshotRequest)
 
 
 @dataclass(eq=False, repr=False)
@@ -1457,18 +1427,14 @@ class DeleteSnapshotResponse(betterproto2.Message):
     @betterproto2.staticproperty
     @staticmethod
     def DESCRIPTOR() -> Descriptor:
-        return VIRTRIGAUD_PROVIDER_V1_SNAPSHOT_PROTO_DESCRIPTOR.message_types_by_name[
-            "DeleteSnapshotResponse"
-        ]
+        return VIRTRIGAUD_PROVIDER_V1_SNAPSHOT_PROTO_DESCRIPTOR.message_types_by_name["DeleteSnapshotResponse"]
 
     gone: "bool" = betterproto2.field(1, betterproto2.TYPE_BOOL)
 
     operation: "Operation | None" = betterproto2.field(2, betterproto2.TYPE_MESSAGE, optional=True)
 
 
-default_message_pool.register_message(
-    "virtrigaud.provider.v1", "DeleteSnapshotResponse", DeleteSnapshotResponse
-)
+default_message_pool.register_message("virtrigaud.provider.v1", "DeleteSnapshotResponse", DeleteSnapshotResponse)
 
 
 @dataclass(eq=False, repr=False)
@@ -1584,9 +1550,7 @@ class DiskSpec(betterproto2.Message):
     An image that PrepareImage has made ready.
     """
 
-    existing: "ExistingDisk | None" = betterproto2.field(
-        7, betterproto2.TYPE_MESSAGE, optional=True, group="source"
-    )
+    existing: "ExistingDisk | None" = betterproto2.field(7, betterproto2.TYPE_MESSAGE, optional=True, group="source")
     """
     A disk that exists already; it is used as it stands, and is never deleted with the machine.
     """
@@ -1720,9 +1684,7 @@ class FirmwareSpec(betterproto2.Message):
     def DESCRIPTOR() -> Descriptor:
         return VIRTRIGAUD_PROVIDER_V1_MACHINE_PROTO_DESCRIPTOR.message_types_by_name["FirmwareSpec"]
 
-    type: "FirmwareType" = betterproto2.field(
-        1, betterproto2.TYPE_ENUM, default_factory=lambda: FirmwareType(0)
-    )
+    type: "FirmwareType" = betterproto2.field(1, betterproto2.TYPE_ENUM, default_factory=lambda: FirmwareType(0))
     """
     UNSPECIFIED leaves the choice to the provider.
     """
@@ -2162,21 +2124,13 @@ class ImageSource(betterproto2.Message):
 
     url: "UrlSource | None" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, optional=True, group="source")
 
-    file: "FileSource | None" = betterproto2.field(
-        2, betterproto2.TYPE_MESSAGE, optional=True, group="source"
-    )
+    file: "FileSource | None" = betterproto2.field(2, betterproto2.TYPE_MESSAGE, optional=True, group="source")
 
-    template: "TemplateSource | None" = betterproto2.field(
-        3, betterproto2.TYPE_MESSAGE, optional=True, group="source"
-    )
+    template: "TemplateSource | None" = betterproto2.field(3, betterproto2.TYPE_MESSAGE, optional=True, group="source")
 
-    library: "LibrarySource | None" = betterproto2.field(
-        4, betterproto2.TYPE_MESSAGE, optional=True, group="source"
-    )
+    library: "LibrarySource | None" = betterproto2.field(4, betterproto2.TYPE_MESSAGE, optional=True, group="source")
 
-    registry: "RegistrySource | None" = betterproto2.field(
-        5, betterproto2.TYPE_MESSAGE, optional=True, group="source"
-    )
+    registry: "RegistrySource | None" = betterproto2.field(5, betterproto2.TYPE_MESSAGE, optional=True, group="source")
 
     format: "str" = betterproto2.field(6, betterproto2.TYPE_STRING)
     """
@@ -2296,9 +2250,7 @@ class ListOperationsRequest(betterproto2.Message):
     @betterproto2.staticproperty
     @staticmethod
     def DESCRIPTOR() -> Descriptor:
-        return VIRTRIGAUD_PROVIDER_V1_OPERATION_PROTO_DESCRIPTOR.message_types_by_name[
-            "ListOperationsRequest"
-        ]
+        return VIRTRIGAUD_PROVIDER_V1_OPERATION_PROTO_DESCRIPTOR.message_types_by_name["ListOperationsRequest"]
 
     subject: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
     """
@@ -2306,9 +2258,7 @@ class ListOperationsRequest(betterproto2.Message):
     """
 
 
-default_message_pool.register_message(
-    "virtrigaud.provider.v1", "ListOperationsRequest", ListOperationsRequest
-)
+default_message_pool.register_message("virtrigaud.provider.v1", "ListOperationsRequest", ListOperationsRequest)
 
 
 @dataclass(eq=False, repr=False)
@@ -2316,16 +2266,12 @@ class ListOperationsResponse(betterproto2.Message):
     @betterproto2.staticproperty
     @staticmethod
     def DESCRIPTOR() -> Descriptor:
-        return VIRTRIGAUD_PROVIDER_V1_OPERATION_PROTO_DESCRIPTOR.message_types_by_name[
-            "ListOperationsResponse"
-        ]
+        return VIRTRIGAUD_PROVIDER_V1_OPERATION_PROTO_DESCRIPTOR.message_types_by_name["ListOperationsResponse"]
 
     operations: "list[Operation]" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, repeated=True)
 
 
-default_message_pool.register_message(
-    "virtrigaud.provider.v1", "ListOperationsResponse", ListOperationsResponse
-)
+default_message_pool.register_message("virtrigaud.provider.v1", "ListOperationsResponse", ListOperationsResponse)
 
 
 @dataclass(eq=False, repr=False)
@@ -2351,9 +2297,7 @@ class ListSnapshotsResponse(betterproto2.Message):
     snapshots: "list[Snapshot]" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, repeated=True)
 
 
-default_message_pool.register_message(
-    "virtrigaud.provider.v1", "ListSnapshotsResponse", ListSnapshotsResponse
-)
+default_message_pool.register_message("virtrigaud.provider.v1", "ListSnapshotsResponse", ListSnapshotsResponse)
 
 
 @dataclass(eq=False, repr=False)
@@ -2440,9 +2384,7 @@ class Machine(betterproto2.Message):
     consoles: "list[ConsoleKind]" = betterproto2.field(20, betterproto2.TYPE_ENUM, repeated=True)
 
     settings: "dict[str, str]" = betterproto2.field(
-        21,
-        betterproto2.TYPE_MAP,
-        map_meta=betterproto2.map_meta(betterproto2.TYPE_STRING, betterproto2.TYPE_STRING),
+        21, betterproto2.TYPE_MAP, map_meta=betterproto2.map_meta(betterproto2.TYPE_STRING, betterproto2.TYPE_STRING)
     )
     """
     Settings that Tuning and extra_config asked for and that hold, by key.
@@ -2552,9 +2494,7 @@ class MachineSpec(betterproto2.Message):
     tags: "list[str]" = betterproto2.field(10, betterproto2.TYPE_STRING, repeated=True)
 
     extra_config: "dict[str, str]" = betterproto2.field(
-        11,
-        betterproto2.TYPE_MAP,
-        map_meta=betterproto2.map_meta(betterproto2.TYPE_STRING, betterproto2.TYPE_STRING),
+        11, betterproto2.TYPE_MAP, map_meta=betterproto2.map_meta(betterproto2.TYPE_STRING, betterproto2.TYPE_STRING)
     )
     """
     Hypervisor settings by key; Capabilities.extra_config_keys lists those that mean something.
@@ -2626,9 +2566,7 @@ class Network(betterproto2.Message):
 
     name: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
-    kind: "NetworkKind" = betterproto2.field(
-        2, betterproto2.TYPE_ENUM, default_factory=lambda: NetworkKind(0)
-    )
+    kind: "NetworkKind" = betterproto2.field(2, betterproto2.TYPE_ENUM, default_factory=lambda: NetworkKind(0))
 
     ready: "bool" = betterproto2.field(3, betterproto2.TYPE_BOOL)
 
@@ -2645,9 +2583,7 @@ class NetworkRef(betterproto2.Message):
     def DESCRIPTOR() -> Descriptor:
         return VIRTRIGAUD_PROVIDER_V1_MACHINE_PROTO_DESCRIPTOR.message_types_by_name["NetworkRef"]
 
-    kind: "NetworkKind" = betterproto2.field(
-        1, betterproto2.TYPE_ENUM, default_factory=lambda: NetworkKind(0)
-    )
+    kind: "NetworkKind" = betterproto2.field(1, betterproto2.TYPE_ENUM, default_factory=lambda: NetworkKind(0))
 
     name: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
     """
@@ -2748,9 +2684,7 @@ class OpenConsoleRequest(betterproto2.Message):
     def DESCRIPTOR() -> Descriptor:
         return VIRTRIGAUD_PROVIDER_V1_MACHINE_PROTO_DESCRIPTOR.message_types_by_name["OpenConsoleRequest"]
 
-    open: "ConsoleOpen | None" = betterproto2.field(
-        1, betterproto2.TYPE_MESSAGE, optional=True, group="message"
-    )
+    open: "ConsoleOpen | None" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, optional=True, group="message")
 
     input: "bytes | None" = betterproto2.field(2, betterproto2.TYPE_BYTES, optional=True, group="message")
 
@@ -2772,9 +2706,7 @@ class OpenConsoleResponse(betterproto2.Message):
     def DESCRIPTOR() -> Descriptor:
         return VIRTRIGAUD_PROVIDER_V1_MACHINE_PROTO_DESCRIPTOR.message_types_by_name["OpenConsoleResponse"]
 
-    opened: "ConsoleOpened | None" = betterproto2.field(
-        1, betterproto2.TYPE_MESSAGE, optional=True, group="message"
-    )
+    opened: "ConsoleOpened | None" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, optional=True, group="message")
     """
     The console is connected.
     """
@@ -2804,9 +2736,7 @@ class Operation(betterproto2.Message):
     UID of the machine, or id of the image, that it works on.
     """
 
-    state: "OperationState" = betterproto2.field(
-        4, betterproto2.TYPE_ENUM, default_factory=lambda: OperationState(0)
-    )
+    state: "OperationState" = betterproto2.field(4, betterproto2.TYPE_ENUM, default_factory=lambda: OperationState(0))
 
     progress: "float" = betterproto2.field(5, betterproto2.TYPE_DOUBLE)
     """
@@ -3056,9 +2986,7 @@ class RevertSnapshotRequest(betterproto2.Message):
     uid: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
 
 
-default_message_pool.register_message(
-    "virtrigaud.provider.v1", "RevertSnapshotRequest", RevertSnapshotRequest
-)
+default_message_pool.register_message("virtrigaud.provider.v1", "RevertSnapshotRequest", RevertSnapshotRequest)
 
 
 @dataclass(eq=False, repr=False)
@@ -3066,16 +2994,12 @@ class RevertSnapshotResponse(betterproto2.Message):
     @betterproto2.staticproperty
     @staticmethod
     def DESCRIPTOR() -> Descriptor:
-        return VIRTRIGAUD_PROVIDER_V1_SNAPSHOT_PROTO_DESCRIPTOR.message_types_by_name[
-            "RevertSnapshotResponse"
-        ]
+        return VIRTRIGAUD_PROVIDER_V1_SNAPSHOT_PROTO_DESCRIPTOR.message_types_by_name["RevertSnapshotResponse"]
 
     operation: "Operation | None" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, optional=True)
 
 
-default_message_pool.register_message(
-    "virtrigaud.provider.v1", "RevertSnapshotResponse", RevertSnapshotResponse
-)
+default_message_pool.register_message("virtrigaud.provider.v1", "RevertSnapshotResponse", RevertSnapshotResponse)
 
 
 @dataclass(eq=False, repr=False)
@@ -3104,9 +3028,7 @@ class RunPowerActionRequest(betterproto2.Message):
 
     uid: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
-    action: "PowerAction" = betterproto2.field(
-        2, betterproto2.TYPE_ENUM, default_factory=lambda: PowerAction(0)
-    )
+    action: "PowerAction" = betterproto2.field(2, betterproto2.TYPE_ENUM, default_factory=lambda: PowerAction(0))
 
     timeout: "datetime.timedelta | None" = betterproto2.field(
         3, betterproto2.TYPE_MESSAGE, unwrap=lambda: ___google__protobuf__.Duration, optional=True
@@ -3118,9 +3040,7 @@ class RunPowerActionRequest(betterproto2.Message):
     force_after_timeout: "bool" = betterproto2.field(4, betterproto2.TYPE_BOOL)
 
 
-default_message_pool.register_message(
-    "virtrigaud.provider.v1", "RunPowerActionRequest", RunPowerActionRequest
-)
+default_message_pool.register_message("virtrigaud.provider.v1", "RunPowerActionRequest", RunPowerActionRequest)
 
 
 @dataclass(eq=False, repr=False)
@@ -3135,9 +3055,7 @@ class RunPowerActionResponse(betterproto2.Message):
     operation: "Operation | None" = betterproto2.field(2, betterproto2.TYPE_MESSAGE, optional=True)
 
 
-default_message_pool.register_message(
-    "virtrigaud.provider.v1", "RunPowerActionResponse", RunPowerActionResponse
-)
+default_message_pool.register_message("virtrigaud.provider.v1", "RunPowerActionResponse", RunPowerActionResponse)
 
 
 @dataclass(eq=False, repr=False)
@@ -3279,9 +3197,7 @@ class UrlSource(betterproto2.Message):
     """
 
     headers: "dict[str, str]" = betterproto2.field(
-        2,
-        betterproto2.TYPE_MAP,
-        map_meta=betterproto2.map_meta(betterproto2.TYPE_STRING, betterproto2.TYPE_STRING),
+        2, betterproto2.TYPE_MAP, map_meta=betterproto2.map_meta(betterproto2.TYPE_STRING, betterproto2.TYPE_STRING)
     )
     """
     Sent with the request; values may be secret.
@@ -3343,9 +3259,7 @@ class WatchMachinesResponse(betterproto2.Message):
     """
 
 
-default_message_pool.register_message(
-    "virtrigaud.provider.v1", "WatchMachinesResponse", WatchMachinesResponse
-)
+default_message_pool.register_message("virtrigaud.provider.v1", "WatchMachinesResponse", WatchMachinesResponse)
 
 
 @dataclass(eq=False, repr=False)
@@ -3353,16 +3267,12 @@ class WatchOperationRequest(betterproto2.Message):
     @betterproto2.staticproperty
     @staticmethod
     def DESCRIPTOR() -> Descriptor:
-        return VIRTRIGAUD_PROVIDER_V1_OPERATION_PROTO_DESCRIPTOR.message_types_by_name[
-            "WatchOperationRequest"
-        ]
+        return VIRTRIGAUD_PROVIDER_V1_OPERATION_PROTO_DESCRIPTOR.message_types_by_name["WatchOperationRequest"]
 
     id: "str" = betterproto2.field(1, betterproto2.TYPE_STRING)
 
 
-default_message_pool.register_message(
-    "virtrigaud.provider.v1", "WatchOperationRequest", WatchOperationRequest
-)
+default_message_pool.register_message("virtrigaud.provider.v1", "WatchOperationRequest", WatchOperationRequest)
 
 
 @dataclass(eq=False, repr=False)
@@ -3370,16 +3280,12 @@ class WatchOperationResponse(betterproto2.Message):
     @betterproto2.staticproperty
     @staticmethod
     def DESCRIPTOR() -> Descriptor:
-        return VIRTRIGAUD_PROVIDER_V1_OPERATION_PROTO_DESCRIPTOR.message_types_by_name[
-            "WatchOperationResponse"
-        ]
+        return VIRTRIGAUD_PROVIDER_V1_OPERATION_PROTO_DESCRIPTOR.message_types_by_name["WatchOperationResponse"]
 
     operation: "Operation | None" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, optional=True)
 
 
-default_message_pool.register_message(
-    "virtrigaud.provider.v1", "WatchOperationResponse", WatchOperationResponse
-)
+default_message_pool.register_message("virtrigaud.provider.v1", "WatchOperationResponse", WatchOperationResponse)
 
 
 @dataclass(eq=False, repr=False)
@@ -3396,15 +3302,11 @@ class WriteDiskRequest(betterproto2.Message):
     def DESCRIPTOR() -> Descriptor:
         return VIRTRIGAUD_PROVIDER_V1_DISK_PROTO_DESCRIPTOR.message_types_by_name["WriteDiskRequest"]
 
-    target: "WriteDiskTarget | None" = betterproto2.field(
-        1, betterproto2.TYPE_MESSAGE, optional=True, group="message"
-    )
+    target: "WriteDiskTarget | None" = betterproto2.field(1, betterproto2.TYPE_MESSAGE, optional=True, group="message")
 
     extent: "Extent | None" = betterproto2.field(2, betterproto2.TYPE_MESSAGE, optional=True, group="message")
 
-    finish_sha256: "str | None" = betterproto2.field(
-        3, betterproto2.TYPE_STRING, optional=True, group="message"
-    )
+    finish_sha256: "str | None" = betterproto2.field(3, betterproto2.TYPE_STRING, optional=True, group="message")
     """
     The last message: sha256 of the whole content, hexadecimal.
     """
