@@ -1,8 +1,8 @@
 """Which libvirt the demo uses, and one of our own where none runs.
 
 A libvirt that the user runs is used and never reconfigured. Where root finds none at all, we start libvirtd and
-virtlogd with a configuration of our own: a private mount namespace puts our directory over /etc/libvirt, so that not one file
-of the user's changes, while the socket is where `virsh` looks for it. `stop` ends them again, and their network.
+virtlogd with a configuration of our own: a private mount namespace puts our directory over /etc/libvirt, so that not
+one file of the user's changes, while the socket is where `virsh` looks for it. `stop` ends them and their network.
 """
 
 # ruff: noqa: S603, S607 - fixed commands of the system, found on PATH as in a shell
@@ -212,9 +212,12 @@ def _libvirt_user_opens_kvm() -> bool:
 def _spawn(home: Home, etc: Path, name: str) -> Daemon:
     """A daemon in a mount namespace of its own, where /etc/libvirt is ours."""
     program = shutil.which(name) or f"/usr/sbin/{name}"
-    Path("/etc/libvirt").mkdir(exist_ok=True)
-    script = 'mount --bind "$1" /etc/libvirt && shift && exec "$@"'
-    command = ["unshare", "--mount", "sh", "-c", script, "sh", str(etc), program]
+    leases = home.hypervisor / "dnsmasq"
+    leases.mkdir(exist_ok=True, mode=0o755)
+    for place in ("/etc/libvirt", "/var/lib/libvirt/dnsmasq"):
+        Path(place).mkdir(parents=True, exist_ok=True)
+    script = 'mount --bind "$1" /etc/libvirt && mount --bind "$2" /var/lib/libvirt/dnsmasq && shift 2 && exec "$@"'
+    command = ["unshare", "--mount", "sh", "-c", script, "sh", str(etc), str(leases), program]
     with (home.logs / f"{name}.log").open("ab") as output:
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True, cwd="/"

@@ -46,6 +46,8 @@ class StackState:
     """URL of the API server."""
     problem: str = ""
     components: dict[str, ComponentState] = field(default_factory=dict)
+    machines: list[str] = field(default_factory=list)
+    """Machines that were there when the stack was ended, as namespace/name."""
 
     @property
     def supervisor(self) -> Process:

@@ -10,7 +10,7 @@ from cyclopts import Parameter
 from vrtg.commands.options import Form
 from vrtg.failures import OK, UNREACHABLE
 from vrtg.home import Home
-from vrtg.terminal import COLOUR_OF, emit, paint, say, table
+from vrtg.terminal import COLOUR_OF, emit, paint, say, table, warn
 
 
 def up() -> None:
@@ -24,15 +24,19 @@ def up() -> None:
     print(f"export KUBECONFIG={home.kubeconfig}")
 
 
-def down() -> None:
-    """End the embedded stack. Machines on hypervisors go on running. Harmless when nothing runs."""
-    from vrtg import lifecycle
+def down(*, filename: Annotated[list[str] | None, Parameter(name=["--filename", "-f"])] = None) -> None:
+    """End the embedded stack, and the libvirt that vrtg started. Harmless when nothing runs.
 
-    home = Home.from_environment()
-    stopped = lifecycle.down(home)
-    for name in stopped.strays:
-        say(f"ended a stray {name}")
-    say("the stack is down" if stopped.was_running or stopped.strays else "the stack was not running")
+    Machines on hypervisors go on running, and `vrtg up` finds them again; name their files to delete them first.
+
+    Parameters
+    ----------
+    filename
+        Delete what these files and folders hold before the stack ends.
+    """
+    from vrtg.teardown import down as end
+
+    end(Home.from_environment(), say, filename or [], warn=warn)
 
 
 def status(*, output: Annotated[Form | None, Parameter(name=["--output", "-o"])] = None) -> int:

@@ -1,0 +1,53 @@
+# Thin: each target calls one script or one command of vrtg. `make` alone shows what there is.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: help setup demo down test lint fmt proto crds guest
+
+# pyenv's or a system's uv may be missing before set-up; scripts/setup.sh installs one.
+export PATH := $(HOME)/.local/bin:$(CURDIR)/.venv/bin:$(PATH)
+RUN := uv run --no-sync
+GUEST := .cache/images/virtrigaud-guest.qcow2
+GENERATED := libs/common/src/common/gen
+
+help: ## show this list
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
+
+setup: ## install what is missing: system packages, uv, the virtual environment, test tools, the guest image
+	scripts/setup.sh test
+
+demo: ## bring up the embedded stack and a real machine, and show what happens
+	scripts/setup.sh demo
+	$(RUN) vrtg demo --image $(GUEST) --manifests examples/quickstart
+
+down: ## end the demo: its machine, the stack, and the libvirt that it started
+	@if [ -x .venv/bin/vrtg ]; then $(RUN) vrtg down --filename examples/quickstart; else echo "nothing was set up here"; fi
+
+test: ## everything: set-up, lint, and every test, those on a real hypervisor included
+	scripts/setup.sh test
+	$(MAKE) lint
+	$(RUN) pytest
+
+lint: ## format, style, types, import layers, wire contract, generated files
+	$(RUN) ruff format --check
+	$(RUN) ruff check
+	$(RUN) mypy
+	$(RUN) lint-imports
+	$(RUN) buf lint
+	$(RUN) buf breaking --against proto/released.binpb
+	@fresh=$$(mktemp -d) && trap 'rm -rf "$$fresh"' EXIT && $(RUN) buf generate -o "$$fresh" && \
+		diff -rq -x __pycache__ "$$fresh/$(GENERATED)" $(GENERATED) || \
+		{ echo "$(GENERATED) is not what proto/ generates: run make proto, and commit the result" >&2; exit 1; }
+	$(RUN) python -m kinds.crds --out deploy/crds --check
+
+fmt: ## format the code and fix what can be fixed
+	$(RUN) ruff format
+	$(RUN) ruff check --fix
+
+proto: ## generate Python from the wire contract
+	$(RUN) buf generate
+
+crds: ## generate the CustomResourceDefinitions from the models
+	$(RUN) python -m kinds.crds --out deploy/crds
+
+guest: ## build the small guest image
+	images/guest/build.sh
