@@ -191,7 +191,7 @@ class Apply:
         await self._parts.hub.look_all()
         if (foreign := self._parts.hub.foreign_id(name)) is not None:
             raise NameConflictError(
-                f"create machine {self.uid}: the name {name} belongs to {foreign}, which is not ours; it was not touched"
+                f"create machine {self.uid}: name {name} belongs to {foreign}, which is not ours; it was not touched"
             )
 
     async def _clear_away(self, job: Job[Outcome]) -> None:

@@ -9,7 +9,6 @@ from contextlib import asynccontextmanager
 from common import faults
 from common.errors import HypervisorUnavailableError
 
-
 VERBS = (
     "create",
     "destroy",

@@ -1,0 +1,205 @@
+"""The world of the fake: machines, volumes and images that outlive any driver; and knobs that make them misbehave."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import json
+import os
+import uuid
+from collections import defaultdict
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from common import v1
+from common.clock import Clock, SystemClock
+from common.errors import HypervisorUnavailableError, ProviderError
+
+GIB = 1 << 30
+
+
+@dataclass(slots=True)
+class Volume:
+    """One virtual disk's content: it exists with or without a machine that uses it."""
+
+    id: str
+    uid: str
+    """Machine that it was made for; empty for one that nobody here made."""
+    name: str
+    size_bytes: int
+    image_id: str = ""
+    complete: bool = True
+
+
+@dataclass
+class Misbehaviour:
+    """What goes wrong on demand; keys are verbs of the Driver."""
+
+    latency: dict[str, float] = field(default_factory=dict)
+    """Seconds that a verb takes before it acts."""
+    failures: dict[str, list[ProviderError]] = field(default_factory=lambda: defaultdict(list))
+    """Errors that the next calls of a verb end with, before they act."""
+    hanging: set[str] = field(default_factory=set)
+    """Verbs that never answer; "*" stands for all."""
+    deaf: set[str] = field(default_factory=set)
+    """Machines whose guests ignore a request to shut down."""
+    unheard: bool = False
+    """Events are lost: nothing is told about changes."""
+
+
+class FakeHypervisor:
+    """Everything that a driver's death does not touch. With a file, not even the process's.
+
+    For one event loop. Outside events are plain methods: whoever calls them plays the world behind our back.
+    """
+
+    def __init__(self, *, clock: Clock | None = None, path: Path | None = None, capacity_bytes: int = 1 << 50) -> None:
+        self.clock = clock or SystemClock()
+        self.machines: dict[str, v1.Machine] = {}
+        self.volumes: dict[str, Volume] = {}
+        self.images: dict[str, v1.Image] = {}
+        self.urls: dict[str, bytes] = {}
+        """What a URL answers with; hosts under .example (RFC 2606) answer without being listed."""
+        self.networks = {"default", "lan"}
+        self.capacity_bytes = capacity_bytes
+        self.calls: dict[str, int] = defaultdict(int)
+        """How often each verb was called."""
+        self.misbehave = Misbehaviour()
+        self._available = True
+        self._release = asyncio.Event()
+        self._listeners: set[asyncio.Queue[str | ProviderError | None]] = set()
+        self._path = path
+        if path is not None and path.exists():
+            self._load(path)
+
+    # -- for drivers -----------------------------------------------------------------------------------------------
+
+    async def enter(self, verb: str) -> None:
+        """Be late, hang, fail or be away, as the knobs say."""
+        self.calls[verb] += 1
+        self._refuse_when_away(verb)
+        if seconds := self.misbehave.latency.get(verb, 0.0):
+            await self.clock.sleep(seconds)
+        while self.misbehave.hanging & {verb, "*"}:
+            self._release.clear()
+            await self._release.wait()
+        if queue := self.misbehave.failures.get(verb):
+            raise queue.pop(0)
+        self._refuse_when_away(verb)
+
+    def changed(self, machine_id: str) -> None:
+        """A machine is another now: keep it, and tell those who listen."""
+        self.save()
+        if self.misbehave.unheard:
+            return
+        machine = self.machines.get(machine_id)
+        uid = machine.identity.uid if machine is not None and machine.identity is not None else machine_id
+        for queue in self._listeners:
+            queue.put_nowait(uid)
+
+    async def events(self) -> AsyncIterator[str | None]:
+        """What changes from now on, until the hypervisor goes away."""
+        self._refuse_when_away("changes")
+        queue: asyncio.Queue[str | ProviderError | None] = asyncio.Queue()
+        self._listeners.add(queue)
+        try:
+            while True:
+                hint = await queue.get()
+                if isinstance(hint, ProviderError):
+                    raise hint
+                yield hint
+        finally:
+            self._listeners.discard(queue)
+
+    @property
+    def used_bytes(self) -> int:
+        """Bytes that volumes and images take."""
+        volumes = sum(volume.size_bytes for volume in self.volumes.values())
+        return volumes + sum(image.size_bytes for image in self.images.values())
+
+    def save(self) -> None:
+        """Write the world to its file, in one piece or not at all."""
+        if self._path is None:
+            return
+        world = {
+            "machines": {key: json.loads(machine.to_json()) for key, machine in self.machines.items()},
+            "volumes": {
+                key: {name: getattr(volume, name) for name in Volume.__slots__} for key, volume in self.volumes.items()
+            },
+            "images": {key: json.loads(image.to_json()) for key, image in self.images.items()},
+        }
+        partial = self._path.with_name(self._path.name + ".partial")
+        with partial.open("w") as file:
+            json.dump(world, file)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(self._path)
+
+    def _load(self, path: Path) -> None:
+        world = json.loads(path.read_text())
+        self.machines = {key: v1.Machine.from_dict(machine) for key, machine in world["machines"].items()}
+        self.volumes = {key: Volume(**volume) for key, volume in world["volumes"].items()}
+        self.images = {key: v1.Image.from_dict(image) for key, image in world["images"].items()}
+
+    def _refuse_when_away(self, verb: str) -> None:
+        if not self._available:
+            raise HypervisorUnavailableError(f"{verb}: the fake hypervisor is switched off")
+
+    # -- outside events --------------------------------------------------------------------------------------------
+
+    def away(self) -> None:
+        """The hypervisor is gone: every call fails, the event stream breaks."""
+        self._available = False
+        for queue in self._listeners:
+            queue.put_nowait(HypervisorUnavailableError("changes: the fake hypervisor was switched off"))
+
+    def back(self) -> None:
+        """It answers again."""
+        self._available = True
+
+    def hang(self, *verbs: str) -> None:
+        """These verbs never answer from now on; none given means all."""
+        self.misbehave.hanging.update(verbs or {"*"})
+
+    def unhang(self) -> None:
+        """Everything answers again, calls that hang included."""
+        self.misbehave.hanging.clear()
+        self._release.set()
+
+    def fail(self, verb: str, error: ProviderError, times: int = 1) -> None:
+        """The next calls of this verb end with this error."""
+        self.misbehave.failures[verb].extend([error] * times)
+
+    def make_foreign(self, name: str, uid: str = "", owner: str = "") -> str:
+        """A machine that is not ours; with a UID it has ours and not our stamp. Answers with its id."""
+        machine_id = uid or str(uuid.uuid4())
+        stamp = v1.MachineIdentity(uid=machine_id, name=name, owner=owner) if owner else None
+        disk = v1.Disk(id=f"{machine_id}/disk", size_bytes=GIB, device="sda", active=True)
+        self.volumes[disk.id] = Volume(disk.id, "", "disk", GIB)
+        self.machines[machine_id] = v1.Machine(
+            identity=stamp, id=machine_id, hypervisor_name=name, power=v1.PowerState.ON, disks=[disk],
+            cpu=v1.CpuState(count=1, max_count=1, configured_count=1),
+            memory=v1.MemoryState(size_bytes=GIB, max_bytes=GIB, configured_bytes=GIB),
+        )  # fmt: skip
+        self.changed(machine_id)
+        return machine_id
+
+    def snapshot(self, machine_id: str) -> v1.Machine | None:
+        """The machine as it is, for comparing later."""
+        return copy.deepcopy(self.machines.get(machine_id))
+
+    def power_behind_our_back(self, machine_id: str, power: v1.PowerState, reason: str = "") -> None:
+        """Somebody used another tool."""
+        machine = self.machines[machine_id]
+        machine.power, machine.power_reason = power, reason
+        if power is v1.PowerState.OFF:
+            machine.addresses, machine.guest, machine.pending_restart = [], None, []
+        self.changed(machine_id)
+
+    def remove_behind_our_back(self, machine_id: str) -> None:
+        """Somebody deleted the machine, and its volumes."""
+        del self.machines[machine_id]
+        for volume in [volume for volume in self.volumes.values() if volume.uid == machine_id]:
+            del self.volumes[volume.id]
+        self.changed(machine_id)
