@@ -1,0 +1,215 @@
+"""A private certificate authority for one installation: EC P-256, files in a directory, keys for their owner alone.
+
+    DIR/ca.crt DIR/ca.key                      the authority
+    OUT/tls.crt OUT/tls.key OUT/ca.crt         what `issue` writes, named as a Kubernetes TLS Secret names them
+
+Certificates are renewed by issuing again: one that is still good for a third of its life is left as it is.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+import tempfile
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from common.clock import Clock, SystemClock
+from common.tls import TlsError, TlsFiles
+
+CA_DAYS = 3650
+LEAF_DAYS = 90
+_BACKDATE = timedelta(minutes=5)  # clocks of two hosts differ
+_LABEL = re.compile(r"[a-z0-9*_]([a-z0-9_-]{0,61}[a-z0-9])?", re.IGNORECASE)
+
+
+class Authority:
+    """Signs certificates that are good for both ends of mutual TLS."""
+
+    def __init__(self, cert: x509.Certificate, key: ec.EllipticCurvePrivateKey, clock: Clock) -> None:
+        self._cert = cert
+        self._key = key
+        self._clock = clock
+
+    @classmethod
+    def create(
+        cls, directory: str | Path, *, name: str = "VirtRigaud", days: int = CA_DAYS, clock: Clock | None = None
+    ) -> Authority:
+        """Make an authority in the directory, or load the one that is there and still good for a third of its life.
+
+        Raises:
+            TlsError: the directory cannot be written, or holds a broken authority.
+        """
+        directory, clock = Path(directory), clock or SystemClock()
+        if (directory / "ca.crt").exists() and (directory / "ca.key").exists():
+            found = cls.load(directory, clock=clock)
+            if not _due(found._cert, clock.now()):
+                return found
+        key = ec.generate_private_key(ec.SECP256R1())
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"{name} CA")])
+        identifier = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
+        cert = (
+            _builder(subject, subject, key.public_key(), clock.now(), days)
+            .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+            .add_extension(_usage(sign_certificates=True), critical=True)
+            .add_extension(identifier, critical=False)
+            .sign(key, hashes.SHA256())
+        )
+        _write(directory / "ca.key", _pem_key(key), 0o600)
+        _write(directory / "ca.crt", cert.public_bytes(serialization.Encoding.PEM), 0o644)
+        return cls(cert, key, clock)
+
+    @classmethod
+    def load(cls, directory: str | Path, *, clock: Clock | None = None) -> Authority:
+        """Load an authority.
+
+        Raises:
+            TlsError: a file is missing, unreadable or broken, or they do not belong together.
+        """
+        directory = Path(directory)
+        cert_path, key_path = directory / "ca.crt", directory / "ca.key"
+        try:
+            cert = x509.load_pem_x509_certificate(cert_path.read_bytes())
+            key = serialization.load_pem_private_key(key_path.read_bytes(), password=None)
+        except OSError as error:
+            raise TlsError(f"authority file {error.filename} cannot be read: {error.strerror}") from error
+        except (ValueError, TypeError):
+            raise TlsError(
+                f"authority files {cert_path} and {key_path} are broken: restore both, or remove both"
+            ) from None
+        if not isinstance(key, ec.EllipticCurvePrivateKey) or key.public_key() != cert.public_key():
+            raise TlsError(f"authority key {key_path} does not belong to {cert_path}: restore both, or remove both")
+        return cls(cert, key, clock or SystemClock())
+
+    @property
+    def expires(self) -> datetime:
+        """When the authority itself expires."""
+        return self._cert.not_valid_after_utc
+
+    def certificate_pem(self) -> bytes:
+        """The authority's certificate, for whoever must trust it."""
+        return self._cert.public_bytes(serialization.Encoding.PEM)
+
+    def issue(self, directory: str | Path, name: str, sans: Sequence[str] = (), days: float = LEAF_DAYS) -> TlsFiles:
+        """Write a certificate, its key and the authority into the directory.
+
+        What is there stays when it is of this authority, for the same names, and good for a third of its life: callers
+        may issue at every start.
+
+        Args:
+            name: who the certificate is for; the first of its names.
+            sans: further names: DNS names, IP addresses or URIs.
+        Raises:
+            TlsError: the directory cannot be written.
+            ValueError: a name that is none of the three.
+        """
+        names = [_general_name(each) for each in dict.fromkeys((name, *sans))]
+        directory = Path(directory)
+        files = TlsFiles(directory / "tls.crt", directory / "tls.key", directory / "ca.crt")
+        if self._good(files, names):
+            return files
+        key = ec.generate_private_key(ec.SECP256R1())
+        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name[:64])])
+        authority_id = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
+        both_ends = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH])
+        cert = (
+            _builder(subject, self._cert.subject, key.public_key(), self._clock.now(), days)
+            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+            .add_extension(_usage(sign_certificates=False), critical=True)
+            .add_extension(both_ends, critical=False)
+            .add_extension(x509.SubjectAlternativeName(names), critical=False)
+            .add_extension(authority_id, critical=False)
+            .sign(self._key, hashes.SHA256())
+        )
+        # The key last but one and the certificate last: a reader that comes between refuses the pair and looks again.
+        _write(files.ca, self.certificate_pem(), 0o644)
+        _write(files.key, _pem_key(key), 0o600)
+        _write(files.cert, cert.public_bytes(serialization.Encoding.PEM), 0o644)
+        return files
+
+    def _good(self, files: TlsFiles, names: list[x509.GeneralName]) -> bool:
+        try:
+            files.check(self._clock)
+            if x509.load_pem_x509_certificate(files.ca.read_bytes()) != self._cert:
+                return False
+            cert = x509.load_pem_x509_certificate(files.cert.read_bytes())
+            held = cert.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        except (TlsError, OSError, ValueError, x509.ExtensionNotFound):
+            return False
+        return set(held) == set(names) and not _due(cert, self._clock.now())
+
+
+def _builder(
+    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, now: datetime, days: float
+) -> x509.CertificateBuilder:
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(key)
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - _BACKDATE)
+        .not_valid_after(now + timedelta(days=days))
+    )
+
+
+def _usage(*, sign_certificates: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=not sign_certificates,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=sign_certificates,
+        crl_sign=sign_certificates,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
+def _due(cert: x509.Certificate, now: datetime) -> bool:
+    life = cert.not_valid_after_utc - cert.not_valid_before_utc
+    return cert.not_valid_after_utc - now < life / 3
+
+
+def _general_name(name: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(name))
+    except ValueError:
+        pass  # no address; that is what was asked
+    if "://" in name and name.isascii():
+        return x509.UniformResourceIdentifier(name)
+    if name and len(name) <= 253 and all(_LABEL.fullmatch(label) for label in name.split(".")):
+        return x509.DNSName(name)
+    raise ValueError(f"{name!r} is no DNS name, IP address or URI: a certificate cannot be for it")
+
+
+def _pem_key(key: ec.EllipticCurvePrivateKey) -> bytes:
+    return key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+
+
+def _write(path: Path, data: bytes, mode: int) -> None:
+    """Replace the file whole, with this mode from the first moment on, durably."""
+    temporary = ""
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # mode 0600
+        with os.fdopen(handle, "wb") as file:
+            os.fchmod(file.fileno(), mode)
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        if temporary:
+            Path(temporary).unlink(missing_ok=True)
+        raise TlsError(f"{path} cannot be written: {error.strerror}; check the directory's owner and mode") from error

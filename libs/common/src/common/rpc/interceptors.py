@@ -1,0 +1,175 @@
+"""What surrounds every call on the server, from the outside in: tracing, metrics, ErrorStatus, who may call."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from common import logging, status
+from common.errors import InternalError, PermissionMissingError
+from common.metrics import RpcMetrics
+from common.tls import peer_names
+
+log = logging.get(__name__)
+
+Behaviour = Callable[[Any, Any], Any]
+Continuation = Callable[[grpc.HandlerCallDetails], Awaitable[Any]]
+
+_FOREIGN = "/grpc."
+"""Health and reflection come from gRPC's own packages and keep their own ways."""
+
+
+class _Around(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc.aio has no types
+    """Wraps the behaviour of each handler that is ours."""
+
+    async def intercept_service(self, continuation: Continuation, details: grpc.HandlerCallDetails) -> Any:
+        handler = await continuation(details)
+        method = details.method
+        if handler is None or method.startswith(_FOREIGN):
+            return handler
+        kind = f"{'stream' if handler.request_streaming else 'unary'}_{'stream' if handler.response_streaming else 'unary'}"
+        wrap = self.stream if handler.response_streaming else self.unary
+        make = getattr(grpc, f"{kind}_rpc_method_handler")
+        return make(wrap(getattr(handler, kind), method), handler.request_deserializer, handler.response_serializer)
+
+    def unary(self, inner: Behaviour, method: str) -> Behaviour:
+        raise NotImplementedError
+
+    def stream(self, inner: Behaviour, method: str) -> Behaviour:
+        raise NotImplementedError
+
+
+class ErrorStatus(_Around):
+    """Turns exceptions into status codes; the only place that aborts a call."""
+
+    def unary(self, inner: Behaviour, method: str) -> Behaviour:
+        async def call(request: Any, context: Any) -> Any:
+            try:
+                return await inner(request, context)
+            except grpc.aio.AbortError:
+                raise
+            except Exception as error:
+                await _abort(error, method, context)
+
+        return call
+
+    def stream(self, inner: Behaviour, method: str) -> Behaviour:
+        async def call(request: Any, context: Any) -> AsyncIterator[Any]:
+            answers = inner(request, context)
+            try:
+                async for answer in answers:
+                    yield answer
+            except grpc.aio.AbortError:
+                raise
+            except Exception as error:
+                await _abort(error, method, context)
+            finally:
+                await answers.aclose()
+
+        return call
+
+
+async def _abort(error: Exception, method: str, context: Any) -> None:
+    known = status.provider_error(error)
+    if known is None:
+        log.exception("rpc.unexpected", method=method)
+        known = InternalError("internal error")  # the cause stays in our log
+    else:
+        log.debug("rpc.refused", method=method, reason=known.reason, message=str(known))
+    code, details, trailers = status.abortion(known)
+    await context.abort(code, details, trailers)
+
+
+class Metrics(_Around):
+    """Counts and times each call."""
+
+    def __init__(self, metrics: RpcMetrics) -> None:
+        self._metrics = metrics
+
+    def unary(self, inner: Behaviour, method: str) -> Behaviour:
+        counted = self._metrics.method(method)
+
+        async def call(request: Any, context: Any) -> Any:
+            counted.begin()
+            start, code = time.perf_counter(), "OK"
+            try:
+                return await inner(request, context)
+            except asyncio.CancelledError:
+                code = "CANCELLED"
+                raise
+            except Exception:
+                code = _code(context)
+                raise
+            finally:
+                counted.end(code, time.perf_counter() - start)
+
+        return call
+
+    def stream(self, inner: Behaviour, method: str) -> Behaviour:
+        counted = self._metrics.method(method)
+
+        async def call(request: Any, context: Any) -> AsyncIterator[Any]:
+            counted.begin()
+            start, code = time.perf_counter(), "OK"
+            answers = inner(request, context)
+            try:
+                async for answer in answers:
+                    counted.messages.inc()
+                    yield answer
+            except (asyncio.CancelledError, GeneratorExit):
+                code = "CANCELLED"
+                raise
+            except Exception:
+                code = _code(context)
+                raise
+            finally:
+                counted.end(code, time.perf_counter() - start)
+                await answers.aclose()
+
+        return call
+
+
+def _code(context: Any) -> str:
+    code = context.code()
+    return status.code_name(code if isinstance(code, int) else code.value[0])
+
+
+class Peers(_Around):
+    """Lets only clients in whose verified certificate carries one of these names."""
+
+    def __init__(self, allowed: Collection[str]) -> None:
+        self._allowed = frozenset(allowed)
+
+    def unary(self, inner: Behaviour, method: str) -> Behaviour:
+        async def call(request: Any, context: Any) -> Any:
+            self._check(context)
+            return await inner(request, context)
+
+        return call
+
+    def stream(self, inner: Behaviour, method: str) -> Behaviour:
+        async def call(request: Any, context: Any) -> AsyncIterator[Any]:
+            self._check(context)
+            answers = inner(request, context)
+            try:
+                async for answer in answers:
+                    yield answer
+            finally:
+                await answers.aclose()
+
+        return call
+
+    def _check(self, context: Any) -> None:
+        names = peer_names(context.auth_context())
+        if not names & self._allowed:
+            shown = ", ".join(sorted(names)) or "without a name"
+            log.warning("rpc.peer.refused", peer=context.peer(), names=sorted(names))
+            raise PermissionMissingError(
+                f"the client's certificate ({shown}) is not among those that this server lets in "
+                f"({', '.join(sorted(self._allowed))}): add it to the server's allowed_clients or use another certificate"
+            )

@@ -1,0 +1,44 @@
+"""Secrets come in files, and what is read from one is masked in every log from then on."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+from common import redact
+
+MAX_BYTES = 1024 * 1024
+
+
+class SecretError(Exception):
+    """A secret's file cannot be used; the message names the file and the cure, never the content."""
+
+
+def read_secret(path: str | Path) -> str:
+    """The file's content without the line end; from now on no log shows it.
+
+    Raises:
+        SecretError: missing, unreadable, empty, too large or no text.
+    """
+    try:
+        with open(path, "rb") as file:
+            data = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise SecretError(f"secret file {path} cannot be read: {error.strerror}") from error
+    if len(data) > MAX_BYTES:
+        raise SecretError(f"secret file {path} is larger than {MAX_BYTES} bytes: is it the right file?")
+    try:
+        value = data.decode("utf-8").rstrip("\r\n")
+    except UnicodeDecodeError:
+        # Without `from`: the decoding error holds the bytes.
+        raise SecretError(f"secret file {path} is no UTF-8 text") from None
+    if not value:
+        raise SecretError(f"secret file {path} is empty")
+    redact.register(value)
+    return value
+
+
+def readable_by_others(path: str | Path) -> bool:
+    """Whether the file's mode lets group or others read it."""
+    return bool(os.stat(path).st_mode & (stat.S_IRGRP | stat.S_IROTH))

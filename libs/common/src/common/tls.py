@@ -1,0 +1,225 @@
+"""Mutual TLS from three files, checked when they are loaded and taken up again when they change.
+
+TLS 1.3 is negotiated whenever both sides can, which two sides of ours always do; gRPC offers no switch to forbid 1.2.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import grpc
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
+
+from common import logging, secrets
+from common.clock import Clock, SystemClock
+
+log = logging.get(__name__)
+
+CONTROLLER = "virtrigaud-controller"
+CLI = "virtrigaud-cli"
+ALLOWED_CLIENTS = (CONTROLLER, CLI)
+"""Names of the clients that a provider serves unless its settings say otherwise."""
+
+EXPIRES_SOON = timedelta(hours=24)
+
+
+class TlsError(Exception):
+    """Certificate files that cannot work; the message names the file, what is wrong, and the cure."""
+
+
+@dataclass(frozen=True, slots=True)
+class TlsFiles:
+    """PEM files: own certificate (with its chain), own private key, and the authorities that the peer must come from."""
+
+    cert: Path
+    key: Path
+    ca: Path
+
+    def __post_init__(self) -> None:
+        for name in ("cert", "key", "ca"):  # callers have strings from settings, too
+            object.__setattr__(self, name, Path(getattr(self, name)))
+
+    def check(self, clock: Clock | None = None) -> datetime:
+        """Whether a handshake with these files can succeed; answers with the time of expiry.
+
+        Raises:
+            TlsError: unreadable, not PEM, expired, not yet valid, key of another certificate, another authority's.
+        """
+        return _checked(self, self.read(), (clock or SystemClock()).now())
+
+    def read(self) -> Material:
+        """The files' content.
+
+        Raises:
+            TlsError: unreadable.
+        """
+        return Material(*(_bytes(path) for path in (self.cert, self.key, self.ca)))
+
+    def stamp(self) -> tuple[tuple[int, int, int], ...]:
+        """Changes when a file does; a missing file has a stamp of its own."""
+        return tuple(_stamp(path) for path in (self.cert, self.key, self.ca))
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Material:
+    """What the files hold; never shown."""
+
+    cert: bytes
+    key: bytes
+    ca: bytes
+
+
+class Watched:
+    """Files whose last usable content is at hand; a change that cannot be used is logged once and not taken up."""
+
+    def __init__(self, files: TlsFiles, clock: Clock | None = None) -> None:
+        """Raises TlsError when the files cannot be used now."""
+        self.files = files
+        self._clock = clock or SystemClock()
+        self._lock = threading.Lock()  # gRPC's handshakes ask from a thread of its own
+        self._stamp = files.stamp()
+        self._material = files.read()
+        self.expires = _checked(files, self._material, self._clock.now())
+
+    @property
+    def material(self) -> Material:
+        return self._material
+
+    def refresh(self) -> bool:
+        """Read the files again if they changed; whether there is new material."""
+        with self._lock:
+            stamp = self.files.stamp()
+            if stamp == self._stamp:
+                return False
+            self._stamp = stamp
+            try:
+                material = self.files.read()
+                expires = _checked(self.files, material, self._clock.now())
+            except TlsError as error:
+                log.warning("tls.reload.refused", cert=str(self.files.cert), problem=str(error))
+                return False
+            if material == self._material:
+                return False
+            self._material, self.expires = material, expires
+            log.info("tls.reloaded", cert=str(self.files.cert), expires=expires.isoformat())
+            return True
+
+
+def server_credentials(files: TlsFiles, clock: Clock | None = None) -> grpc.ServerCredentials:
+    """Serve with these files, demand a certificate of each client, and take up changed files at the next handshake.
+
+    Raises:
+        TlsError: the files cannot be used now.
+    """
+    watched = Watched(files, clock)
+
+    def configuration() -> grpc.ServerCertificateConfiguration:
+        material = watched.material
+        return grpc.ssl_server_certificate_configuration([(material.key, material.cert)], root_certificates=material.ca)
+
+    def fetch() -> grpc.ServerCertificateConfiguration | None:
+        return configuration() if watched.refresh() else None
+
+    return grpc.dynamic_ssl_server_credentials(configuration(), fetch, require_client_authentication=True)
+
+
+def channel_credentials(material: Material) -> grpc.ChannelCredentials:
+    """Credentials of a client."""
+    return grpc.ssl_channel_credentials(material.ca, material.key, material.cert)
+
+
+def peer_names(auth_context: dict[str, Sequence[bytes]]) -> frozenset[str]:
+    """The subject alternative names (DNS, URI, IP) of the peer's verified certificate; the common name counts for nothing."""
+    return frozenset(name.decode("utf-8", "replace") for name in auth_context.get("x509_subject_alternative_name", ()))
+
+
+# -- checking ------------------------------------------------------------------------------------------------------
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise TlsError(f"TLS file {path} cannot be read: {error.strerror}; check its path and mode") from error
+
+
+def _stamp(path: Path) -> tuple[int, int, int]:
+    try:
+        stat = path.stat()
+    except OSError:
+        return (0, 0, 0)
+    return (stat.st_mtime_ns, stat.st_size, stat.st_ino)
+
+
+def _checked(files: TlsFiles, material: Material, now: datetime) -> datetime:
+    chain = _certificates(files.cert, material.cert)
+    authorities = _certificates(files.ca, material.ca)
+    for cert, path in [*((each, files.cert) for each in chain), *((each, files.ca) for each in authorities)]:
+        if path == files.ca and len(authorities) > 1:
+            continue  # a bundle keeps an old authority beside the new one while it is replaced
+        _check_dates(cert, path, now)
+    _check_key(files, material.key, chain[0])
+    if not _leads_to(chain, authorities):
+        issuer = chain[-1].issuer.rfc4514_string()
+        raise TlsError(
+            f"certificate {files.cert} was issued by {issuer}, which is not in {files.ca}: "
+            "use the certificate of this authority, or append its issuer to the file"
+        )
+    return min(cert.not_valid_after_utc for cert in chain)
+
+
+def _certificates(path: Path, data: bytes) -> list[x509.Certificate]:
+    try:
+        return x509.load_pem_x509_certificates(data)
+    except ValueError as error:
+        raise TlsError(f"TLS file {path} holds no PEM certificate: put the certificate there, as text") from error
+
+
+def _check_dates(cert: x509.Certificate, path: Path, now: datetime) -> None:
+    if now > cert.not_valid_after_utc:
+        raise TlsError(f"certificate {path} expired at {cert.not_valid_after_utc:%Y-%m-%d %H:%M} UTC: issue a new one")
+    if now < cert.not_valid_before_utc:
+        raise TlsError(
+            f"certificate {path} is not valid before {cert.not_valid_before_utc:%Y-%m-%d %H:%M} UTC and it is "
+            f"{now:%Y-%m-%d %H:%M} UTC here: set the clock, or wait"
+        )
+
+
+def _check_key(files: TlsFiles, data: bytes, cert: x509.Certificate) -> None:
+    secrets.readable_by_others(files.key) and log.warning(
+        "tls.key.exposed", key_file=str(files.key), cure=f"chmod 600 {files.key}"
+    )
+    try:
+        key = load_pem_private_key(data, password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        # Without `from`: whatever the parser says of a key stays out of logs.
+        raise TlsError(
+            f"TLS file {files.key} holds no private key that can be used: give an unencrypted PEM key"
+        ) from None
+    mine = key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    theirs = cert.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    if mine != theirs:
+        raise TlsError(
+            f"private key {files.key} does not belong to certificate {files.cert}: use the pair that was issued together"
+        )
+
+
+def _leads_to(chain: list[x509.Certificate], authorities: Iterable[x509.Certificate]) -> bool:
+    for cert, issuer in zip(chain, chain[1:], strict=False):
+        if not _issued(cert, issuer):
+            return False
+    return any(chain[-1] == authority or _issued(chain[-1], authority) for authority in authorities)
+
+
+def _issued(cert: x509.Certificate, issuer: x509.Certificate) -> bool:
+    try:
+        cert.verify_directly_issued_by(issuer)
+    except (ValueError, TypeError, InvalidSignature):
+        return False
+    return True
