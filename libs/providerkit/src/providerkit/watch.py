@@ -95,6 +95,8 @@ class Hub:
         self._fault: ProviderError | None = None
         self._known = False
         self._settled = asyncio.Event()
+        self.turned = asyncio.Event()
+        """Set when the hypervisor went away or came back; whoever waits for it clears it."""
 
     # -- looking ---------------------------------------------------------------------------------------------------
 
@@ -102,6 +104,11 @@ class Hub:
     def available(self) -> bool:
         """The last look at the hypervisor succeeded."""
         return self._known and self._fault is None
+
+    @property
+    def fault(self) -> ProviderError | None:
+        """Why nothing known can be trusted; None while the hypervisor answers."""
+        return self._fault
 
     @property
     def revision(self) -> str:
@@ -391,6 +398,7 @@ class Hub:
     def _break(self, error: ProviderError) -> None:
         if self._fault is None:
             log.warning("watch.hypervisor.away", reason=error.reason, message=str(error))
+            self.turned.set()
         self._fault = error
         self._settled.set()
         for event in self._subscribers:
@@ -399,6 +407,7 @@ class Hub:
     def _heal(self) -> None:
         if self._fault is not None:
             log.info("watch.hypervisor.back")
+            self.turned.set()
         self._fault = None
         self._settled.set()
 

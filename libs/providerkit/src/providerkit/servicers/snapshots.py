@@ -21,7 +21,7 @@ class SnapshotServicer:
     async def create_snapshot(self, request: v1.CreateSnapshotRequest, context: Context) -> v1.CreateSnapshotResponse:
         """Take a snapshot."""
 
-        async def body(job: Job[v1.Snapshot]) -> v1.Snapshot:
+        async def body(job: Job[v1.Snapshot | None]) -> v1.Snapshot | None:
             return await self._driver.create_snapshot(request, job.progress)
 
         remaining, uid = context.time_remaining(), request.machine_uid
