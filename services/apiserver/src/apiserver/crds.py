@@ -12,7 +12,7 @@ from . import metadata
 from .builtins import age_column, name_column, object_meta
 from .errors import Cause
 from .jsonpath import compile_path
-from .resources import Column, Object, Resource, ScalePaths, Strategy
+from .resources import ALL_VERBS, Column, Object, Resource, ScalePaths, Strategy
 from .schema import structure
 from .schema.nodes import Schema, compile_schema
 from .times import age
@@ -217,11 +217,16 @@ def resources_of(crd: Object, revision: int) -> list[Resource]:
     if not established(crd):
         return []
     spec, names = crd["spec"], crd["status"]["acceptedNames"]
+    terminating = bool(crd["metadata"].get("deletionTimestamp"))
     storage = next(v["name"] for v in spec["versions"] if v.get("storage"))
-    return [_resource(spec, names, version, storage, revision) for version in spec["versions"] if version.get("served")]
+    return [
+        _resource(spec, names, version, storage, revision, terminating)
+        for version in spec["versions"]
+        if version.get("served")
+    ]
 
 
-def _resource(spec: Object, names: Object, version: Object, storage: str, revision: int) -> Resource:
+def _resource(spec: Object, names: Object, version: Object, storage: str, revision: int, terminating: bool) -> Resource:
     raw = version["schema"]["openAPIV3Schema"]
     sub = version.get("subresources") or {}
     scale = sub.get("scale")
@@ -250,6 +255,7 @@ def _resource(spec: Object, names: Object, version: Object, storage: str, revisi
         )
         if scale
         else None,
+        verbs=tuple(v for v in ALL_VERBS if not terminating or v != "create"),
         custom=True,
         counts_generation=True,
         storage_api_version=f"{spec['group']}/{storage}",

@@ -19,6 +19,7 @@ from .negotiation import Form, choose
 from .operations import DeleteOptions, Operations, Outcome, WriteOptions
 from .patch.jsonpatch import PatchError, PatchMismatch, json_patch, merge_patch
 from .patch.strategic import strategic_patch
+from .protobuf import MEDIA_TYPE
 from .requests import Target
 from .resources import Object, Resource
 from .scales import scale_of, with_scale
@@ -29,7 +30,7 @@ JSON_PATCH = "application/json-patch+json"
 MERGE_PATCH = "application/merge-patch+json"
 STRATEGIC_PATCH = "application/strategic-merge-patch+json"
 APPLY_PATCH = "application/apply-patch+yaml"
-_BODIES = ("application/json", "application/yaml", "text/yaml", "application/x-yaml", "")
+_BODIES = ("application/json", "application/yaml", "text/yaml", "application/x-yaml", MEDIA_TYPE, "")
 
 
 class Handlers:
@@ -155,7 +156,7 @@ class Handlers:
         obj = requests.decode_body(body, kind)
         if not isinstance(obj, dict):
             raise errors.bad_request("the body must be one object")
-        if not kind.endswith("yaml") and options.validation != "Ignore":
+        if kind in ("application/json", "") and options.validation != "Ignore":
             options = replace(options, duplicates=requests.duplicate_fields(body))
         return obj, options
 

@@ -24,7 +24,8 @@ def build_registry(store: Store, tokens: Tokens, clock: Callable[[], float]) -> 
 
     def define(item: Item) -> None:
         crd = item.object()
-        shape = (crd["spec"], (crd.get("status") or {}).get("acceptedNames"))
+        status = crd.get("status") or {}
+        shape = (crd["spec"], status.get("acceptedNames"), crd["metadata"].get("deletionTimestamp"))
         if specs.get(item.name) == shape:
             return  # only labels or conditions changed
         specs[item.name] = shape

@@ -249,7 +249,9 @@ def _operations(resource: Resource, verbs: list[str], name: str, version2: bool)
                 "200": {"description": "OK", "content": {"application/json": {"schema": _ref(answer)}}}
             }
             if body:
-                types = _PATCHES if verb == "patch" else ("application/json", "application/yaml")
+                types: tuple[str, ...] = ("application/json", "application/yaml")
+                if verb == "patch":  # kubectl reads from here whether it may send a strategic merge patch
+                    types = _PATCHES[: -1 if resource.custom else None]
                 operation["requestBody"] = {"content": {t: {"schema": _ref(body)} for t in types}, "required": True}
         out[_METHODS[verb]] = operation
     return out

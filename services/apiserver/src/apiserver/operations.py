@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -144,6 +145,8 @@ class Operations:
     async def _store_new(self, resource: Resource, obj: Object, options: WriteOptions, warnings: list[str]) -> Outcome:
         meta = obj["metadata"]
         namespace, name = meta.get("namespace", ""), meta["name"]
+        if "create" not in resource.verbs:  # its definition is being deleted
+            raise errors.method_not_allowed(resource.group, resource.plural)
         if self.store.get(resource.key, namespace, name) is not None:
             raise errors.already_exists(resource.group, resource.plural, name)
         self._require_namespace(resource, namespace, name)
@@ -408,9 +411,12 @@ class Operations:
         else:
             faults = list(walk(resource.schema, obj, ""))
         if faults:
+            found = re.search(r"must be of type ([\w-]+)", faults[0].message)
+            wanted = found[1] if found else "another type"
+            # the value itself is not told: this may be a secret
             raise errors.bad_request(
                 f'{resource.kind} in version "{resource.version}" cannot be handled as a {resource.kind}: '
-                f"json: cannot unmarshal into field {faults[0].field}: {faults[0].message}"
+                f"json: cannot unmarshal into field {faults[0].field} of type {wanted}"
             )
 
     def _finish(self, resource: Resource, obj: Object, old: Object | None) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import yaml
 
-from . import errors
+from . import errors, protobuf
 
 MAX_BODY = 3 << 20
 MAX_NODES = 500_000
@@ -117,7 +117,12 @@ def decode_body(body: bytes, kind: str) -> Any:
         ApiError: 400 it cannot be read, 415 of another type.
     """
     try:
-        value = _decode_yaml(body) if kind.endswith("yaml") else msgspec.json.decode(body)
+        if kind == protobuf.MEDIA_TYPE:
+            value = protobuf.decode(body)
+        elif kind.endswith("yaml"):
+            value = _decode_yaml(body)
+        else:
+            value = msgspec.json.decode(body)
     except (msgspec.DecodeError, yaml.YAMLError, UnicodeDecodeError, ValueError) as error:
         raise errors.bad_request(f"the body cannot be read: {error}") from error
     except RecursionError as error:

@@ -9,8 +9,11 @@ import signal
 import socket
 import ssl
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import structlog
 import uvicorn
@@ -76,12 +79,33 @@ def _write_endpoint(path: Path, text: str) -> None:
     os.replace(temporary, path)
 
 
+def read_definitions(directory: Path) -> list[dict[str, Any]]:
+    """Return the CustomResourceDefinitions in a directory's YAML files, by file name.
+
+    Raises:
+        StartError: one cannot be read.
+    """
+    found = []
+    for path in sorted([*directory.glob("*.yaml"), *directory.glob("*.yml")]):
+        try:
+            documents = list(yaml.load_all(path.read_bytes(), Loader=yaml.CSafeLoader))
+        except (OSError, yaml.YAMLError) as error:
+            raise StartError(f"cannot read the definition {path}: {error}") from error
+        for document in documents:
+            if not isinstance(document, dict) or document.get("kind") != "CustomResourceDefinition":
+                continue
+            if not isinstance(document.get("metadata"), dict) or not document["metadata"].get("name"):
+                raise StartError(f"the definition in {path} has no metadata.name")
+            found.append(document)
+    return found
+
+
 async def bootstrap(operations: Operations, crds: Path | None) -> None:
     """Make sure of the namespaces that every cluster has, and apply the given definitions.
 
     Raises:
         StartError: a definition cannot be read.
-        ApiError: a definition is invalid.
+        ApiError: one is invalid.
     """
     namespaces = operations.registry.find("", "v1", "namespaces")
     definitions = operations.registry.find("apiextensions.k8s.io", "v1", "customresourcedefinitions")
@@ -90,17 +114,65 @@ async def bootstrap(operations: Operations, crds: Path | None) -> None:
     for name in PROTECTED:
         if operations.store.get("namespaces", "", name) is None:
             await operations.create(namespaces, "", {"metadata": {"name": name}}, WriteOptions())
-    for path in sorted([*crds.glob("*.yaml"), *crds.glob("*.yml")]) if crds else []:
-        try:
-            documents = list(yaml.load_all(path.read_bytes(), Loader=yaml.CSafeLoader))
-        except (OSError, yaml.YAMLError) as error:
-            raise StartError(f"cannot read the definition {path}: {error}") from error
-        for document in documents:
-            if isinstance(document, dict) and document.get("kind") == "CustomResourceDefinition":
-                name = (document.get("metadata") or {}).get("name", "")
-                options = WriteOptions(manager="virtrigaud-bootstrap", force=True)
-                await operations.apply(definitions, "", name, document, options)
+    for document in read_definitions(crds) if crds else []:
+        options = WriteOptions(manager="virtrigaud-bootstrap", force=True)
+        await operations.apply(definitions, "", document["metadata"]["name"], document, options)
     log.info("bootstrap.done", definitions=len(operations.store.items(KEY)))
+
+
+@dataclass(frozen=True)
+class Instance:
+    """A server without its sockets: what tests and `serve` share."""
+
+    application: Application
+    operations: Operations
+    store: Store
+    expiry: Expiry
+    stopping: asyncio.Event
+
+    def stop(self) -> None:
+        """End all watches and refuse readiness; requests in flight are still answered."""
+        self.stopping.set()
+        self.store.wake_watchers()
+
+
+@asynccontextmanager
+async def running(
+    store: Store,
+    tokens: Tokens,
+    *,
+    clock: Callable[[], float] = time.time,
+    event_ttl: float = 3600.0,
+    crds: Path | None = None,
+) -> AsyncGenerator[Instance, None]:
+    """Open a store, make it ready, and run the controllers until the block ends.
+
+    Args:
+        clock: seconds since the epoch, for timestamps and ages.
+        event_ttl: seconds that Events are kept.
+        crds: directory of definitions to apply first.
+
+    Raises:
+        StartError, StoreError, ApiError: it could not start.
+    """
+    store.open()
+    try:
+        operations = Operations(store, build_registry(store, tokens, clock), clock)
+        await bootstrap(operations, crds)
+        stopping = asyncio.Event()
+        expiry = Expiry(operations, event_ttl)
+        application = Application(operations, tokens, stopping)
+        workers = [w.worker.run() for w in (Namespaces(operations), Definitions(operations))]
+        workers += [Garbage(operations).worker.run(), expiry.run()]
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(work) for work in workers]
+            try:
+                yield Instance(application, operations, store, expiry, stopping)
+            finally:
+                for task in tasks:
+                    task.cancel()
+    finally:
+        await store.close()
 
 
 async def serve(settings: Settings) -> None:
@@ -113,26 +185,21 @@ async def serve(settings: Settings) -> None:
     tokens = Tokens.load(settings.token_file)
     endpoint = settings.data_dir / "endpoint"
     store = Store(settings.data_dir)
-    store.open()
+    listener = _bind(settings)
     try:
-        endpoint.unlink(missing_ok=True)
-        listener = _bind(settings)
-        try:
-            await _run(settings, store, tokens, listener, endpoint)
-        finally:
-            listener.close()
+        async with running(store, tokens, event_ttl=settings.event_ttl, crds=settings.crds) as instance:
+            endpoint.unlink(missing_ok=True)  # the store's lock is ours: nobody else writes here
+            await _answer(settings, instance, listener, endpoint)
             endpoint.unlink(missing_ok=True)
     finally:
-        await store.close()
+        listener.close()
+    log.info("apiserver.stopped")
 
 
-async def _run(settings: Settings, store: Store, tokens: Tokens, listener: socket.socket, endpoint: Path) -> None:
-    operations = Operations(store, build_registry(store, tokens, time.time), time.time)
-    await bootstrap(operations, settings.crds)
-    stopping = asyncio.Event()
+async def _answer(settings: Settings, instance: Instance, listener: socket.socket, endpoint: Path) -> None:
     http = _Http(
         uvicorn.Config(
-            Application(operations, tokens, stopping),
+            instance.application,
             http="httptools",
             ws="none",
             lifespan="off",
@@ -148,8 +215,7 @@ async def _run(settings: Settings, store: Store, tokens: Tokens, listener: socke
     )
 
     def stop() -> None:
-        stopping.set()
-        store.wake_watchers()
+        instance.stop()
         http.should_exit = True
 
     loop = asyncio.get_running_loop()
@@ -157,14 +223,7 @@ async def _run(settings: Settings, store: Store, tokens: Tokens, listener: socke
         loop.add_signal_handler(number, stop)
     host, port = listener.getsockname()[:2]
     address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-    workers = [Namespaces(operations).worker.run(), Definitions(operations).worker.run()]
-    workers += [Garbage(operations).worker.run(), Expiry(operations, settings.event_ttl).run()]
-    async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(work) for work in workers]
-        listener.listen(1024)  # from here on clients may connect; they are answered once the loop turns
-        _write_endpoint(endpoint, address)
-        log.info("apiserver.ready", endpoint=f"https://{address}", data_dir=str(settings.data_dir))
-        await http.serve(sockets=[listener])
-        for task in tasks:
-            task.cancel()
-    log.info("apiserver.stopped")
+    listener.listen(1024)  # from here on clients may connect; they are answered once the loop turns
+    _write_endpoint(endpoint, address)
+    log.info("apiserver.ready", endpoint=f"https://{address}", data_dir=str(settings.data_dir))
+    await http.serve(sockets=[listener])

@@ -27,7 +27,7 @@ def validate(schema: Schema, value: dict[str, Any], old: dict[str, Any] | None =
     if found:
         if _has_rules(schema):
             text = (
-                "Invalid value: null: some validation rules were not checked because the object was invalid; "
+                'Invalid value: "null": some validation rules were not checked because the object was invalid; '
                 "correct the existing errors to complete validation"
             )
             found.append(Cause("FieldValueInvalid", text, "<nil>"))
