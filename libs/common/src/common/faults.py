@@ -6,8 +6,9 @@ Code declares a point where a crash or a failure would be worst, and passes it:
     ...
     await faults.point(AFTER_DEFINE)
 
-A test installs a plan for its own context and those it starts (`with FaultPlan().raises(...).installed()`), or starts a real process with
-VIRTRIGAUD_FAULT="name:kill|hang|raise[:n]", which strikes at the n-th pass (1 unless given); several are separated by commas.
+A test installs a plan for its own context and those it starts (`with FaultPlan().raises(...).installed()`), or starts a
+real process with VIRTRIGAUD_FAULT="name:kill|hang|raise[:n]", which strikes at the n-th pass (1 unless given); several
+are separated by commas.
 """
 
 from __future__ import annotations

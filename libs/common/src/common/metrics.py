@@ -136,7 +136,8 @@ async def serve(
 
 async def _metrics(registry: CollectorRegistry, request: web.Request) -> web.Response:
     if "application/openmetrics-text" in request.headers.get("Accept", ""):
-        return web.Response(body=openmetrics(registry), headers={"Content-Type": OPENMETRICS})
+        body: bytes = openmetrics(registry)  # type: ignore[no-untyped-call]
+        return web.Response(body=body, headers={"Content-Type": OPENMETRICS})
     return web.Response(body=plain(registry), headers={"Content-Type": PLAIN})
 
 

@@ -48,7 +48,7 @@ _TRUE, _FALSE = frozenset({"true", "yes", "on", "1"}), frozenset({"false", "no",
 
 
 class SettingsError(Exception):
-    """Settings that cannot be used; one line per problem, each naming the field, where its value is from, and the cure."""
+    """Settings that cannot be used; one line per problem: the field, where its value is from, and the cure."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,6 @@ ErrorInfo was made by gRPC or something on the way, not by a provider: it never 
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
@@ -85,7 +84,7 @@ TABLE: dict[type[ProviderError], Row] = {
 
 _BY_REASON: dict[str, type[ProviderError]] = {cls("").reason: cls for cls in TABLE}
 
-# Our domain, unknown reason: what is nearest and promises least. A NOT_FOUND of an unknown thing says nothing of a machine.
+# Our domain, unknown reason: what is nearest and promises least. NOT_FOUND of an unknown thing is about no machine.
 _BY_CODE: dict[grpc.StatusCode, type[ProviderError]] = {
     _Code.INVALID_ARGUMENT: errors.InvalidSpecError,
     _Code.OUT_OF_RANGE: errors.InvalidSpecError,
@@ -157,7 +156,8 @@ def abortion(error: ProviderError) -> tuple[grpc.StatusCode, str, tuple[tuple[st
 
 def code_name(number: int) -> str:
     """ "NOT_FOUND" of 5."""
-    return _code_of(number).name
+    name: str = _code_of(number).name
+    return name
 
 
 def from_rpc_error(error: grpc.RpcError, *, streaming: bool = False) -> ProviderError:
@@ -203,25 +203,33 @@ def provider_error(error: BaseException) -> ProviderError | None:
     return None
 
 
-def markdown() -> Iterator[str]:
-    """docs/errors.md, line by line."""
-    yield "# Errors"
-    yield ""
-    yield "Generated from `common.status` by `uv run python -m common.status > docs/errors.md`."
-    yield ""
-    yield f"A failed call carries a status code and `google.rpc.ErrorInfo` (domain `{DOMAIN}`, reason as below), and"
-    yield "`google.rpc.RetryInfo` where waiting helps. The same three stand in the `Error` of a failed operation. The worker column"
-    yield "says what the controller does: *stop* waits for a changed spec, *look again* observes afresh at once, *back off* tries"
-    yield "again with growing delays, *slowly* with long ones because somebody has to act first."
-    yield ""
-    yield "| Reason | gRPC code | Worker | Meaning |"
-    yield "| --- | --- | --- | --- |"
-    for cls, each in TABLE.items():
-        meaning = " ".join((cls.__doc__ or "").split())
-        yield f"| `{cls('').reason}` | {each.code.name} | {each.action.value} | {meaning} |"
-    yield ""
-    yield "A client that meets a reason it does not know treats it by its code. A status without `ErrorInfo` comes from gRPC or a"
-    yield "proxy, not from a provider, and says nothing about any machine: a bare NOT_FOUND never means that a machine is gone."
+_PAGE = """\
+# Errors
+
+Generated from `common.status` by `uv run python -m common.status > docs/errors.md`.
+
+A failed call carries a status code and `google.rpc.ErrorInfo` (domain `{domain}`, reason as below), and
+`google.rpc.RetryInfo` where waiting helps. The same three stand in the `Error` of a failed operation. The worker
+column says what the controller does: *stop* waits for a changed spec, *look again* observes afresh soon, *back off*
+tries again with growing delays, *slowly* with long ones because somebody has to act first.
+
+| Reason | gRPC code | Worker | Meaning |
+| --- | --- | --- | --- |
+{rows}
+
+A client that meets a reason it does not know treats it by its code. A status without `ErrorInfo` comes from gRPC or a
+proxy, not from a provider, and says nothing about any machine: a bare NOT_FOUND never means that a machine is gone. A
+connection that breaks in the middle of a call is `OutcomeUnknown`; one that cannot be made is `HypervisorUnavailable`.
+"""
+
+
+def markdown() -> str:
+    """The content of docs/errors.md."""
+    rows = (
+        f"| `{cls('').reason}` | {each.code.name} | {each.action.value} | {' '.join((cls.__doc__ or '').split())} |"
+        for cls, each in TABLE.items()
+    )
+    return _PAGE.format(domain=DOMAIN, rows="\n".join(rows))
 
 
 _BARE_TEXT: dict[type[ProviderError], str] = {
@@ -292,4 +300,4 @@ def _from_details(code: grpc.StatusCode, status: status_pb2.Status) -> ProviderE
 
 
 if __name__ == "__main__":
-    print("\n".join(markdown()))  # noqa: T201  # the output is the document
+    print(markdown(), end="")  # noqa: T201  # the output is the document

@@ -5,6 +5,7 @@ TLS 1.3 is negotiated whenever both sides can, which two sides of ours always do
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -35,7 +36,7 @@ class TlsError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class TlsFiles:
-    """PEM files: own certificate (with its chain), own private key, and the authorities that the peer must come from."""
+    """PEM files: own certificate (with its chain), own private key, and the authorities that the peer must be from."""
 
     cert: Path
     key: Path
@@ -135,7 +136,7 @@ def channel_credentials(material: Material) -> grpc.ChannelCredentials:
 
 
 def peer_names(auth_context: dict[str, Sequence[bytes]]) -> frozenset[str]:
-    """The subject alternative names (DNS, URI, IP) of the peer's verified certificate; the common name counts for nothing."""
+    """The alternative names (DNS, URI, IP) of the peer's verified certificate; its common name does not count."""
     return frozenset(name.decode("utf-8", "replace") for name in auth_context.get("x509_subject_alternative_name", ()))
 
 
@@ -192,9 +193,8 @@ def _check_dates(cert: x509.Certificate, path: Path, now: datetime) -> None:
 
 
 def _check_key(files: TlsFiles, data: bytes, cert: x509.Certificate) -> None:
-    secrets.readable_by_others(files.key) and log.warning(
-        "tls.key.exposed", key_file=str(files.key), cure=f"chmod 600 {files.key}"
-    )
+    if secrets.readable_by_others(files.key):
+        log.warning("tls.key.exposed", key_file=str(files.key), cure=f"chmod 600 {files.key}")
     try:
         key = load_pem_private_key(data, password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm):
@@ -206,12 +206,12 @@ def _check_key(files: TlsFiles, data: bytes, cert: x509.Certificate) -> None:
     theirs = cert.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     if mine != theirs:
         raise TlsError(
-            f"private key {files.key} does not belong to certificate {files.cert}: use the pair that was issued together"
+            f"private key {files.key} does not belong to certificate {files.cert}: use a pair that was issued together"
         )
 
 
 def _leads_to(chain: list[x509.Certificate], authorities: Iterable[x509.Certificate]) -> bool:
-    for cert, issuer in zip(chain, chain[1:], strict=False):
+    for cert, issuer in itertools.pairwise(chain):
         if not _issued(cert, issuer):
             return False
     return any(chain[-1] == authority or _issued(chain[-1], authority) for authority in authorities)

@@ -1,7 +1,7 @@
 """betterproto2 messages on the wire, through converters compiled from each message's descriptor.
 
 betterproto2's own codec walks every message in Python; protobuf's C codec (upb) does the same an order of magnitude
-faster. `codec` writes, once per message class, two functions between the dataclass and the upb message and compiles them.
+faster. `codec` writes two functions per message class, between the dataclass and the upb message, and compiles them.
 
 What holds for every message:
 - Fields that this build does not know are dropped, not carried along.
@@ -55,7 +55,7 @@ class Codec(Generic[M]):
 def codec(cls: type[M]) -> Codec[M]:
     """The compiled codec of a message class; the first call per class compiles it."""
     decode, encode, parse = _decoder(cls), _encoder(cls), _pb(cls).FromString
-    name = cls.DESCRIPTOR.full_name
+    name = descriptor(cls).full_name
 
     def loads(data: bytes) -> M:
         try:
@@ -76,6 +76,11 @@ def codec(cls: type[M]) -> Codec[M]:
     return Codec(loads, dumps)
 
 
+def descriptor(cls: type[betterproto2.Message]) -> Descriptor:
+    """What the contract says of a message class."""
+    return cls.DESCRIPTOR  # type: ignore[attr-defined]  # generated classes have it, betterproto2's base does not say so
+
+
 def message_class(descriptor: Descriptor) -> type[betterproto2.Message]:
     """The dataclass that stands for a message type of the contract."""
     return default_message_pool.url_to_type[f"type.googleapis.com/{descriptor.full_name}"]
@@ -83,8 +88,8 @@ def message_class(descriptor: Descriptor) -> type[betterproto2.Message]:
 
 def fields_by_name(cls: type[betterproto2.Message]) -> dict[str, FieldDescriptor]:
     """Attribute name -> field descriptor; they differ where a field's name is no Python name."""
-    names: dict[int, str] = cls._betterproto.field_name_by_number
-    return {names[field.number]: field for field in cls.DESCRIPTOR.fields}
+    names = _metadata(cls).field_name_by_number
+    return {names[field.number]: field for field in descriptor(cls).fields}
 
 
 def unknown_enums(message: betterproto2.Message) -> list[str]:
@@ -147,8 +152,12 @@ def _later(
     return first
 
 
+def _metadata(cls: Any) -> Any:  # Any: betterproto2's class property confuses mypy
+    return cls._betterproto
+
+
 def _pb(cls: type[betterproto2.Message]) -> Any:
-    return message_factory.GetMessageClass(cls.DESCRIPTOR)
+    return message_factory.GetMessageClass(descriptor(cls))
 
 
 def _value_field(field: FieldDescriptor) -> FieldDescriptor:
@@ -162,7 +171,7 @@ def _is_map(field: FieldDescriptor) -> bool:
 
 def _held_class(cls: type[betterproto2.Message], name: str, field: FieldDescriptor) -> Any:
     """Class of the field's values: a message, an enum, datetime, timedelta or a plain type."""
-    return cls._betterproto.cls_by_field[f"{name}.value" if _is_map(field) else name]
+    return _metadata(cls).cls_by_field[f"{name}.value" if _is_map(field) else name]
 
 
 def _converted(
@@ -171,7 +180,7 @@ def _converted(
     wkt: Callable[[FieldDescriptor], Callable[..., Any]],
     scope: dict[str, Any],
 ) -> Iterator[tuple[str, FieldDescriptor, str]]:
-    """Per field: attribute name, descriptor, and a format string that converts one value ("{}" where nothing is to do)."""
+    """Per field: attribute name, descriptor, and a format string that converts one value ("{}" leaves it)."""
     for name, field in fields_by_name(cls).items():
         held = _value_field(field)
         function = f"c{field.number}"

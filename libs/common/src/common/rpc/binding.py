@@ -62,8 +62,8 @@ def bind(
 ) -> None:
     """Serve a service of the contract with `impl`.
 
-    Unary methods are `async def get_machine(self, request, context)`; those that stream answers are async generators; those
-    that stream requests get an async iterator. A method that `impl` lacks answers NotSupported.
+    Unary methods are `async def get_machine(self, request, context)`; those that stream answers are async generators;
+    those that stream requests get an async iterator. A method that `impl` lacks answers NotSupported.
 
     Raises:
         KeyError: the contract has no such service.
@@ -86,7 +86,7 @@ def bind(
 def _handler(method: Method, function: Callable[..., Any] | None, limit: float, streams: Streams) -> Any:
     if function is None:
         function = _missing(method)
-    kind = f"{'stream' if method.client_streaming else 'unary'}_{'stream' if method.server_streaming else 'unary'}"
+    kind = "_".join("stream" if each else "unary" for each in (method.client_streaming, method.server_streaming))
     behaviour = _streaming(method, function, streams) if method.server_streaming else _unary(method, function, limit)
     return getattr(grpc, f"{kind}_rpc_method_handler")(behaviour)
 

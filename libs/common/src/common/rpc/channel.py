@@ -161,7 +161,8 @@ def connect(
     """A channel to "host:port", "dns:///name:port" or "unix:/path"; nothing is dialled before the first call.
 
     Args:
-        tls: own certificate, key and the server's authority; None is plaintext and needs `insecure=True`, or a unix socket.
+        tls: own certificate, key and the server's authority; None is plaintext and needs `insecure=True`, or a
+            unix socket.
         expected_name: name that the server's certificate must carry, where it is not the host that is dialled.
     Raises:
         TlsError: the files cannot be used now.

@@ -32,7 +32,9 @@ class _Around(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc.aio has
         method = details.method
         if handler is None or method.startswith(_FOREIGN):
             return handler
-        kind = f"{'stream' if handler.request_streaming else 'unary'}_{'stream' if handler.response_streaming else 'unary'}"
+        kind = "_".join(
+            "stream" if each else "unary" for each in (handler.request_streaming, handler.response_streaming)
+        )
         wrap = self.stream if handler.response_streaming else self.unary
         make = getattr(grpc, f"{kind}_rpc_method_handler")
         return make(wrap(getattr(handler, kind), method), handler.request_deserializer, handler.response_serializer)
@@ -53,7 +55,7 @@ class ErrorStatus(_Around):
                 return await inner(request, context)
             except grpc.aio.AbortError:
                 raise
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001  # every exception becomes a status; _abort logs the unexpected
                 await _abort(error, method, context)
 
         return call
@@ -66,7 +68,7 @@ class ErrorStatus(_Around):
                     yield answer
             except grpc.aio.AbortError:
                 raise
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001  # every exception becomes a status; _abort logs the unexpected
                 await _abort(error, method, context)
             finally:
                 await answers.aclose()
@@ -171,5 +173,5 @@ class Peers(_Around):
             log.warning("rpc.peer.refused", peer=context.peer(), names=sorted(names))
             raise PermissionMissingError(
                 f"the client's certificate ({shown}) is not among those that this server lets in "
-                f"({', '.join(sorted(self._allowed))}): add it to the server's allowed_clients or use another certificate"
+                f"({', '.join(sorted(self._allowed))}): add it to the server's allowed_clients, or use another one"
             )

@@ -44,7 +44,8 @@ class Server:
 
     Args:
         listen: "host:port", port 0 for a free one, or "unix:/path".
-        credentials: `tls.server_credentials(files)`; None serves in plaintext and needs `insecure=True`, or a unix socket.
+        credentials: `tls.server_credentials(files)`; None serves in plaintext and needs `insecure=True`, or a
+            unix socket.
         allowed_clients: names (SAN) of the certificates that may call; others are refused. Only with credentials.
         grace: seconds that open calls may go on once the context is left; streams that answer are ended at once.
         registry: where call metrics go; None for nowhere.

@@ -88,7 +88,7 @@ class ResponseStream(AsyncIterator[Any]):
         self, channel: Channel, method: Method, request: Any, timeout: float | None, wait_for_ready: bool
     ) -> None:
         self._arguments = (channel, method, request)
-        self._options = {"timeout": timeout, "wait_for_ready": wait_for_ready}
+        self._options: dict[str, Any] = {"timeout": timeout, "wait_for_ready": wait_for_ready}
         self._stack = ExitStack()
         self._opened: _Open | None = None
         self._call: Any = None
@@ -145,7 +145,8 @@ class ResponseStream(AsyncIterator[Any]):
         code = await self._call.code()
         if code is not grpc.StatusCode.OK:
             details, trailers = await self._call.details(), await self._call.trailing_metadata()
-            return grpc.aio.AioRpcError(code, grpc.aio.Metadata(), trailers, details)
+            error: BaseException = grpc.aio.AioRpcError(code, grpc.aio.Metadata(), trailers, details)
+            return error
         assert self._opened is not None
         self._opened.code = "OK"
         return StopAsyncIteration()
