@@ -17,11 +17,12 @@ from urllib.parse import quote, urlencode, urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 from vrtg.failures import CommandError, NotFoundError, RefusedError, UnreachableError
-from vrtg.kinds_table import Resource
+from vrtg.kinds_table import GROUP, Resource
 from vrtg.kubeconfig import Target
 
 Object = dict[str, Any]  # Any: an object of any kind, as JSON
 FIELD_MANAGER = "vrtg"
+UNKNOWN_KIND = "the server could not find the requested resource"
 TABLE = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json"
 
 
@@ -240,6 +241,8 @@ class Api:
         except (ValueError, AttributeError):
             message = f"{action}: HTTP {response.status} {response.reason}"
         if response.status == 404:
+            if message == UNKNOWN_KIND and GROUP in action:
+                message = f"the API server does not know the kinds of {GROUP}: apply deploy/crds first"
             raise NotFoundError(message)
         if response.status == 401:
             raise RefusedError(

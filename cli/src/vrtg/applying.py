@@ -21,7 +21,7 @@ def apply(
 
     Fields that others set and that the manifest never named are left alone. Lists are replaced as a whole.
     """
-    body = stamped(wanted)
+    body = stamped(wanted, namespace)
     try:
         live = api.get(resource, body["metadata"]["name"], namespace)
     except NotFoundError:
@@ -44,9 +44,11 @@ def apply(
     return "configured", api.patch(resource, body["metadata"]["name"], namespace, patch, dry_run=dry_run)
 
 
-def stamped(wanted: Object) -> Object:
-    """The object with the note of what was applied."""
+def stamped(wanted: Object, namespace: str | None) -> Object:
+    """The object with its namespace and the note of what was applied, both as kubectl writes them."""
     body = copy.deepcopy(wanted)
+    if namespace:
+        body["metadata"]["namespace"] = namespace
     annotations = body["metadata"].setdefault("annotations", {}) or {}
     annotations.pop(LAST_APPLIED, None)
     body["metadata"]["annotations"] = annotations

@@ -71,40 +71,49 @@ class Component:
 
     async def _run_once(self) -> str:
         """From start to end of one process; answers why it ended, for people."""
+        readable, writable = os.pipe()
         try:
             process = await asyncio.create_subprocess_exec(
                 *self._command,
                 stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.STDOUT,
+                stdout=writable,
+                stderr=writable,
                 env={**os.environ, **self._environment},
                 preexec_fn=_die_with_parent,
             )
         except OSError as error:
+            os.close(readable)
             return f"cannot start {self._command[0]}: {error.strerror}"
+        finally:
+            os.close(writable)
         identity = Process.of(process.pid)
         self.state.pid = process.pid
         self.state.start_ticks = identity.start_ticks if identity else 0
         self._set("starting", "")
         async with asyncio.TaskGroup() as group:
-            pump = group.create_task(self._pump(process), name=f"{self.state.name} log")
+            pump = group.create_task(self._pump(readable), name=f"{self.state.name} log")
             probe = group.create_task(self._probe(), name=f"{self.state.name} ready")
             ender = group.create_task(self._end_when_asked(process), name=f"{self.state.name} stop")
             code = await process.wait()
             probe.cancel()
             ender.cancel()
-            # A grandchild may hold the pipe open; what it writes is not worth waiting for.
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(1.0):
-                    await asyncio.shield(pump)
-            pump.cancel()
+            await asyncio.wait([pump], timeout=1.0)
+            pump.cancel()  # a grandchild may hold the pipe open; what it writes is not worth waiting for
         return f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
 
-    async def _pump(self, process: asyncio.subprocess.Process) -> None:
-        assert process.stdout is not None
-        with RotatingLog(self._log) as log:
-            while data := await process.stdout.read(1 << 16):
-                log.write(data)
+    async def _pump(self, descriptor: int) -> None:
+        """Copy what the process writes into its log."""
+        reader = asyncio.StreamReader()
+        pipe = os.fdopen(descriptor, "rb", buffering=0)
+        transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(reader), pipe
+        )
+        try:
+            with RotatingLog(self._log) as log:
+                while data := await reader.read(1 << 16):
+                    log.write(data)
+        finally:
+            transport.close()
 
     async def _probe(self) -> None:
         while True:

@@ -6,24 +6,29 @@ import base64
 import secrets
 from pathlib import Path
 
+from vrtg.failures import CommandError
 from vrtg.home import Home, write_private
 
-DAYS = 365
-RENEW_DAYS = 60
-"""A certificate with less than this left is issued anew at the next start."""
+DAYS = 825
+"""Life of a certificate; one that has less than a third of it left is issued anew at the next start."""
 ADMIN, CONTROLLER = "admin", "controller"
 
 
 def make_credentials(home: Home) -> None:
-    """Whatever is missing or about to expire: authority, server and client certificates, tokens."""
-    from common import pki
+    """Whatever is missing or about to expire: authority, server and client certificates, tokens.
 
-    directory = home.pki / "ca"
-    authority = pki.Authority.load(directory) if (directory / "ca.crt").exists() else pki.Authority.create(directory)
-    sans = {"apiserver": ["127.0.0.1", "localhost"], "controller": [], "client": []}
-    for name, names in sans.items():
-        if _needs_renewal(home.pki / name / "tls.crt"):
-            authority.issue(home.pki / name, f"virtrigaud-{name}", sans=names, days=DAYS)
+    Raises:
+        CommandError: the directory cannot be written, or what it holds is broken.
+    """
+    from common import pki, tls
+
+    try:
+        authority = pki.Authority.create(home.pki / "ca")
+        authority.issue(home.pki / "apiserver", "virtrigaud-apiserver", sans=["127.0.0.1", "localhost"], days=DAYS)
+        authority.issue(home.pki / "controller", tls.CONTROLLER, days=DAYS)
+        authority.issue(home.client_tls, tls.CLI, days=DAYS)
+    except tls.TlsError as error:
+        raise CommandError(f"{error} (remove {home.pki} to have all keys made anew)") from error
     if not home.token.exists():
         lines = [
             f'{secrets.token_urlsafe(32)},virtrigaud-admin,{ADMIN},"system:masters"',
@@ -50,17 +55,6 @@ def _token(home: Home, uid: str) -> str:
         if rest.split(",")[1] == uid:
             return token
     raise LookupError(f"{home.token} has no token for {uid}: remove the file, and it is made anew")
-
-
-def _needs_renewal(certificate: Path) -> bool:
-    from datetime import UTC, datetime, timedelta
-
-    from cryptography import x509
-
-    if not certificate.exists():
-        return True
-    parsed = x509.load_pem_x509_certificate(certificate.read_bytes())
-    return parsed.not_valid_after_utc - datetime.now(UTC) < timedelta(days=RENEW_DAYS)
 
 
 def _kubeconfig(server: str, ca: bytes, token: str, user: str) -> str:

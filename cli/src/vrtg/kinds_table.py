@@ -39,8 +39,8 @@ def _ours(kind: str, plural: str, *short: str) -> Resource:
     return Resource(kind, plural, GROUP, VERSION, (kind.lower(), plural, *short))
 
 
-VIRTUAL_MACHINE = _ours("VirtualMachine", "virtualmachines", "vm", "vms")
-PROVIDER = _ours("Provider", "providers", "prov")
+VIRTUAL_MACHINE = _ours("VirtualMachine", "virtualmachines", "vms", "vm")
+PROVIDER = _ours("Provider", "providers", "prov", "provider")
 VM_CLASS = _ours("VMClass", "vmclasses", "class")
 VM_IMAGE = _ours("VMImage", "vmimages", "vmimg", "image")
 VM_NETWORK = _ours("VMNetworkAttachment", "vmnetworkattachments", "vmnet", "network")
@@ -53,7 +53,7 @@ OURS = (
     _ours("VMMigration", "vmmigrations", "vmmig", "migration"),
     _ours("VMSnapshot", "vmsnapshots", "vmsnap", "snapshot"),
     _ours("VMClone", "vmclones", "clone"),
-    _ours("VMSet", "vmsets"),
+    _ours("VMSet", "vmsets", "vmset"),
     _ours("VMPlacementPolicy", "vmplacementpolicies", "vmpp"),
 )
 NAMESPACE = Resource("Namespace", "namespaces", "", "v1", ("namespace", "namespaces", "ns"), namespaced=False)
@@ -83,7 +83,7 @@ def by_name(name: str, api: Api) -> Resource:
     for resource in discover(api):
         if wanted in resource.names:
             return resource
-    known = ", ".join(sorted(resource.names[0] if len(r := resource.names) < 3 else r[2] for resource in OURS))
+    known = ", ".join(sorted(resource.names[-1] for resource in OURS))
     raise UsageError(f'there is no resource "{name}" (of ours there are: {known})')
 
 

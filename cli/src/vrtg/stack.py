@@ -70,8 +70,7 @@ def _kinds(home: Home) -> Path:
     from kinds import crds
 
     directory = home.root / "crds"
-    directory.mkdir(mode=0o700, exist_ok=True)
-    crds.write(directory)
+    crds.main(["--out", str(directory)])
     return directory
 
 

@@ -13,7 +13,7 @@ from vrtg.terminal import clean, paint, say, warn
 
 def apply(
     *,
-    filename: Annotated[list[str], Parameter(name=["--filename", "-f"])],
+    filename: Annotated[list[str], Parameter(name=["--filename", "-f"], allow_leading_hyphen=True)],
     where: Where = HERE,
     dry_run: Annotated[bool, Parameter(negative=())] = False,
 ) -> int:
@@ -30,9 +30,10 @@ def apply(
     from vrtg.kinds_table import by_kind
     from vrtg.manifests import load
 
+    manifests = load(filename, warn)
     api = where.connect()
     code = 0
-    for manifest in load(filename, warn):
+    for manifest in manifests:
         try:
             resource = by_kind(manifest.api_version, manifest.kind, api)
             namespace = manifest.body["metadata"].get("namespace") or where.within(api)

@@ -20,7 +20,7 @@ def delete(
     resource: str | None = None,
     /,
     *names: str,
-    filename: Annotated[list[str] | None, Parameter(name=["--filename", "-f"])] = None,
+    filename: Annotated[list[str] | None, Parameter(name=["--filename", "-f"], allow_leading_hyphen=True)] = None,
     everything: Annotated[bool, Parameter(name="--all", negative=())] = False,
     ignore_not_found: Annotated[bool, Parameter(negative=())] = False,
     wait: bool = True,

@@ -24,7 +24,9 @@ def up() -> None:
     print(f"export KUBECONFIG={home.kubeconfig}")
 
 
-def down(*, filename: Annotated[list[str] | None, Parameter(name=["--filename", "-f"])] = None) -> None:
+def down(
+    *, filename: Annotated[list[str] | None, Parameter(name=["--filename", "-f"], allow_leading_hyphen=True)] = None
+) -> None:
     """End the embedded stack, and the libvirt that vrtg started. Harmless when nothing runs.
 
     Machines on hypervisors go on running, and `vrtg up` finds them again; name their files to delete them first.
