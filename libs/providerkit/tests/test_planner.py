@@ -1,3 +1,4 @@
+# ruff: noqa: E501  (a table reads best with one row per line)
 """What the planner decides, one row per edge case."""
 
 from __future__ import annotations
