@@ -1,0 +1,230 @@
+"""The libvirt driver: each verb in a few lines, over the modules that know how."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator, Callable
+
+import libvirt
+from common import faults, v1
+from common.clock import Clock
+from common.errors import HypervisorUnavailableError, ProviderError
+from providerkit.driver import Driver, Progress
+
+from provider_libvirt import capable, host, making, observed, power
+from provider_libvirt.changes import Changes
+from provider_libvirt.guests import Guests
+from provider_libvirt.host import Host
+from provider_libvirt.hypervisor import Hypervisor
+from provider_libvirt.images import Images
+from provider_libvirt.making import Config
+from provider_libvirt.reading import Reader
+
+CREATED = faults.declare("libvirt.create.defined", "the domain is defined, and nobody knows yet")
+DESTROYED = faults.declare("libvirt.destroy.done", "the machine is gone, and nobody knows yet")
+CREATE_SECONDS = 120.0
+
+
+class LibvirtDriver(Driver):
+    """Machines on one libvirt endpoint."""
+
+    type = "libvirt"
+
+    def __init__(
+        self, hypervisor: Hypervisor, images: Images, guests: Guests, reader: Reader, config: Config, virtualization: str
+    ) -> None:
+        self._hypervisor = hypervisor
+        self._images = images
+        self._guests = guests
+        self._reader = reader
+        self._config = config
+        self._virtualization = virtualization
+        self._changes = Changes()
+        self._host: tuple[int, Host] | None = None
+        self._pools: dict[str, str] = {}
+        hypervisor.on_event(self._noticed)
+        guests.on_change(self._changes.tell)
+
+    # -- session ---------------------------------------------------------------------------------------------------
+
+    @contextlib.asynccontextmanager
+    async def _session(self) -> AsyncIterator[None]:
+        async with self._hypervisor.session(), self._guests.session():
+            with contextlib.suppress(HypervisorUnavailableError):  # entering does not need it; the verbs will say so
+                await self._measure()
+            yield
+
+    def session(self) -> contextlib.AbstractAsyncContextManager[None]:
+        """See Driver."""
+        return self._session()
+
+    def _noticed(self, uid: str | None) -> None:
+        self._reader.forget(uid)
+        self._guests.look_at(uid)
+        self._changes.tell(uid)
+
+    async def _measure(self) -> Host:
+        """Facts about the host, measured once per connection."""
+        if self._host is None or self._host[0] != self._hypervisor.generation:
+            generation = self._hypervisor.generation
+            measured = await self._hypervisor.call("measure the host", lambda c: host.measure(c, self._virtualization))
+            self._host = (generation, measured)
+        return self._host[1]
+
+    async def describe(self) -> v1.GetProviderResponse:
+        """See Driver."""
+        if self._hypervisor.connected:
+            await self._measure()
+        if self._host is None:
+            await self._hypervisor.call("describe the provider", lambda c: c.getType())
+            await self._measure()
+        found = self._host[1] if self._host else await self._measure()
+        kind = "KVM" if found.virtualization == "kvm" else found.virtualization
+        return v1.GetProviderResponse(
+            hypervisor=f"{found.hypervisor}, {kind}",
+            endpoint=self._hypervisor.endpoint.partition("?")[0],
+            capabilities=capable.capabilities(found),
+            limits=capable.limits(found),
+        )
+
+    async def check(self) -> str:
+        """See Driver."""
+        await self._hypervisor.call("check the connection", lambda c: c.getLibVersion())
+        return (await self._measure()).hypervisor
+
+    # -- observation -----------------------------------------------------------------------------------------------
+
+    async def observe(self, uid: str) -> v1.Machine | None:
+        """See Driver."""
+        found = await self._measure()
+        raw = await self._reader.one(uid)
+        return None if raw is None else self._machine(raw, found)
+
+    async def observe_all(self) -> list[v1.Machine]:
+        """See Driver."""
+        found = await self._measure()
+        return [self._machine(raw, found) for raw in await self._reader.all()]
+
+    def _machine(self, raw: observed.Raw, found: Host) -> v1.Machine:
+        facts = self._guests.facts(raw.uid)
+        machine = observed.machine(raw, owner=self._config.owner, host=found.hostname, facts=facts, pools=self._pools)
+        self._guests.saw(machine)
+        return machine
+
+    def changes(self) -> AsyncIterator[str | None]:
+        """See Driver."""
+        return self._changes.listen()
+
+    # -- life ------------------------------------------------------------------------------------------------------
+
+    async def create(self, spec: v1.MachineSpec, progress: Progress) -> None:
+        """See Driver."""
+        found, identity = await self._measure(), making.identity_of(spec)
+        progress(0.1, "making disks and defining the domain")
+        await self._change(
+            identity.uid,
+            f"create machine {identity.namespace}/{identity.name}",
+            lambda c: making.create(c, spec, found, self._config),
+            timeout=CREATE_SECONDS,
+        )
+        await faults.point(CREATED)
+
+    async def destroy(self, uid: str, progress: Progress) -> None:
+        """See Driver."""
+        found = await self._measure()
+        progress(0.1, "removing the domain and its files")
+        await self._change(
+            uid, f"destroy machine {uid}", lambda c: making.destroy(c, uid, found, self._config), timeout=CREATE_SECONDS
+        )
+        await faults.point(DESTROYED)
+
+    async def release(self, uid: str) -> None:
+        """See Driver."""
+        await self._change(uid, f"release machine {uid}", lambda c: making.release(c, uid, self._config.owner))
+
+    async def _change(
+        self, uid: str, doing: str, verb: Callable[[libvirt.virConnect], None], *, timeout: float | None = None
+    ) -> None:
+        """A verb that changes a machine: what we know of it is read anew afterwards, whatever came of it."""
+        try:
+            await self._hypervisor.call(doing, verb, timeout=timeout)
+        finally:
+            self._reader.forget(uid)
+            self._changes.tell(uid)
+
+    # -- power -----------------------------------------------------------------------------------------------------
+
+    async def power_on(self, uid: str) -> None:
+        """See Driver."""
+        await self._change(
+            uid, f"start machine {uid}", lambda c: power.on(c, uid, self._config.owner), timeout=CREATE_SECONDS
+        )
+
+    async def power_off(self, uid: str) -> None:
+        """See Driver."""
+        await self._change(
+            uid, f"power off machine {uid}", lambda c: power.off(c, uid, self._config.owner), timeout=CREATE_SECONDS
+        )
+
+    async def ask_shutdown(self, uid: str) -> None:
+        """See Driver."""
+        await self._ask(uid, reboot=False)
+
+    async def ask_reboot(self, uid: str) -> None:
+        """See Driver."""
+        await self._ask(uid, reboot=True)
+
+    async def _ask(self, uid: str, *, reboot: bool) -> None:
+        """The agent first, the power button where there is none or it does not answer."""
+        found, doing = await self._measure(), f"{'reboot' if reboot else 'shut down'} machine {uid}"
+        asked = False
+        if found.agent:
+            with contextlib.suppress(HypervisorUnavailableError):  # the agent hangs: the button is left
+                asked = await self._hypervisor.slow_call(
+                    doing,
+                    lambda c: power.ask_agent(c, uid, self._config.owner, reboot=reboot),
+                    timeout=power.AGENT_SECONDS + 2.0,
+                )
+        if not asked:
+            await self._change(
+                uid, doing, lambda c: power.press_button(c, uid, self._config.owner, found, reboot=reboot)
+            )
+
+    async def reset(self, uid: str) -> None:
+        """See Driver."""
+        await self._change(uid, f"reset machine {uid}", lambda c: power.reset(c, uid, self._config.owner))
+
+    async def suspend(self, uid: str) -> None:
+        """See Driver."""
+        await self._change(uid, f"suspend machine {uid}", lambda c: power.suspend(c, uid, self._config.owner))
+
+    async def resume(self, uid: str) -> None:
+        """See Driver."""
+        await self._change(
+            uid, f"resume machine {uid}", lambda c: power.resume(c, uid, self._config.owner), timeout=CREATE_SECONDS
+        )
+
+    # -- images ----------------------------------------------------------------------------------------------------
+
+    async def prepare_image(self, request: v1.PrepareImageRequest, progress: Progress) -> v1.Image:
+        """See Driver."""
+        await self._hypervisor.call(
+            "find the storage pool", lambda c: making.ensure_default_pool(c, self._config)
+        )
+        return await self._images.prepare(request, progress)
+
+    async def image_id(self, request: v1.PrepareImageRequest) -> str:
+        """See Driver."""
+        return self._images.check(request)
+
+    async def get_image(self, image_id: str) -> v1.Image | None:
+        """See Driver."""
+        return await self._images.get(image_id)
+
+    async def list_images(self) -> list[v1.Image]:
+        """See Driver."""
+        return await self._images.all()
+
+    async def delete_image(self, image_id: str) -> None:
+        """See Driver."""
+        await self._images.delete(image_id)

@@ -1,0 +1,322 @@
+"""The connection to libvirt: opened, kept alive, reopened; the one way to call it.
+
+Only this package's modules that are handed a live connection (`call`) touch libvirt's objects, and none of them keeps one:
+a `virDomain` held over a reconnect would keep the dead connection open.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import threading
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import urlencode, urlsplit, urlunsplit
+
+import libvirt
+from common import logging
+from common.clock import Clock
+from common.errors import CredentialsRefusedError, HypervisorUnavailableError, InvalidSpecError, ProviderError
+
+from provider_libvirt import eventloop
+from provider_libvirt.background import running
+from provider_libvirt.faults import is_code, mapped
+from provider_libvirt.threads import Threads
+
+log = logging.get(__name__)
+T = TypeVar("T")
+
+KEEPALIVE_SECONDS = 5
+KEEPALIVE_COUNT = 3
+FIRST_PAUSE = 0.5
+LONGEST_PAUSE = 15.0
+_LOST_CODES = (libvirt.VIR_ERR_INVALID_CONN, libvirt.VIR_ERR_RPC, libvirt.VIR_ERR_NO_CONNECT)
+
+
+class Hypervisor:
+    """One libvirt endpoint."""
+
+    def __init__(
+        self,
+        uri: str,
+        *,
+        clock: Clock,
+        credentials: Path | None = None,
+        call_timeout: float = 20.0,
+        concurrency: int = 6,
+    ) -> None:
+        """Nothing is opened yet.
+
+        Args:
+            credentials: directory with any of `username`, `password`, `ssh-privatekey`, `known_hosts`.
+            call_timeout: seconds after which a call without an answer counts as lost.
+            concurrency: calls at a time; libvirtd by default serves 5 of one client, more wait there.
+        """
+        self.endpoint = uri
+        self.call_timeout = call_timeout
+        self.generation = 0
+        """Counts connections; what was learned from an earlier one may be wrong."""
+        self._clock = clock
+        self._credentials = credentials
+        self._calls = Threads(concurrency)
+        self._slow = Threads(4)
+        self._connection: libvirt.virConnect | None = None
+        self._lost = asyncio.Event()
+        self._reason: ProviderError = HypervisorUnavailableError(f"libvirt at {uri}: not connected yet")
+        self._connected: list[Callable[[], None]] = []
+        self._event: Callable[[str], None] | None = None
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is a connection, as far as we know."""
+        return self._connection is not None
+
+    @property
+    def local(self) -> bool:
+        """Whether libvirt runs on this very host, so that its paths are ours."""
+        parts = urlsplit(self.endpoint)
+        return not parts.hostname and "ssh" not in parts.scheme
+
+    def on_event(self, callback: Callable[[str | None], None]) -> None:
+        """Have it called, on the asyncio loop, with the UUID of each domain that changed; None after a reconnect."""
+        self._event = callback
+        self._connected.append(lambda: callback(None))
+
+    @contextlib.asynccontextmanager
+    async def session(self) -> AsyncIterator[None]:
+        """Keep the connection until the context is left; entering waits for the first attempt, not for its success."""
+        eventloop.ensure_running()
+        tried = asyncio.Event()
+        async with running(self._keep(tried), "libvirt connection"):
+            with contextlib.suppress(TimeoutError):  # an endpoint that hangs must not hold up the start
+                async with asyncio.timeout(self.call_timeout):
+                    await tried.wait()
+            yield
+
+    async def call(self, doing: str, use: Callable[[libvirt.virConnect], T], *, timeout: float | None = None) -> T:
+        """Call libvirt on a thread.
+
+        Args:
+            doing: for people: what is being done to which machine.
+            use: gets the connection; returns plain values, never libvirt's objects.
+        Raises:
+            ProviderError: whatever libvirt said, translated.
+        """
+        return await self._run(self._calls, doing, use, timeout or self.call_timeout)
+
+    async def slow_call(self, doing: str, use: Callable[[libvirt.virConnect], T], *, timeout: float) -> T:
+        """The same for what may take long (transfers, the guest's agent), in places of its own."""
+        return await self._run(self._slow, doing, use, timeout)
+
+    async def _run(self, threads: Threads, doing: str, use: Callable[[libvirt.virConnect], T], timeout: float) -> T:
+        connection = self._connection
+        if connection is None:
+            raise self._unavailable(doing)
+
+        def work() -> T:
+            with mapped(doing):
+                return use(connection)
+
+        try:
+            return await threads.run(work, timeout=timeout, doing=doing)
+        except HypervisorUnavailableError as error:
+            if is_code(error, *_LOST_CODES) or (error.__cause__ is not None and not self._alive(connection)):
+                self._drop(connection)
+            raise
+
+    def _unavailable(self, doing: str) -> ProviderError:
+        return type(self._reason)(f"{doing}: {self._reason}", retry_after=2.0)
+
+    @staticmethod
+    def _alive(connection: libvirt.virConnect) -> bool:
+        try:
+            return bool(connection.isAlive())
+        except libvirt.libvirtError:
+            return False
+
+    def _drop(self, connection: libvirt.virConnect) -> None:
+        if self._connection is connection:
+            self._lost.set()
+
+    # -- the keeper ------------------------------------------------------------------------------------------------
+
+    async def _keep(self, tried: asyncio.Event) -> None:
+        pause = FIRST_PAUSE
+        while True:
+            try:
+                connection = await self._open()
+            except ProviderError as error:
+                self._reason = error
+                log.warning("libvirt.connect.failed", endpoint=self.endpoint, error=str(error), pause=pause)
+                tried.set()
+                await self._clock.sleep(pause * random.uniform(0.8, 1.2))
+                pause = min(pause * 2, LONGEST_PAUSE)
+                continue
+            pause = FIRST_PAUSE
+            self._lost.clear()
+            self._connection = connection
+            self.generation += 1
+            log.info("libvirt.connected", endpoint=self.endpoint, generation=self.generation)
+            for tell in self._connected:
+                tell()
+            tried.set()
+            try:
+                await self._lost.wait()
+                log.warning("libvirt.connection.lost", endpoint=self.endpoint)
+                self._reason = HypervisorUnavailableError(f"libvirt at {self.endpoint}: the connection was lost")
+            finally:
+                self._connection = None
+                _close_behind(connection)
+                del connection
+
+    async def _open(self) -> libvirt.virConnect:
+        """Connect; however long the hypervisor takes, there is only one attempt at a time."""
+        loop = asyncio.get_running_loop()
+        uri, credentials = self._uri(), self._secrets()
+        answer: asyncio.Future[libvirt.virConnect] = loop.create_future()
+
+        def settle(connection: libvirt.virConnect | None, error: BaseException | None) -> None:
+            if answer.cancelled():
+                if connection is not None:
+                    _close_behind(connection)
+            elif error is not None:
+                answer.set_exception(error)
+            else:
+                answer.set_result(connection)
+
+        def work() -> None:
+            connection, failure = None, None
+            try:
+                with mapped(f"connect to {self.endpoint}"):
+                    connection = _open_blocking(uri, credentials, lambda lost: loop_call(self._drop, lost))
+                    self._subscribe(connection, loop_call)
+            except BaseException as error:  # noqa: BLE001  # carried to the waiter, whatever it is
+                failure = error
+            with contextlib.suppress(RuntimeError):  # a closed loop: nobody waits any more
+                loop.call_soon_threadsafe(settle, connection, failure)
+
+        def loop_call(callback: Callable[..., None], *args: Any) -> None:
+            with contextlib.suppress(RuntimeError):  # a closed loop: nobody listens any more
+                loop.call_soon_threadsafe(callback, *args)
+
+        threading.Thread(target=work, name="libvirt-open", daemon=True).start()
+        while True:
+            done, _ = await asyncio.wait({answer}, timeout=self.call_timeout)
+            if done:
+                return answer.result()
+            self._reason = HypervisorUnavailableError(f"libvirt at {self.endpoint}: no answer to the connection attempt")
+
+    def _subscribe(self, connection: libvirt.virConnect, loop_call: Callable[..., None]) -> None:
+        """Domain events: every kind that shows in what we report."""
+
+        def changed(_connection: object, domain: libvirt.virDomain, *_details: object) -> None:
+            if self._event is not None:
+                loop_call(self._event, domain.UUIDString())
+
+        for kind in (
+            libvirt.VIR_DOMAIN_EVENT_ID_LIFECYCLE,
+            libvirt.VIR_DOMAIN_EVENT_ID_REBOOT,
+            libvirt.VIR_DOMAIN_EVENT_ID_WATCHDOG,
+            libvirt.VIR_DOMAIN_EVENT_ID_IO_ERROR_REASON,
+            libvirt.VIR_DOMAIN_EVENT_ID_DISK_CHANGE,
+            libvirt.VIR_DOMAIN_EVENT_ID_BLOCK_JOB_2,
+            libvirt.VIR_DOMAIN_EVENT_ID_DEVICE_ADDED,
+            libvirt.VIR_DOMAIN_EVENT_ID_DEVICE_REMOVED,
+            libvirt.VIR_DOMAIN_EVENT_ID_DEVICE_REMOVAL_FAILED,
+            libvirt.VIR_DOMAIN_EVENT_ID_AGENT_LIFECYCLE,
+            libvirt.VIR_DOMAIN_EVENT_ID_METADATA_CHANGE,
+        ):
+            with contextlib.suppress(libvirt.libvirtError):  # a driver without this event: the slow refresh sees it
+                connection.domainEventRegisterAny(None, kind, changed, None)
+
+    # -- credentials -----------------------------------------------------------------------------------------------
+
+    def _file(self, name: str) -> Path | None:
+        if self._credentials is None:
+            return None
+        path = self._credentials / name
+        return path if path.is_file() else None
+
+    def _uri(self) -> str:
+        """The URI with the paths that ssh needs: host keys are checked, nothing is ever asked, no secret is in it.
+
+        Source: libvirt "Remote URIs": keyfile, known_hosts, no_tty, sshauth.
+        """
+        parts = urlsplit(self.endpoint)
+        transport = parts.scheme.partition("+")[2]
+        if parts.password is not None:
+            raise InvalidSpecError(f"endpoint {parts.scheme}://{parts.hostname}: put the password into the credentials")
+        if transport not in ("ssh", "libssh2", "libssh"):
+            return self.endpoint
+        query = parts.query.split("&") if parts.query else []
+        given = {item.partition("=")[0] for item in query}
+        extra: dict[str, str] = {}
+        if "no_tty" not in given and transport == "ssh":
+            extra["no_tty"] = "1"
+        if "keyfile" not in given and (key := self._file("ssh-privatekey")):
+            extra["keyfile"] = str(key)
+        if transport != "ssh":
+            if "known_hosts" not in given and (hosts := self._file("known_hosts")):
+                extra["known_hosts"] = str(hosts)
+            if "known_hosts_verify" not in given:
+                extra["known_hosts_verify"] = "normal"
+        query += [urlencode(extra)] if extra else []
+        netloc = parts.netloc
+        if "@" not in netloc and (user := self._file("username")):
+            netloc = f"{user.read_text().strip()}@{netloc}"
+        return urlunsplit((parts.scheme, netloc, parts.path, "&".join(query), ""))
+
+    def _secrets(self) -> dict[int, str]:
+        secrets: dict[int, str] = {}
+        if user := self._file("username"):
+            secrets[libvirt.VIR_CRED_AUTHNAME] = secrets[libvirt.VIR_CRED_USERNAME] = user.read_text().strip()
+        if password := self._file("password"):
+            secret = password.read_text().rstrip("\r\n")
+            secrets[libvirt.VIR_CRED_PASSPHRASE] = secrets[libvirt.VIR_CRED_NOECHOPROMPT] = secret
+        return secrets
+
+
+def _open_blocking(
+    uri: str, secrets: dict[int, str], lost: Callable[[libvirt.virConnect], None]
+) -> libvirt.virConnect:
+    def answer(requests: list[list[Any]], _opaque: object) -> int:
+        for request in requests:
+            if request[0] not in secrets:
+                return -1
+            request[4] = secrets[request[0]]
+        return 0
+
+    kinds = [
+        libvirt.VIR_CRED_AUTHNAME,
+        libvirt.VIR_CRED_USERNAME,
+        libvirt.VIR_CRED_PASSPHRASE,
+        libvirt.VIR_CRED_NOECHOPROMPT,
+    ]
+    try:
+        connection = libvirt.openAuth(uri, [kinds, answer, None], 0)
+    except libvirt.libvirtError as error:
+        if is_code(error, libvirt.VIR_ERR_AUTH_FAILED, libvirt.VIR_ERR_AUTH_CANCELLED) and not secrets:
+            raise CredentialsRefusedError(
+                f"connect to {uri.partition('?')[0]}: the endpoint asks for a user name and password, and the "
+                "credentials directory holds no `username` and `password`"
+            ) from error
+        raise
+    with contextlib.suppress(libvirt.libvirtError):  # drivers inside this process have no line to keep alive
+        connection.setKeepAlive(KEEPALIVE_SECONDS, KEEPALIVE_COUNT)
+    with contextlib.suppress(libvirt.libvirtError):
+        connection.registerCloseCallback(lambda closed, _reason, _opaque: lost(closed), None)
+    return connection
+
+
+def _close_behind(connection: libvirt.virConnect) -> None:
+    """Close without waiting: a hanging libvirtd may never answer."""
+
+    def close() -> None:
+        with contextlib.suppress(libvirt.libvirtError):
+            connection.unregisterCloseCallback()
+        with contextlib.suppress(libvirt.libvirtError):
+            connection.close()
+
+    threading.Thread(target=close, name="libvirt-close", daemon=True).start()
