@@ -20,7 +20,7 @@ class VMCloneSource(Model):
     template_ref: Annotated[ObjectRef | None, Meta(description="A template")] = None
     vm_ref: Annotated[
         LocalObjectReference | None,
-        Meta(description="VirtualMachine in the clone's namespace — the only implemented source"),
+        Meta(description="VirtualMachine of the same namespace"),
     ] = None
 
 
@@ -153,7 +153,7 @@ class Performance(Model):
 class RetryPolicy(Model):
     """Retries; a failed clone is final."""
 
-    backoff_multiplier: Annotated[int, Meta(description="Growth (no bounds declared, unlike VMMigration)")] = 2
+    backoff_multiplier: Annotated[int, Meta(description="Factor by which the delay grows")] = 2
     max_retries: Annotated[int, Meta(description="Attempts", ge=0, le=10)] = 3
     retry_delay: Annotated[Duration, Meta(description="First delay")] = "5m"
 
@@ -184,7 +184,7 @@ class VMCloneOptions(Model):
     timeout: Annotated[Duration, Meta(description="Limit")] = "30m"
     type: Annotated[
         Literal["FullClone", "LinkedClone", "InstantClone"],
-        Meta(description="FullClone or LinkedClone; InstantClone is executed as a full clone"),
+        Meta(description="FullClone, LinkedClone or InstantClone"),
     ] = "FullClone"
 
 

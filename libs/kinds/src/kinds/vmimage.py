@@ -284,7 +284,7 @@ class VMImageStatus(Model):
     observed_generation: Annotated[int | None, Meta(description="Generation last processed")] = None
     phase: Annotated[
         Literal["Pending", "Downloading", "Importing", "Converting", "Optimizing", "Ready", "Failed"] | None,
-        Meta(description="Only Pending / Importing / Ready / Failed are ever written"),
+        Meta(description="Step of the preparation"),
     ] = None
     prepare_task_ref: Annotated[str | None, Meta(description="ONE task handle for the whole image")] = None
     provider_status: Annotated[

@@ -16,9 +16,7 @@ class VMMigrationSource(Model):
     """Where from."""
 
     vm_ref: Annotated[LocalObjectReference, Meta(description="Source VirtualMachine in the migration's namespace")]
-    create_snapshot: Annotated[
-        bool, Meta(description="Take a snapshot before export. Serialised even when false (no omitempty)")
-    ] = True
+    create_snapshot: Annotated[bool, Meta(description="Take a snapshot before the export")] = True
     delete_after_migration: Annotated[bool, Meta(description="Delete the source machine at the end")] = False
     power_off_before_migration: Annotated[
         bool, Meta(description="Force a hard power-off first; without it the copy is crash-consistent")
@@ -41,7 +39,7 @@ class VMMigrationTarget(Model):
     labels: Annotated[dict[str, str], Meta(description="Copied to the new VM", max_length=50)] = {}
     namespace: Annotated[
         Annotated[str, Meta(pattern=DNS_LABEL, max_length=63)] | None,
-        Meta(description="Namespace of that VM; default the migration's. No authorisation check"),
+        Meta(description="Namespace of that VM; empty means that of the migration"),
     ] = None
     networks: Annotated[list[VMNetworkRef], Meta(description="Copied to the new VM", max_length=10)] = []
     placement_ref: Annotated[LocalObjectReference | None, Meta(description="VMPlacementPolicy of the new machine")] = (
@@ -68,7 +66,9 @@ class VMMigrationMetadata(Model):
 class RetryPolicy(Model):
     """Retries; no block = no retry at all."""
 
-    backoff_multiplier: Annotated[int, Meta(description="Growth; delay is capped at 30 min in code", ge=1, le=10)] = 2
+    backoff_multiplier: Annotated[
+        int, Meta(description="Factor by which the delay grows, up to 30 minutes", ge=1, le=10)
+    ] = 2
     max_retries: Annotated[int, Meta(description="Attempts", ge=0, le=10)] = 3
     retry_delay: Annotated[Duration, Meta(description="First delay")] = "5m"
 
@@ -103,7 +103,7 @@ class VMMigrationOptions(Model):
 
 
 class Nfs(Model):
-    """NFS staging (the hypervisor/provider talks libnfs; no mount)."""
+    """NFS staging."""
 
     export: Annotated[str, Meta(description="Exported path", max_length=4096)]
     server: Annotated[str, Meta(description="Server; host checked like the S3 endpoint", max_length=253)]
@@ -137,7 +137,7 @@ class S3(Model):
     ]
     endpoint: Annotated[
         Annotated[str, Meta(max_length=263)] | None,
-        Meta(description="Endpoint; host checked against deny rules and the manager's allow-list flag"),
+        Meta(description="Endpoint"),
     ] = None
     prefix: Annotated[str | None, Meta(description="Key prefix")] = None
     region: Annotated[str | None, Meta(description="Region")] = None
@@ -147,13 +147,13 @@ class S3(Model):
 class VMMigrationStorage(Model):
     """Staging area."""
 
-    type: Annotated[Literal["pvc", "nfs", "s3"], Meta(description="Backend")]
-    nfs: Annotated[Nfs | None, Meta(description="NFS staging (the hypervisor/provider talks libnfs; no mount)")] = None
+    type: Annotated[Literal["pvc", "nfs", "s3"], Meta(description="Backend")] = "pvc"
+    nfs: Annotated[Nfs | None, Meta(description="NFS staging")] = None
     pvc: Annotated[Pvc | None, Meta(description="PVC staging")] = None
     s3: Annotated[S3 | None, Meta(description="Object storage staging")] = None
     transfer_mode: Annotated[
         Literal["auto", "relay", "direct"],
-        Meta(description="How bytes travel. auto and relay behave the same; direct is rejected"),
+        Meta(description="How bytes travel"),
     ] = "auto"
 
 
@@ -257,7 +257,7 @@ class VMMigrationStatus(Model):
             "Failed",
         ]
         | None,
-        Meta(description="State machine position. Transferring and Converting are pass-through"),
+        Meta(description="Step of the migration"),
     ] = None
     progress: Annotated[Progress | None, Meta(description="Progress")] = None
     retry_count: Annotated[int | None, Meta(description="Retries so far")] = None

@@ -109,7 +109,7 @@ class DatastoreAntiAffinity(Model):
 
 
 class HostAntiAffinity(Model):
-    """Spread over hosts. An object, not a bool (some examples write a bool)."""
+    """Spread over hosts.."""
 
     enabled: Annotated[bool, Meta(description="On/off")]
     max_vms_per_host: Annotated[Annotated[int, Meta(ge=1, le=1000)] | None, Meta(description="Cap per host")] = named(
@@ -154,7 +154,7 @@ class AntiAffinity(Model):
     datastore_anti_affinity: Annotated[DatastoreAntiAffinity | None, Meta(description="Spread over datastores")] = None
     host_anti_affinity: Annotated[
         HostAntiAffinity | None,
-        Meta(description="Spread over hosts. An object, not a bool (some examples write a bool)"),
+        Meta(description="Spread over hosts."),
     ] = None
     vm_anti_affinity: Annotated[VmAntiAffinity | None, Meta(description="Relative to other VMs")] = None
     zone_anti_affinity: Annotated[ZoneAntiAffinity | None, Meta(description="Spread over zones")] = None

@@ -56,7 +56,7 @@ class VolumeClaimTemplate(Model):
     spec: Annotated[AnyObject, Meta(description="Claim spec")]
     metadata: Annotated[
         EmbeddedMetadata | None,
-        Meta(description="Name/labels of the claim. Same pruning defect: even the name is lost"),
+        Meta(description="Name/labels of the claim."),
     ] = None
 
 
@@ -136,7 +136,7 @@ class VMSetStatus(Model):
     current_revision: Annotated[str | None, Meta(description="Revision hash")] = None
     observed_generation: Annotated[int | None, Meta(description="Generation last processed")] = None
     ready_replicas: Annotated[int | None, Meta(description="Ready members")] = None
-    replicas: Annotated[int | None, Meta(description="Members (printer column, scale subresource)")] = None
+    replicas: Annotated[int | None, Meta(description="Members")] = None
     update_revision: Annotated[str | None, Meta(description="New revision hash")] = None
     update_status: Annotated[UpdateStatus | None, Meta(description="Rollout view")] = None
     updated_replicas: Annotated[int | None, Meta(description="Members at the new revision")] = None

@@ -33,9 +33,7 @@ class RetentionPolicy(Model):
         name="deleteOnVMDelete", default=True
     )
     grace_period: Annotated[Duration, Meta(description="Delay before deletion")] = "24h"
-    max_age: Annotated[
-        Duration | None, Meta(description="Age after which the object deletes itself; checked once an hour")
-    ] = None
+    max_age: Annotated[Duration | None, Meta(description="Age after which the object deletes itself")] = None
     max_count: Annotated[Annotated[int, Meta(ge=1, le=100)] | None, Meta(description="Keep at most N")] = None
     preserve_pinned: Annotated[bool, Meta(description="Spare pinned ones")] = True
 
