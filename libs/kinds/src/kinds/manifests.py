@@ -188,7 +188,8 @@ def _document(raw: dict[str, Any], line: int, path: str, root: _Root, source: st
         value = holder.get(key)
         if isinstance(value, str) and value:
             return value
-        name, at = f"{path}{prefix}{key}", _line(root.lines, holder, key, line)
+        above = line if holder is raw else _line(root.lines, raw, "metadata", line)
+        name, at = f"{path}{prefix}{key}", _line(root.lines, holder, key, above)
         if value is None or value == "":
             problem, remedy = f"{name} is missing", f"add it, for example {key}: {example}"
             if key == "name" and holder.get("generateName"):
