@@ -19,6 +19,7 @@ from datetime import timedelta
 from typing import Any
 
 import grpc
+from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 
 from common import errors, redact, v1
@@ -280,7 +281,7 @@ def _parts(error: Any) -> tuple[grpc.StatusCode, str, status_pb2.Status | None]:
         if key == DETAILS_KEY:
             try:
                 return error.code(), text, status_pb2.Status.FromString(value)
-            except ValueError:  # protobuf's DecodeError: not ours
+            except DecodeError:  # not ours
                 break
     return error.code(), text, None
 

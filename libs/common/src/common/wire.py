@@ -189,7 +189,7 @@ def _converted(
             if full_name in ("google.protobuf.Timestamp", "google.protobuf.Duration"):
                 scope[function] = wkt(held)
             else:
-                scope[function] = _later(scope, function, make, message_class(held.message_type))
+                scope[function] = _later(scope, function, make, _held_class(cls, name, field))
             yield name, field, function + "({})"
         elif held.enum_type is not None and make is _decoder:
             scope[function] = _Members(_held_class(cls, name, field))
