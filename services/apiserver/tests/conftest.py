@@ -21,6 +21,7 @@ import pytest
 import trustme
 import yaml
 from apiserver.auth import Tokens, User
+from apiserver.logs import configure
 from apiserver.server import Instance, running
 from apiserver.store import Store
 
@@ -210,6 +211,12 @@ def widget_crd() -> dict[str, Any]:
     """Return the definition of the kind that these tests use."""
     found: dict[str, Any] = yaml.safe_load((FIXTURES / "widgets.yaml").read_text())
     return found
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _logs() -> None:
+    """Log as in production."""
+    configure("warning")
 
 
 @pytest.fixture(scope="session")

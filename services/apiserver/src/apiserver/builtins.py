@@ -289,8 +289,9 @@ def builtin_resources(crd_strategy: Strategy) -> list[Resource]:
             strategy=Strategy(_prepare_secret, _secret_faults),
         ),
         make(
-            CORE + "Namespace", "v1", "Namespace", "namespaces", namespaced=False, short_names=("ns",), label_names=True,
-            has_status=True, columns=(name_column(), phase, age_column()), selectable=frozenset({"status.phase"}),
+            CORE + "Namespace", "v1", "Namespace", "namespaces", namespaced=False, short_names=("ns",),
+            label_names=True, has_status=True, columns=(name_column(), phase, age_column()),
+            selectable=frozenset({"status.phase"}),
             strategy=Strategy(_prepare_namespace), verbs=tuple(v for v in ALL_VERBS if v != "deletecollection"),
         ),
         make(

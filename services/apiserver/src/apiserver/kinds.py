@@ -43,6 +43,7 @@ def build_registry(store: Store, tokens: Tokens, clock: Callable[[], float]) -> 
             registry.remove(crd["spec"]["group"], crd["spec"]["names"]["plural"])
         else:
             define(event.item)
+        store.ring(event.item.name).wake()  # watches of a kind that is gone must end
 
     for item in store.items(KEY):
         define(item)

@@ -274,9 +274,9 @@ class Operations:
         Raises:
             ApiError: 400, 404 (namespace), 409 (a field of another manager) or 422.
         """
-        if config.get("metadata", {}).get("managedFields"):
-            raise errors.bad_request("metadata.managedFields must be nil")
         warnings = self.admit(resource, config, options)
+        if config["metadata"].get("managedFields"):
+            raise errors.bad_request("metadata.managedFields must be nil")
         self._place(resource, namespace, config)
         if config["metadata"].setdefault("name", name) != name:
             raise errors.bad_request(f"the name of the object does not match the name on the URL ({name})")

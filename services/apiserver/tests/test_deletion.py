@@ -1,0 +1,159 @@
+"""What follows a deletion: garbage collection, namespaces, definitions."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+MAPS = "/api/v1/namespaces/default/configmaps"
+CRD = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/widgets.test.virtrigaud.io"
+WIDGETS = "/apis/test.virtrigaud.io/v1/namespaces/default/widgets"
+
+
+async def make(api, name: str, *owners: dict[str, Any], block: bool = False, finalizers: tuple[str, ...] = ()):
+    refs = [
+        {
+            "apiVersion": o["apiVersion"],
+            "kind": o["kind"],
+            "name": o["metadata"]["name"],
+            "uid": o["metadata"]["uid"],
+            "blockOwnerDeletion": block,
+        }
+        for o in owners
+    ]
+    meta = {"name": name, "ownerReferences": refs, "finalizers": list(finalizers)}
+    reply = await api.post(MAPS, {"metadata": meta})
+    assert reply.status == 201, reply.body
+    return reply.json
+
+
+async def gone(api, url: str) -> None:
+    """Wait until an object is gone, by watching it."""
+    collection, _, name = url.rpartition("/")
+    async with api.watch(f"{collection}?watch=1&fieldSelector=metadata.name%3D{name}") as stream:
+        if (await api.get(url)).status == 404:
+            return
+        await stream.until("DELETED", name)
+
+
+async def changed(api, url: str, test: Any) -> dict[str, Any]:
+    """Wait until an object satisfies a test, by watching it."""
+    collection, _, name = url.rpartition("/")
+    async with api.watch(f"{collection}?watch=1&fieldSelector=metadata.name%3D{name}") as stream:
+        while (event := await stream.next()) is not None:
+            if event["type"] != "DELETED" and test(event["object"]):
+                return event["object"]
+    raise AssertionError
+
+
+async def test_dependents_follow_their_owner(api):
+    owner = await make(api, "owner")
+    child = await make(api, "child", owner)
+    await make(api, "grandchild", child)
+    await make(api, "bystander")
+    await api.delete(f"{MAPS}/owner", {"propagationPolicy": "Background"})
+    await gone(api, f"{MAPS}/child")
+    await gone(api, f"{MAPS}/grandchild")
+    assert (await api.get(f"{MAPS}/bystander")).status == 200
+
+
+async def test_a_second_owner_keeps_the_dependent(api):
+    one, two = await make(api, "one"), await make(api, "two")
+    await make(api, "child", one, two)
+    await api.delete(f"{MAPS}/one")
+    child = await changed(api, f"{MAPS}/child", lambda o: len(o["metadata"]["ownerReferences"]) == 1)
+    assert child["metadata"]["ownerReferences"][0]["name"] == "two"
+
+
+async def test_foreground_waits_for_the_dependents(api):
+    owner = await make(api, "owner")
+    await make(api, "child", owner, block=True, finalizers=("test.virtrigaud.io/hold",))
+    held = (await api.delete(f"{MAPS}/owner", {"propagationPolicy": "Foreground"})).json
+    assert held["metadata"]["finalizers"] == ["foregroundDeletion"]
+    await changed(api, f"{MAPS}/child", lambda o: o["metadata"].get("deletionTimestamp"))
+    assert (await api.get(f"{MAPS}/owner")).status == 200
+    await api.patch(f"{MAPS}/child", {"metadata": {"finalizers": None}})
+    await gone(api, f"{MAPS}/owner")
+    assert (await api.get(f"{MAPS}/child")).status == 404
+
+
+async def test_orphans_stay(api):
+    owner = await make(api, "owner")
+    await make(api, "child", owner)
+    await api.delete(f"{MAPS}/owner", {"propagationPolicy": "Orphan"})
+    await gone(api, f"{MAPS}/owner")
+    assert "ownerReferences" not in (await api.get(f"{MAPS}/child")).json["metadata"]
+
+
+async def test_an_owner_that_never_was(api):
+    owner = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "no", "uid": "no-such-uid"}}
+    await make(api, "child", owner)
+    await gone(api, f"{MAPS}/child")
+
+
+async def test_an_owner_of_an_unknown_kind_proves_nothing(api):
+    """Its definition may come back: deleting the dependent could not be undone."""
+    unknown = {"apiVersion": "x.io/v1", "kind": "What", "metadata": {"name": "no", "uid": "no-such-uid"}}
+    await make(api, "child", unknown)
+    dead = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "no", "uid": "no-such-uid"}}
+    await make(api, "marker", dead)
+    await gone(api, f"{MAPS}/marker")  # handled after the child
+    assert (await api.get(f"{MAPS}/child")).status == 200
+
+
+async def test_namespace_takes_its_content_along(api):
+    await api.post("/api/v1/namespaces", {"metadata": {"name": "team"}})
+    inside = "/api/v1/namespaces/team/configmaps"
+    await api.post(inside, {"metadata": {"name": "a"}})
+    await api.post(inside, {"metadata": {"name": "held", "finalizers": ["test.virtrigaud.io/hold"]}})
+    deleted = (await api.delete("/api/v1/namespaces/team")).json
+    assert deleted["status"]["phase"] == "Terminating"
+    await gone(api, f"{inside}/a")
+    refused = await api.post(inside, {"metadata": {"name": "late"}})
+    assert (refused.status, refused.json["details"]["causes"][0]["reason"]) == (403, "NamespaceTerminating")
+    assert (await api.get("/api/v1/namespaces/team")).status == 200
+    await api.patch(f"{inside}/held", {"metadata": {"finalizers": None}})
+    await gone(api, "/api/v1/namespaces/team")
+    assert (await api.get("/api/v1/configmaps?fieldSelector=metadata.namespace%3Dteam")).json["items"] == []
+
+
+async def test_creating_races_with_a_namespaces_end(api):
+    """Whatever the order: nothing is ever left in a namespace that is gone."""
+    for _ in range(5):
+        await api.post("/api/v1/namespaces", {"metadata": {"name": "brief"}})
+        async with asyncio.TaskGroup() as group:
+            for index in range(10):
+                url = "/api/v1/namespaces/brief/configmaps"
+                group.create_task(api.post(url, {"metadata": {"name": f"c{index}"}}))
+            group.create_task(api.delete("/api/v1/namespaces/brief"))
+        await gone(api, "/api/v1/namespaces/brief")
+        left = (await api.get("/api/v1/configmaps?fieldSelector=metadata.namespace%3Dbrief")).json["items"]
+        assert left == []
+
+
+@pytest.mark.parametrize("name", ["default", "kube-system"])
+async def test_a_protected_namespace_stays(api, name):
+    reply = await api.delete(f"/api/v1/namespaces/{name}")
+    assert (reply.status, reply.json["reason"]) == (403, "Forbidden")
+
+
+async def test_a_namespace_has_a_default_service_account(api):
+    await api.post("/api/v1/namespaces", {"metadata": {"name": "team"}})
+    await changed(api, "/api/v1/namespaces/team/serviceaccounts/default", lambda _: True)
+
+
+async def test_a_definition_takes_its_objects_along(api, make_widget):
+    await api.post(WIDGETS, make_widget())
+    held = make_widget("held")
+    held["metadata"]["finalizers"] = ["test.virtrigaud.io/hold"]
+    await api.post(WIDGETS, held)
+    await api.delete(CRD)
+    await gone(api, f"{WIDGETS}/w1")
+    refused = await api.post(WIDGETS, make_widget("late"))
+    assert refused.status == 405
+    assert (await api.get(CRD)).status == 200
+    await api.patch(f"{WIDGETS}/held", {"metadata": {"finalizers": None}})
+    await gone(api, CRD)
+    assert (await api.get(WIDGETS)).status == 404

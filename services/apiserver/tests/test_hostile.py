@@ -1,0 +1,223 @@
+"""Bad input: always a `Status` that says what is wrong, never a 500, never a change."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+MAPS = "/api/v1/namespaces/default/configmaps"
+WIDGETS = "/apis/test.virtrigaud.io/v1/namespaces/default/widgets"
+BOMB = "\n".join(
+    ["a: &a [x,x,x,x,x,x,x,x,x]"]
+    + [f"{c}: &{c} [{','.join(f'*{chr(ord(c) - 1)}' for _ in range(9))}]" for c in "bcdefghi"]
+)
+
+
+def status(reply) -> dict:
+    body = reply.json
+    assert (body["kind"], body["status"], body["code"]) == ("Status", "Failure", reply.status)
+    assert body["message"]
+    return body
+
+
+@pytest.mark.parametrize(
+    ("url", "code"),
+    [
+        ("/api/v1/nope", 404),
+        ("/api/v2/pods", 404),
+        ("/apis/none.io/v1/things", 404),
+        ("/apis/test.virtrigaud.io/v9/widgets", 404),
+        ("/nonsense", 404),
+        ("/api/v1/namespaces/default/configmaps/a/b/c", 404),
+        ("/api/v1/namespaces/default/configmaps/a/status", 404),
+        ("/api/v1/namespaces/default/configmaps/missing", 404),
+        ("/api/v1/namespaces/default/namespaces", 404),
+        ("/api/v1//configmaps", 404),
+        (f"{MAPS}/..%2f..%2fetc", 404),
+        (f"{MAPS}?limit=x", 400),
+        (f"{MAPS}?limit=-1", 400),
+        (f"{MAPS}?resourceVersion=abc", 400),
+        (f"{MAPS}?resourceVersion=99999999", 504),
+        (f"{MAPS}?continue=%%%", 400),
+        (f"{MAPS}?continue=e30", 400),
+        (f"{MAPS}?labelSelector=a%20in", 400),
+        (f"{MAPS}?labelSelector=%3D%3D", 400),
+        (f"{MAPS}?labelSelector=a%3D{'x' * 64}", 400),
+        (f"{MAPS}?fieldSelector=x", 400),
+        (f"{MAPS}?watch=perhaps", 400),
+        (f"{MAPS}?watch=1&timeoutSeconds=x", 400),
+        (f"{MAPS}?resourceVersionMatch=Exact", 400),
+        ("/openapi/v3/apis/none.io/v1", 404),
+    ],
+)
+async def test_bad_reads(api, url, code):
+    reply = await api.get(url)
+    assert reply.status == code
+    status(reply)
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        (b"", 400),
+        (b"{", 400),
+        (b"null", 400),
+        (b"[]", 400),
+        (b'"text"', 400),
+        (b"\xff\xfe", 400),
+        (b'{"metadata":null}', 422),
+        (b'{"metadata":"x"}', 400),
+        (b'{"metadata":{"name":1}}', 400),
+        (b'{"metadata":{"name":"a"},"data":[]}', 400),
+        (b'{"metadata":{"name":"a"},"data":{"k":1}}', 400),
+        (b'{"metadata":{"name":"a"},"data":{"../k":"v"}}', 422),
+        (b'{"metadata":{"name":"A"}}', 422),
+        (b'{"metadata":{"name":"a/b"}}', 422),
+        (b'{"metadata":{"name":".."}}', 422),
+        (b'{"metadata":{"name":"a\\u0000b"}}', 422),
+        (b'{"metadata":{"name":"\\ud83d\\ude00"}}', 422),
+        (b'{"metadata":{"name":"' + b"a" * 254 + b'"}}', 422),
+        (b'{"metadata":{"name":"a","namespace":"other"}}', 400),
+        (b'{"metadata":{"name":"a","labels":{"-":"v"}}}', 422),
+        (b'{"metadata":{"name":"a","labels":{"k":"a b"}}}', 422),
+        (b'{"metadata":{"name":"a","labels":{"k":1}}}', 400),
+        (b'{"metadata":{"name":"a","finalizers":["no/slash/es"]}}', 422),
+        (b'{"metadata":{"name":"a","ownerReferences":[{}]}}', 422),
+        (b'{"metadata":{"name":"a","annotations":{"k":"' + b"x" * (300 << 10) + b'"}}}', 422),
+        (b'{"metadata":{"name":"a","resourceVersion":"5"}}', 400),
+        (b'{"kind":"Secret","metadata":{"name":"a"}}', 400),
+        (b'{"apiVersion":"v2","metadata":{"name":"a"}}', 400),
+        (b'{"apiVersion":1,"kind":[],"metadata":{"name":"a"}}', 400),
+        (b"[" * 100_000, 400),
+        (b'{"metadata":{"name":"a"},"x":' + b"[" * 900 + b"]" * 900 + b"}", 400),
+        (b'{"metadata":{"name":"a","managedFields":[{"operation":"Apply","fieldsV1":{"k:x":1}}]}}', 201),
+    ],
+)  # fmt: skip
+async def test_bad_bodies(api, body, code):
+    reply = await api.post(MAPS, body)
+    assert reply.status == code
+    if code >= 400:
+        status(reply)
+        assert (await api.get(MAPS)).json["items"] == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        BOMB,
+        "a: &a [*a]",
+        "x: !!python/object/apply:os.system ['true']",
+        "a: b: c",
+        "--- 1\n--- 2",
+        "? [a]\n: b",
+        "a: .nan",
+    ],
+)
+async def test_bad_yaml(api, text):
+    reply = await api.call("POST", MAPS, text.encode(), kind="application/yaml")
+    assert reply.status == 400
+    status(reply)
+
+
+async def test_a_body_above_the_limit(api):
+    body = json.dumps({"metadata": {"name": "a"}, "data": {"k": "x" * (3 << 20)}}).encode()
+    reply = await api.post(MAPS, body)
+    assert (reply.status, status(reply)["reason"]) == (413, "RequestEntityTooLarge")
+
+
+@pytest.mark.parametrize(
+    ("kind", "body", "code"),
+    [
+        ("application/json-patch+json", b"{}", 400),
+        ("application/json-patch+json", b'[{"op":"test","path":"/data/a","value":"x"}]', 422),
+        ("application/json-patch+json", b'[{"op":"remove","path":"/metadata"}]', 400),
+        ("application/json-patch+json", b'[{"op":"replace","path":"","value":[]}]', 400),
+        ("application/json-patch+json", b'[{"op":"replace","path":"/metadata/name","value":"z"}]', 422),
+        ("application/merge-patch+json", b"[]", 400),
+        ("application/merge-patch+json", b'{"metadata":null}', 400),
+        ("application/merge-patch+json", b'{"kind":"Secret"}', 400),
+        ("application/strategic-merge-patch+json", b'{"$patch":"what"}', 400),
+        ("application/strategic-merge-patch+json", b'{"metadata":{"$retainKeys":1}}', 400),
+        ("application/apply-patch+yaml", b"a: [", 400),
+        ("application/apply-patch+yaml", b"- 1", 400),
+        ("application/octet-stream", b"{}", 415),
+        ("", b"{}", 415),
+    ],
+)
+async def test_bad_patches(api, kind, body, code):
+    await api.post(MAPS, {"metadata": {"name": "p"}, "data": {"a": "1"}})
+    before = (await api.get(f"{MAPS}/p")).json
+    reply = await api.call("PATCH", f"{MAPS}/p?fieldManager=m", body, kind=kind)
+    assert reply.status == code
+    status(reply)
+    assert (await api.get(f"{MAPS}/p")).json == before
+
+
+@pytest.mark.parametrize(
+    ("method", "url", "code"),
+    [
+        ("POST", f"{MAPS}/a", 405),
+        ("PUT", MAPS, 405),
+        ("PATCH", MAPS, 405),
+        ("DELETE", "/api/v1/namespaces", 405),
+        ("POST", "/api/v1/configmaps", 405),
+        ("OPTIONS", MAPS, 405),
+        ("POST", "/version", 405),
+        ("GET", "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", 405),
+        ("POST", f"{MAPS}?dryRun=Some", 422),
+        ("POST", f"{MAPS}?fieldValidation=Maybe", 422),
+        ("POST", f"{MAPS}?fieldManager=%00", 422),
+        ("PATCH", f"{WIDGETS}/none", 415),
+    ],
+)
+async def test_bad_methods_and_options(api, method, url, code):
+    reply = await api.call(method, url, {"metadata": {"name": "a"}})
+    assert reply.status == code
+    status(reply)
+
+
+async def test_what_is_not_acceptable(api):
+    reply = await api.get(MAPS, accept="text/html")
+    assert (reply.status, status(reply)["reason"]) == (406, "NotAcceptable")
+
+
+@pytest.mark.parametrize("token", ["", "wrong", "test-token2", "test-toke", "tëst"])
+async def test_without_the_token(api, token):
+    api.token = token
+    for url in ("/api", MAPS, "/version", "/metrics", "/openapi/v2", "/nonsense"):
+        reply = await api.get(url)
+        assert (reply.status, status(reply)["reason"]) == (401, "Unauthorized")
+    for url in ("/healthz", "/readyz", "/livez", "/livez/ping"):
+        assert (await api.get(url)).body == b"ok"
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=8),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(
+                ["apiVersion", "kind", "metadata", "name", "spec", "cpu", "disks", "labels", "status", "x"]
+            ),
+            inner,
+        )
+    ),
+    max_leaves=15,
+)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(body=JSON, how=st.sampled_from(["merge", "json", "apply", "create", "crd"]))
+async def test_no_body_breaks_the_server(api, body, how):
+    """Any JSON at all, to any writing verb."""
+    if how == "create":
+        reply = await api.post(WIDGETS, body)
+    elif how == "crd":
+        reply = await api.post("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", body)
+    else:
+        await api.post(WIDGETS, {"metadata": {"name": "w1"}, "spec": {"cpu": 1}})
+        reply = await api.patch(f"{WIDGETS}/w1?fieldManager=m", body, how)
+    assert reply.status < 500
