@@ -86,7 +86,9 @@ def newer(code: grpc.StatusCode) -> grpc.aio.AioRpcError:
     return grpc.aio.AioRpcError(code, grpc.aio.Metadata(), metadata, "short")
 
 
-@pytest.mark.parametrize("code", [each for each in grpc.StatusCode if each is not grpc.StatusCode.OK], ids=lambda c: c.name)
+@pytest.mark.parametrize(
+    "code", [each for each in grpc.StatusCode if each is not grpc.StatusCode.OK], ids=lambda c: c.name
+)
 def test_an_unknown_reason_falls_back_to_its_code(code):
     """An old controller and a new provider understand each other well enough."""
     got = status.from_rpc_error(newer(code))
@@ -112,7 +114,12 @@ def test_a_full_message_buffer_is_no_full_host():
 @pytest.mark.parametrize(
     ("code", "text", "streaming", "cls"),
     [
-        ("UNAVAILABLE", "failed to connect to all addresses; last error: refused", False, errors.HypervisorUnavailableError),
+        (
+            "UNAVAILABLE",
+            "failed to connect to all addresses; last error: refused",
+            False,
+            errors.HypervisorUnavailableError,
+        ),
         ("UNAVAILABLE", "DNS resolution failed for provider:9443", False, errors.HypervisorUnavailableError),
         ("UNAVAILABLE", "Socket closed", False, errors.OutcomeUnknownError),
         ("UNAVAILABLE", "Socket closed", True, errors.HypervisorUnavailableError),
@@ -129,7 +136,9 @@ def test_P43_what_grpc_itself_says(code, text, streaming, cls):
 
 def test_rubbish_in_the_details_is_ignored():
     metadata = grpc.aio.Metadata((status.DETAILS_KEY, b"\xff\xff\xff"))
-    got = status.from_rpc_error(grpc.aio.AioRpcError(grpc.StatusCode.UNAVAILABLE, metadata, metadata, "failed to connect"))
+    got = status.from_rpc_error(
+        grpc.aio.AioRpcError(grpc.StatusCode.UNAVAILABLE, metadata, metadata, "failed to connect")
+    )
     assert type(got) is errors.HypervisorUnavailableError
 
 

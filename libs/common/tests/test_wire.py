@@ -18,7 +18,8 @@ from common import v1, wire
 from common.gen.message_pool import default_message_pool
 
 CONTRACT = sorted(
-    (cls for url, cls in default_message_pool.url_to_type.items() if "/virtrigaud." in url), key=lambda cls: cls.__name__
+    (cls for url, cls in default_message_pool.url_to_type.items() if "/virtrigaud." in url),
+    key=lambda cls: cls.__name__,
 )
 
 _SCALARS = {
@@ -173,7 +174,9 @@ def test_an_unknown_enum_number_is_kept_and_found():
     read = wire.codec(v1.ApplyMachineRequest).loads(wire.codec(v1.ApplyMachineRequest).dumps(request))
     assert read == request
     assert wire.unknown_enums(read) == ["spec.disks[1].bus = 99", "spec.power.state = 77"]
-    assert wire.unknown_enums(v1.Capabilities(firmware=[v1.FirmwareType.UEFI, v1.FirmwareType(9)])) == ["firmware[1] = 9"]
+    assert wire.unknown_enums(v1.Capabilities(firmware=[v1.FirmwareType.UEFI, v1.FirmwareType(9)])) == [
+        "firmware[1] = 9"
+    ]
     assert wire.unknown_enums(v1.MachineSpec(power=v1.PowerSpec(state=v1.PowerState.ON))) == []
 
 

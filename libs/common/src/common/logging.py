@@ -8,6 +8,7 @@ Every record takes the same way, those of the standard library's loggers (grpc, 
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 import traceback
@@ -47,22 +48,12 @@ def setup(service: str, level: str = "info", format: str = "json", stream: TextI
     if format not in ("json", "text"):
         raise ValueError(f"log format {format!r} is none of json, text")
     out = stream if stream is not None else sys.stderr
-    shared: list[Any] = [  # structlog's processors have no common static type
-        structlog.contextvars.merge_contextvars,
-        structlog.stdlib.add_log_level,
-        structlog.stdlib.add_logger_name,
-        structlog.stdlib.ExtraAdder(),
-        structlog.processors.TimeStamper(fmt="iso", utc=True, key="timestamp"),
-        _add_trace,
-        _Service(service),
-        _render_exception,
-        _redact,
-    ]
     renderer = _json if format == "json" else _Text(colors=out.isatty())
     handler = logging.StreamHandler(out)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=shared, processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer]
+            foreign_pre_chain=_CHAIN,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, _Service(service), renderer],
         )
     )
     root = logging.getLogger()
@@ -71,23 +62,21 @@ def setup(service: str, level: str = "info", format: str = "json", stream: TextI
     for name, least in _NOISY.items():
         logging.getLogger(name).setLevel(max(number, logging.getLevelNamesMapping()[least]))
     logging.captureWarnings(True)
-    structlog.configure(
-        processors=[
-            structlog.stdlib.filter_by_level,
-            structlog.stdlib.PositionalArgumentsFormatter(),
-            *shared,
-            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
-        ],
-        logger_factory=structlog.stdlib.LoggerFactory(),
-        wrapper_class=structlog.stdlib.BoundLogger,
-        cache_logger_on_first_use=False,
-    )
     sys.excepthook = _log_uncaught
 
 
 def get(name: str) -> structlog.stdlib.BoundLogger:
-    """The logger of a module."""
-    logger: structlog.stdlib.BoundLogger = structlog.stdlib.get_logger(name)
+    """The logger of a module. Before `setup` it obeys the standard library's defaults: warnings, to stderr."""
+    logger: structlog.stdlib.BoundLogger = structlog.wrap_logger(
+        logging.getLogger(name),
+        processors=[
+            structlog.stdlib.filter_by_level,
+            structlog.stdlib.PositionalArgumentsFormatter(),
+            *_CHAIN,
+            structlog.stdlib.ProcessorFormatter.wrap_for_formatter,
+        ],
+        wrapper_class=structlog.stdlib.BoundLogger,
+    )
     return logger
 
 
@@ -128,15 +117,21 @@ def _render_exception(_: Any, __: str, event: MutableMapping[str, Any]) -> Mutab
 
 
 def _redact(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    for key, item in event.items():
+    for key, item in list(event.items()):
         if key in ("_record", "_from_structlog"):  # structlog's own, removed before rendering
             continue
-        event[key] = redact.text(str(item)) if key in _OWN_KEYS else redact.value(key, item)
+        shown = redact.text(key)
+        if shown != key:
+            del event[key]
+        event[shown] = redact.text(str(item)) if key in _OWN_KEYS else redact.value(key, item)
     return event
 
 
 def _json(_: Any, __: str, event: MutableMapping[str, Any]) -> str:
-    return orjson.dumps(event, default=str, option=orjson.OPT_NON_STR_KEYS).decode("utf-8", "replace")
+    try:
+        return orjson.dumps(event, default=str, option=orjson.OPT_NON_STR_KEYS).decode()
+    except TypeError:  # a lone surrogate or an integer beyond 64 bits, which the slower encoder can write
+        return json.dumps(event, default=str)
 
 
 class _Text:
@@ -148,6 +143,19 @@ class _Text:
     def __call__(self, logger: Any, name: str, event: MutableMapping[str, Any]) -> str:
         event.pop("service", None)
         return str(self._renderer(logger, name, event))
+
+
+_CHAIN: list[Any] = [  # structlog's processors have no common static type
+    structlog.contextvars.merge_contextvars,
+    structlog.stdlib.add_log_level,
+    structlog.stdlib.add_logger_name,
+    structlog.stdlib.ExtraAdder(),
+    structlog.processors.TimeStamper(fmt="iso", utc=True, key="timestamp"),
+    _add_trace,
+    _render_exception,
+    _redact,
+]
+"""What every record goes through before it is rendered, whoever wrote it."""
 
 
 def _log_uncaught(kind: type[BaseException], error: BaseException, trace_back: TracebackType | None) -> None:
