@@ -100,7 +100,13 @@ def vrtg(kubeconfig: Path, home: Path) -> Vrtg:
     """Run vrtg as a process against the API server."""
 
     def run(*arguments: str, stdin: str = "", environment: dict[str, str] | None = None) -> Ran:
-        given = {**os.environ, "KUBECONFIG": str(kubeconfig), "VIRTRIGAUD_HOME": str(home), **(environment or {})}
+        given = {
+            **os.environ,
+            "KUBECONFIG": str(kubeconfig),
+            "VIRTRIGAUD_HOME": str(home),
+            "VRTG_DEBUG": "1",
+            **(environment or {}),
+        }
         result = subprocess.run(
             [sys.executable, "-m", "vrtg", *arguments],
             input=stdin,

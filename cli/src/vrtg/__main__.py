@@ -70,6 +70,11 @@ def main(arguments: list[str] | None = None) -> int:
         # The reader went away (`vrtg get vm | head`); nothing is wrong, and Python must not flush again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return failures.OK
+    except Exception as error:  # a bug of ours: still one sentence, and the trace for whoever reports it
+        if os.environ.get("VRTG_DEBUG"):
+            raise
+        text = f"{type(error).__name__}: {error}"
+        return _fail(f"this is a bug in vrtg ({text}): set VRTG_DEBUG=1 to see where, and report it", failures.FAILURE)
 
 
 def _usage(error: CycloptsError) -> str:

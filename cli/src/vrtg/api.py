@@ -266,7 +266,8 @@ class Api:
                 f"the certificate of {self.target.server} is not trusted ({error.verify_message}): "
                 "correct certificate-authority in the kubeconfig"
             )
-        reason = "no answer in time" if isinstance(error, TimeoutError) else str(error) or type(error).__name__
+        told = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        reason = "no answer in time" if isinstance(error, TimeoutError) else told
         return UnreachableError(f"cannot reach the API server {self.target.server} ({reason}): {cure}")
 
 

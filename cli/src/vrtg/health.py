@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Any
 
 from vrtg.api import Api
@@ -43,7 +42,6 @@ def survey(home: Home) -> Survey:
         "server": state.server,
         "kubeconfig": str(home.kubeconfig),
     }
-    now = datetime.now(UTC)
     for component in state.components.values():
         found["components"].append(
             {
@@ -51,7 +49,7 @@ def survey(home: Home) -> Survey:
                 "phase": component.phase,
                 "pid": component.pid,
                 "restarts": component.restarts,
-                "age": age((now - datetime.fromisoformat(state.since)).total_seconds()) if component.pid else "",
+                "age": age(component.process.age()) if component.process else "",
                 "message": component.message,
             }
         )

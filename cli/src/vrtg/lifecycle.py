@@ -90,7 +90,7 @@ def _wait_ready(home: Home, process: subprocess.Popen[bytes] | None, say: Say) -
         state = StackState.load(home)
         if state is not None and (process is None or state.pid == process.pid):
             for component in state.components.values():
-                if component.phase == "ready" and component.name not in said:
+                if process is not None and component.phase == "ready" and component.name not in said:
                     said.add(component.name)
                     say(f"{component.name} is ready")
                 if component.restarts >= 3:

@@ -161,7 +161,10 @@ def _reference(body: Object, key: str, label: str) -> tuple[str, str]:
 
 def _compose(api: Api, objects: Objects, body: Object, provider: Object, label: str) -> composing.Composed:
     from kinds import compose as composing
-    from kinds import models
+    from kinds.provider import Provider
+    from kinds.virtualmachine import VirtualMachine
+    from kinds.vmclass import VMClass
+    from kinds.vmnetworkattachment import VMNetworkAttachment
 
     spec, own = body["spec"], body["metadata"].get("namespace") or "default"
     place, name = _reference(body, "classRef", label)
@@ -175,11 +178,11 @@ def _compose(api: Api, objects: Objects, body: Object, provider: Object, label: 
         if reference := nic.get("networkRef"):
             where = f"{label}: spec.networks[{nic.get('name')}].networkRef: "
             attachment = objects.get(VM_NETWORK, reference["name"], reference.get("namespace") or own, where)
-            networks[nic["name"]] = _typed(attachment, models.VMNetworkAttachment, label)
-    defaults = composing.Defaults.of(_typed(provider, models.Provider, label))
+            networks[nic["name"]] = _typed(attachment, VMNetworkAttachment, label)
+    defaults = composing.Defaults.of(_typed(provider, Provider, label))
     return composing.compose(
-        _typed(body, models.VirtualMachine, label),
-        _typed(vmclass, models.VMClass, label),
+        _typed(body, VirtualMachine, label),
+        _typed(vmclass, VMClass, label),
         image_id,
         networks,
         _boot(objects, spec, own, composing),

@@ -30,6 +30,11 @@ class Process:
         fields = text[text.rindex(")") + 2 :].split()
         return None if fields[0] in "ZX" else Process(pid, int(fields[19]))
 
+    def age(self) -> float:
+        """Seconds since its start."""
+        uptime = float(Path("/proc/uptime").read_text().split()[0])
+        return max(0.0, uptime - self.start_ticks / os.sysconf("SC_CLK_TCK"))
+
     def alive(self) -> bool:
         return Process.of(self.pid) == self
 

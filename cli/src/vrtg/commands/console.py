@@ -21,6 +21,7 @@ from vrtg.terminal import say
 
 if TYPE_CHECKING:
     from common import v1
+    from common.errors import ProviderError
 
 LEAVE = b"\x1d"
 """Ctrl-], as in telnet and virsh."""
@@ -64,7 +65,7 @@ def _raw_terminal() -> Iterator[None]:
     descriptor = sys.stdin.fileno()
     before = termios.tcgetattr(descriptor)
     try:
-        tty.setraw(descriptor)
+        tty.setraw(descriptor, termios.TCSADRAIN)  # keeps what was typed ahead
         yield
     finally:
         termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
@@ -93,6 +94,7 @@ class _Session:
         self._interactive, self._idle = interactive, idle
         self.opened, self._over, self._input_ended = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self._last_output = 0.0
+        self._failure: ProviderError | None = None
 
     async def run(self, answers: AsyncIterator[v1.OpenConsoleResponse]) -> None:
         """Until Ctrl-], the other side's end, or silence after piped input."""
@@ -103,6 +105,8 @@ class _Session:
             await self._over.wait()
             for task in tasks:
                 task.cancel()
+        if self._failure is not None:
+            raise self._failure
 
     async def keys(self) -> AsyncIterator[bytes]:
         """What is typed or piped, until Ctrl-] or the end of it."""
@@ -117,6 +121,8 @@ class _Session:
         await self._over.wait()  # ending the requests would end the session before the last answer
 
     async def _show(self, answers: AsyncIterator[v1.OpenConsoleResponse]) -> None:
+        from common.errors import ProviderError
+
         loop = asyncio.get_running_loop()
         try:
             async for answer in answers:
@@ -125,6 +131,8 @@ class _Session:
                 if answer.output:
                     self._last_output = loop.time()
                     os.write(sys.stdout.fileno(), answer.output)
+        except ProviderError as error:
+            self._failure = error  # raised outside of the task group, which would wrap it
         finally:
             self._over.set()
 
