@@ -19,7 +19,7 @@ SECTOR=512
 DISK_SECTORS=$((1024 * 1024 * 1024 / SECTOR))   # the virtual size: 1 GiB
 BOOT_START=2048                                 # sectors, as partition tools align it
 BOOT_SECTORS=$((64 * 1024 * 1024 / SECTOR))
-COMMAND_LINE="console=ttyS0 quiet loglevel=3 panic=5 memhp_default_state=online mitigations=off"
+COMMAND_LINE="console=ttyS0 quiet loglevel=3 panic=5 scsi_mod.scan=sync memhp_default_state=online mitigations=off"
 EPOCH=1704067200                                # every file's time stamp, so that equal inputs give equal images
 
 # Drivers, by module name; what they depend on comes along, what the kernel has built in is skipped.
@@ -174,7 +174,7 @@ modules=$(find "$tree" -type d -path "*/lib/modules/$version" -prune | head -n 1
 find "$modules" -name '*.ko*' >"$work/modules"
 module() { # module NAME: puts it, after what it needs, into the root and into the load order
     local name=${1//-/_} file plain needs
-    grep -qx "$name.ko" "$root/lib/modules/order" 2>/dev/null && return
+    grep -q "^$name\.ko" "$root/lib/modules/order" 2>/dev/null && return
     file=$(grep -E "/${name//_/[_-]}\.ko(\.(zst|xz))?$" "$work/modules" | head -n 1) || true
     [ -n "$file" ] || return 0 # built into the kernel, or this kernel has none
     plain=$root/lib/modules/$name.ko
@@ -185,7 +185,11 @@ module() { # module NAME: puts it, after what it needs, into the root and into t
     esac
     needs=$(tr '\0' '\n' <"$plain" | sed -n 's/^depends=//p' | head -n 1)
     for need in ${needs//,/ }; do module "$need"; done
-    echo "$name.ko" >>"$root/lib/modules/order"
+    # Disks and CDs are to be there when insmod returns: nothing in the guest waits for them.
+    case $name in
+        scsi_mod) echo "$name.ko scan=sync" ;;
+        *) echo "$name.ko" ;;
+    esac >>"$root/lib/modules/order"
 }
 for name in $MODULES; do module "$name"; done
 
