@@ -85,7 +85,7 @@ class Store:
         self._revision = 0
         self._boot_revision = 0
         self._written = 0  # belongs to the writer thread
-        self._db: sqlite3.Connection
+        self._db: sqlite3.Connection | None = None
         self._lock: IO[str] | None = None
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop
@@ -102,9 +102,13 @@ class Store:
         try:
             self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._lock = self._take_lock()
-            self._db = self._connect()
-            self._load()
-        except (OSError, sqlite3.Error) as error:
+            self._db = db = self._connect()
+            self._load(db)
+        except StoreError:
+            self._release()
+            raise
+        except (OSError, sqlite3.Error, msgspec.DecodeError) as error:
+            self._release()
             raise StoreError(f"cannot open the store in {self._directory}: {error}") from error
         self._thread = threading.Thread(target=self._write_loop, name="store-writer", daemon=True)
         self._thread.start()
@@ -124,7 +128,9 @@ class Store:
         path = self._directory / "state.db"
         os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))  # before SQLite, which would follow the umask
         path.chmod(0o600)
-        db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        return sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+
+    def _prepare(self, db: sqlite3.Connection) -> None:
         db.execute("PRAGMA journal_mode=WAL")
         db.execute("PRAGMA synchronous=FULL")
         db.executescript(SCHEMA)
@@ -132,13 +138,15 @@ class Store:
         if row is None:
             db.execute("INSERT INTO meta VALUES ('format', ?), ('revision', '1')", (FORMAT,))
         elif row[0] != FORMAT:
-            raise StoreError(f"{path} has format {row[0]}, this server reads {FORMAT}; use the server that wrote it")
-        return db
+            raise StoreError(
+                f"{self._directory} has format {row[0]}, this server reads {FORMAT}; use the server that wrote it"
+            )
 
-    def _load(self) -> None:
-        (value,) = self._db.execute("SELECT value FROM meta WHERE key='revision'").fetchone()
+    def _load(self, db: sqlite3.Connection) -> None:
+        self._prepare(db)
+        (value,) = db.execute("SELECT value FROM meta WHERE key='revision'").fetchone()
         self._revision = self._boot_revision = self._written = int(value)
-        for row in self._db.execute("SELECT resource, namespace, name, revision, data FROM objects"):
+        for row in db.execute("SELECT resource, namespace, name, revision, data FROM objects"):
             item = Item(*row)
             self._mirror.setdefault(item.resource, {})[item.namespace, item.name] = item
 
@@ -148,7 +156,12 @@ class Store:
             self._queue.put(None)
             await asyncio.to_thread(self._thread.join)
             self._thread = None
+        self._release()
+
+    def _release(self) -> None:
+        if self._db is not None:
             self._db.close()
+            self._db = None
         if self._lock is not None:
             self._lock.close()
             self._lock = None
@@ -242,20 +255,25 @@ class Store:
             if last:
                 return
 
+    @property
+    def _writer(self) -> sqlite3.Connection:
+        assert self._db is not None, "the writer runs only while the database is open"
+        return self._db
+
     def _write_batch(self, batch: list[tuple[Change, asyncio.Future[Item]]]) -> None:
         before = self._written
         outcomes: list[tuple[Change, asyncio.Future[Item], Item | Exception]] = []
         try:
-            self._db.execute("BEGIN IMMEDIATE")
+            self._writer.execute("BEGIN IMMEDIATE")
             for change, future in batch:
                 outcomes.append((change, future, self._write(change)))
             if self._written != before:
-                self._db.execute("UPDATE meta SET value=? WHERE key='revision'", (str(self._written),))
-            self._db.execute("COMMIT")
+                self._writer.execute("UPDATE meta SET value=? WHERE key='revision'", (str(self._written),))
+            self._writer.execute("COMMIT")
         except (sqlite3.Error, OSError) as error:
             self._written = before
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
+            if self._writer.in_transaction:
+                self._writer.execute("ROLLBACK")
             log.error("store.write.failed", error=str(error), changes=len(batch))
             failure = StoreError(f"the database refused the write: {error}")
             outcomes = [(change, future, failure) for change, future in batch]
@@ -263,7 +281,7 @@ class Store:
 
     def _write(self, change: Change) -> Item | Exception:
         key = (change.resource, change.namespace, change.name)
-        row = self._db.execute(
+        row = self._writer.execute(
             "SELECT revision FROM objects WHERE resource=? AND namespace=? AND name=?", key
         ).fetchone()
         if (row[0] if row else 0) != change.expect:
@@ -276,20 +294,20 @@ class Store:
         change.obj["metadata"]["resourceVersion"] = str(revision)
         data = msgspec.json.encode(change.obj)
         if change.delete:
-            self._db.execute("DELETE FROM objects WHERE resource=? AND namespace=? AND name=?", key)
+            self._writer.execute("DELETE FROM objects WHERE resource=? AND namespace=? AND name=?", key)
         else:
-            self._db.execute("INSERT OR REPLACE INTO objects VALUES (?,?,?,?,?)", (*key, revision, data))
+            self._writer.execute("INSERT OR REPLACE INTO objects VALUES (?,?,?,?,?)", (*key, revision, data))
         self._written = revision
         return Item(*key, revision, data)
 
     def _namespace_exists(self, name: str) -> bool:
-        found = self._db.execute(
+        found = self._writer.execute(
             "SELECT 1 FROM objects WHERE resource=? AND namespace='' AND name=?", (NAMESPACES, name)
         ).fetchone()
         return found is not None
 
     def _namespace_used(self, name: str) -> bool:
-        return self._db.execute("SELECT 1 FROM objects WHERE namespace=? LIMIT 1", (name,)).fetchone() is not None
+        return self._writer.execute("SELECT 1 FROM objects WHERE namespace=? LIMIT 1", (name,)).fetchone() is not None
 
     def _publish(self, outcomes: list[tuple[Change, asyncio.Future[Item], Item | Exception]]) -> None:
         for change, future, outcome in outcomes:
