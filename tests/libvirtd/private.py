@@ -173,7 +173,9 @@ class PrivateLibvirtd:
             raise
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def _write_configuration(self) -> None:
@@ -251,8 +253,8 @@ class PrivateLibvirtd:
         ended = os.pidfd_open(self._process.pid)
         try:
             while (left := deadline - time.monotonic()) > 0:
-                ready, _, _ = select.select([notify, ended], [], [], left)
-                if notify in ready and b"READY=1" in notify.recv(4096):
+                ready, _, _ = select.select([notify.fileno(), ended], [], [], left)
+                if notify.fileno() in ready and b"READY=1" in notify.recv(4096):
                     return
                 if ended in ready:
                     break
