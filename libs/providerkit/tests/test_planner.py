@@ -128,6 +128,8 @@ TABLE: dict[str, tuple[Edit, list[Row]]] = {
     "room for more CPUs": (
         all_(set_("cpu.hot_add", True), have("cpu.max_count", 2)),
         [(K.SET_CPU, "cpu.hot_add", RESTART, ("CpuCeilingFixedWhileOn",))]),
+    "room for more CPUs was given and is used up": (
+        all_(set_("cpu.hot_add", True), have("cpu.max_count", 2), have("settings", {"cpu.hot_add": "true"})), []),
     "room for more CPUs is there": (set_("cpu.hot_add", True), []),
     "shares are set online": (set_("cpu.shares", 100), [(K.SET_CPU, "cpu.shares", ONLINE, ())]),
     "shares hold": (all_(set_("cpu.shares", 100), have("settings", {"cpu.shares": "100"})), []),

@@ -34,6 +34,8 @@ _Effect = v1.Effect
 
 APPLY_REPLY = faults.declare("machines.apply.reply", "every step of an apply is done and nobody knows yet")
 
+_NO_REASON_TO_RESTART = frozenset({"boot_data", "cpu.hot_add", "memory.hot_add"})
+
 ABSENT = "absent"
 """Precondition that there is no machine."""
 
@@ -231,9 +233,9 @@ class Apply:
     def _restart_for(self) -> list[v1.Change]:
         """The changes that a restart would bring and that may be restarted for; remembers what none has brought.
 
-        First-boot data alone is no reason: a guest that has booted may never read it.
+        First-boot data alone is no reason: a guest that has booted may never read it. Neither is room to grow.
         """
-        waiting = [c for c in self.pending if c.effect is _Effect.RESTART and c.kind is not _Kind.SET_BOOT_DATA]
+        waiting = [c for c in self.pending if c.effect is _Effect.RESTART and c.field not in _NO_REASON_TO_RESTART]
         if not waiting:
             self._parts.restarts.pop(self.uid, None)
             return []

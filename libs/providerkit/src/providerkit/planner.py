@@ -158,6 +158,10 @@ class _Planner:
         reasons = [] if live else [_reason("ReadAtStart", "the hypervisor reads it when the machine starts")]
         return [self._shape(kind, field, message, reasons, subject=subject)]
 
+    def _had_room(self, field: str) -> bool:
+        """The machine was given room to grow, and its driver says so: room that is used up is as asked for."""
+        return self.seen.settings.get(field) == "true"
+
     # -- processor, memory, firmware -------------------------------------------------------------------------------
 
     def _cpu(self) -> list[v1.Change]:
@@ -174,7 +178,8 @@ class _Planner:
             message = "switch nested virtualization on"
             changes.append(self._needs_off(_Kind.SET_CPU, "cpu.nested_virtualization", message, "CpuModelFixedWhileOn"))
         full = self.limits.max_cpus and want.count >= self.limits.max_cpus
-        if want.hot_add and seen.max_count and seen.max_count <= want.count and not full:
+        used_up = seen.max_count and seen.max_count <= want.count and not full
+        if want.hot_add and used_up and not self._had_room("cpu.hot_add"):
             message = f"leave room for more than {seen.max_count} CPUs"
             changes.append(self._needs_off(_Kind.SET_CPU, "cpu.hot_add", message, "CpuCeilingFixedWhileOn"))
         for name in ("reservation_mhz", "limit_mhz", "shares"):
@@ -208,7 +213,8 @@ class _Planner:
         if change := self._memory_size(want, seen):
             changes.append(change)
         full = self.limits.max_memory_bytes and want.size_bytes >= self.limits.max_memory_bytes
-        if want.hot_add and seen.max_bytes and _mib(seen.max_bytes) <= _mib(want.size_bytes) and not full:
+        used_up = seen.max_bytes and _mib(seen.max_bytes) <= _mib(want.size_bytes) and not full
+        if want.hot_add and used_up and not self._had_room("memory.hot_add"):
             message = f"leave room for more than {size(seen.max_bytes)} of memory"
             changes.append(self._needs_off(_Kind.SET_MEMORY, "memory.hot_add", message, "MemoryCeilingFixedWhileOn"))
         for name in ("reservation_bytes", "limit_bytes"):

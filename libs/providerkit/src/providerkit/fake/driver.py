@@ -628,6 +628,7 @@ def _set_cpu(machine: v1.Machine, cpu: v1.CpuSpec) -> None:
     state = machine.cpu
     if machine.power is OFF:
         state.max_count = min(MAX_CPUS, cpu.count * 2) if cpu.hot_add else cpu.count
+        machine.settings["cpu.hot_add"] = str(cpu.hot_add).lower()
     state.count = state.configured_count = cpu.count
     state.cores_per_socket = cpu.cores_per_socket or state.cores_per_socket or 1
     state.nested_virtualization = state.nested_virtualization or cpu.nested_virtualization
@@ -640,6 +641,7 @@ def _set_memory(machine: v1.Machine, memory: v1.MemorySpec) -> None:
     state = machine.memory
     if machine.power is OFF:
         state.max_bytes = min(MAX_MEMORY, memory.size_bytes * 2) if memory.hot_add else memory.size_bytes
+        machine.settings["memory.hot_add"] = str(memory.hot_add).lower()
     state.size_bytes = state.configured_bytes = memory.size_bytes
 
 

@@ -1,0 +1,113 @@
+"""The contract, kept by the fake."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+from common import v1
+from providerkit.fake import FakeDriver, FakeHypervisor
+
+from .capabilities import CapabilityContract
+from .consoles import ConsoleContract
+from .images import ImageContract
+from .machines import MachineContract
+from .operations import OperationContract
+from .server import ServerContract
+from .subject import OWNER, Pace, Subject, Traits, World, served
+from .watching import WatchContract
+
+
+class FakeWorld(World):
+    """The fake's knobs in the suite's words."""
+
+    def __init__(self) -> None:
+        self.hypervisor = FakeHypervisor()
+
+    async def make_foreign(self, name: str, uid: str = "") -> str:
+        return self.hypervisor.make_foreign(name, uid)
+
+    async def fingerprint(self, machine_id: str) -> str:
+        return repr(self.hypervisor.snapshot(machine_id))
+
+    async def count(self, uid: str) -> int:
+        return sum(machine.id == uid for machine in self.hypervisor.machines.values())
+
+    async def leftovers(self, uid: str) -> list[str]:
+        volumes = [volume.id for volume in self.hypervisor.volumes.values() if volume.uid == uid]
+        return volumes + [key for key in self.hypervisor.machines if key == uid]
+
+    async def power_off(self, uid: str) -> None:
+        self.hypervisor.power_behind_our_back(uid, v1.PowerState.OFF)
+
+    async def remove(self, uid: str) -> None:
+        self.hypervisor.remove_behind_our_back(uid)
+
+    @asynccontextmanager
+    async def slow_create(self) -> AsyncIterator[None]:
+        self.hypervisor.hang("copy_disk")
+        try:
+            yield
+        finally:
+            self.hypervisor.unhang()
+
+    def deaf(self, uid: str) -> None:
+        self.hypervisor.misbehave.deaf.add(uid)
+
+    @asynccontextmanager
+    async def outage(self) -> AsyncIterator[None]:
+        self.hypervisor.away()
+        try:
+            yield
+        finally:
+            self.hypervisor.back()
+
+    @asynccontextmanager
+    async def storage_full(self) -> AsyncIterator[None]:
+        capacity, self.hypervisor.capacity_bytes = self.hypervisor.capacity_bytes, self.hypervisor.used_bytes
+        try:
+            yield
+        finally:
+            self.hypervisor.capacity_bytes = capacity
+
+
+def _image() -> v1.ImageSource:
+    return v1.ImageSource(url=v1.UrlSource(url="https://images.example/small.qcow2"), format="qcow2")
+
+
+@pytest.fixture
+async def subject() -> AsyncIterator[Subject]:
+    world = FakeWorld()
+    world.hypervisor.urls["https://broken.example/image"] = b"<html>404</html>"
+    broken = v1.ImageSource(url=v1.UrlSource(url="https://broken.example/image"), format="qcow2")
+    traits = Traits(
+        other_network=v1.NetworkRef(kind=v1.NetworkKind.NAMED, name="lan"),
+        image=_image,
+        broken_image=lambda: broken,
+        console=(b"hello\n", b"hello\n"),
+        pace=Pace(call=5.0, settle=5.0, short_wait=0.25),
+    )
+    async with served(lambda: FakeDriver(world.hypervisor, owner=OWNER), world, traits) as subject:
+        yield subject
+
+
+class TestMachines(MachineContract): ...
+
+
+class TestCapabilities(CapabilityContract): ...
+
+
+class TestWatch(WatchContract): ...
+
+
+class TestImages(ImageContract): ...
+
+
+class TestOperations(OperationContract): ...
+
+
+class TestServer(ServerContract): ...
+
+
+class TestConsole(ConsoleContract): ...
