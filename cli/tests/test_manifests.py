@@ -16,7 +16,7 @@ def test_an_unquoted_power_state_means_what_it_says(tmp_path: Path) -> None:
     path, warnings = tmp_path / "vm.yaml", []
     path.write_text(VM + "spec: {powerState: Off}\n")
     assert load([str(path)], warnings.append)[0].body["spec"]["powerState"] == "Off"
-    assert "quote it" in warnings[0]
+    assert "put it in quotes" in warnings[0]
     assert str(path) in warnings[0]
 
 
@@ -29,19 +29,10 @@ def test_what_others_refer_to_comes_first(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "sentence"),
-    [
-        ("a: [", "is not YAML"),
-        ("just text", "holds a str"),
-        ("kind: Pod\nmetadata: {name: a}", "apiVersion is missing"),
-        ("apiVersion: v1\nkind: Pod", "metadata.name is missing"),
-        ("apiVersion: v1\nkind: Pod\nmetadata: {name: 5}", "quote it"),
-        ("apiVersion: v1\nkind: Pod\nmetadata: []", "metadata.name is missing"),
-        ("- 1\n", "holds a list"),
-        ("a: \x01", "is not YAML"),
-        ("a: !!python/object:os.system {}", "is not YAML"),
-    ],
+    [("a: [", "bad.yaml:"), ("just text", "a string"), ("kind: Pod\nmetadata: {name: a}", "apiVersion is missing")],
 )
 def test_what_is_no_object_is_refused_with_its_place(tmp_path: Path, text: str, sentence: str) -> None:
+    """The reader itself is tested where it lives; here, that its words and place arrive as a refusal."""
     path = tmp_path / "bad.yaml"
     path.write_text(text)
     with pytest.raises(RefusedError) as refusal:

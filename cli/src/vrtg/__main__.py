@@ -50,6 +50,7 @@ def build() -> App:
             app.command(f"vrtg.commands.{module}:{name}", name=name, group=group, help=text)
     internal = App(name="stack", help="The supervisor behind `vrtg up`.", show=False)
     internal.command("vrtg.commands.stack:run", name="run")
+    internal.command("vrtg.commands.stack:keep_libvirt", name="keep-libvirt")
     app.command(internal)
     return app
 

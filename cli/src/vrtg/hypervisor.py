@@ -13,13 +13,15 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from vrtg.failures import CommandError
 from vrtg.home import Home, write_private
-from vrtg.lifecycle import Say
+from vrtg.keeper import PROGRAMS
+from vrtg.lifecycle import Say, last_words
 from vrtg.processes import Process
 
 SYSTEM, SESSION = "qemu:///system", "qemu:///session"
@@ -40,19 +42,6 @@ class Hypervisor:
     """What was found or done, for people."""
 
 
-@dataclass(frozen=True)
-class Daemon:
-    """A process that we started."""
-
-    name: str
-    pid: int
-    start_ticks: int
-
-    @property
-    def process(self) -> Process:
-        return Process(self.pid, self.start_ticks)
-
-
 def ensure(home: Home, say: Say, uri: str | None = None) -> Hypervisor:
     """A libvirt that answers.
 
@@ -62,7 +51,7 @@ def ensure(home: Home, say: Say, uri: str | None = None) -> Hypervisor:
     if uri is not None:
         _check_given(uri)
         return Hypervisor(uri, False, f"{uri}, as you said")
-    if any(daemon.process.alive() for daemon in _daemons(home)) and answers(SYSTEM):
+    if ours(home) and answers(SYSTEM):
         return Hypervisor(SYSTEM, True, "libvirtd, started earlier by vrtg")
     _require_tools()
     if any(socket.exists() for socket in SOCKETS) and answers(SYSTEM):
@@ -83,15 +72,13 @@ def answers(uri: str, *, timeout: float = 15.0) -> bool:
 
 def stop(home: Home, say: Say) -> None:
     """End what `ensure` started: the network, libvirtd, virtlogd. Harmless when there is nothing."""
-    daemons = _daemons(home)
-    alive = [daemon for daemon in daemons if daemon.process.alive()]
-    if any(daemon.name == "libvirtd" for daemon in alive) and not running_machines():
-        for network in _virsh(SYSTEM, "net-list", "--name").stdout.split():
-            _virsh(SYSTEM, "net-destroy", network)
-    for daemon in reversed(daemons):
-        if daemon.process.alive():
-            daemon.process.end(15.0)
-            say(f"{daemon.name} ended")
+    keeper = _keeper(home)
+    if keeper is not None and keeper.alive():
+        if not running_machines():
+            for network in _virsh(SYSTEM, "net-list", "--name").stdout.split():
+                _virsh(SYSTEM, "net-destroy", network)
+        keeper.end(40.0)
+        say("libvirtd ended")
     _record(home).unlink(missing_ok=True)
 
 
@@ -102,7 +89,8 @@ def running_machines(uri: str = SYSTEM) -> list[str]:
 
 def ours(home: Home) -> bool:
     """Whether a libvirtd that we started is recorded and lives."""
-    return any(daemon.process.alive() for daemon in _daemons(home))
+    keeper = _keeper(home)
+    return keeper is not None and keeper.alive()
 
 
 # -- finding -----------------------------------------------------------------------------------------------------------
@@ -157,11 +145,9 @@ def _systemd_unit() -> str:
 def _start(home: Home, say: Say) -> Hypervisor:
     say("no libvirt runs here: starting libvirtd with a configuration of its own")
     etc = _configuration(home)
-    started: list[Daemon] = []
-    for name in ("virtlogd", "libvirtd"):
-        started.append(_spawn(home, etc, name))
-        write_private(_record(home), json.dumps([asdict(daemon) for daemon in started]))
-        _wait_serving(home, started[-1])
+    process = _spawn(home, etc)
+    write_private(_record(home), json.dumps(asdict(process)))
+    _wait_serving(home, process)
     _start_network(home)
     return Hypervisor(SYSTEM, True, "libvirtd, started by vrtg (`vrtg down` ends it)")
 
@@ -209,34 +195,32 @@ def _libvirt_user_opens_kvm() -> bool:
     return bool(status.st_mode & 0o006 == 0o006 or (status.st_gid in groups and status.st_mode & 0o060 == 0o060))
 
 
-def _spawn(home: Home, etc: Path, name: str) -> Daemon:
-    """A daemon in a mount namespace of its own, where /etc/libvirt is ours."""
-    program = shutil.which(name) or f"/usr/sbin/{name}"
+def _spawn(home: Home, etc: Path) -> Process:
+    """The keeper of virtlogd and libvirtd, in a mount namespace where /etc/libvirt is ours."""
     leases = home.hypervisor / "dnsmasq"
     leases.mkdir(exist_ok=True, mode=0o755)
     for place in ("/etc/libvirt", "/var/lib/libvirt/dnsmasq"):
         Path(place).mkdir(parents=True, exist_ok=True)
     script = 'mount --bind "$1" /etc/libvirt && mount --bind "$2" /var/lib/libvirt/dnsmasq && shift 2 && exec "$@"'
-    command = ["unshare", "--mount", "sh", "-c", script, "sh", str(etc), str(leases), program]
-    with (home.logs / f"{name}.log").open("ab") as output:
+    programs = [shutil.which(name) or f"/usr/sbin/{name}" for name in PROGRAMS]
+    keeper = [sys.executable, "-m", "vrtg", "stack", "keep-libvirt", str(home.logs), *programs]
+    command = ["unshare", "--mount", "sh", "-c", script, "sh", str(etc), str(leases), *keeper]
+    with (home.logs / "libvirtd.log").open("ab") as output:
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True, cwd="/"
         )
     identity = Process.of(process.pid)
     if identity is None:
-        raise CommandError(f"{name} ended at once: see {home.logs / f'{name}.log'}")
-    return Daemon(name, identity.pid, identity.start_ticks)
+        raise CommandError(f"libvirtd ended at once: {last_words(home, 'libvirtd')}see {home.logs / 'libvirtd.log'}")
+    return identity
 
 
-def _wait_serving(home: Home, daemon: Daemon) -> None:
+def _wait_serving(home: Home, keeper: Process) -> None:
     deadline = time.monotonic() + START_LIMIT
-    socket = Path("/run/libvirt", "virtlogd-sock" if daemon.name == "virtlogd" else "libvirt-sock")
-    while not (socket.exists() and (daemon.name == "virtlogd" or answers(SYSTEM, timeout=70.0))):
-        if not daemon.process.alive():
-            raise CommandError(f"{daemon.name} ended while starting: see {home.logs / f'{daemon.name}.log'}")
-        if time.monotonic() > deadline:
-            raise CommandError(f"{daemon.name} does not serve after {START_LIMIT:.0f} s: see {home.logs}")
-        time.sleep(0.1)
+    while not (SOCKETS[0].exists() and answers(SYSTEM, timeout=START_LIMIT)):
+        if not keeper.alive() or time.monotonic() > deadline:
+            raise CommandError(f"libvirtd does not start: {last_words(home, 'libvirtd')}see `vrtg logs libvirtd`")
+        time.sleep(0.05)
 
 
 def _start_network(home: Home) -> None:
@@ -244,13 +228,15 @@ def _start_network(home: Home) -> None:
     if NETWORK in _virsh(SYSTEM, "net-list", "--all", "--name").stdout.split():
         _virsh(SYSTEM, "net-undefine", NETWORK)
     prefix = _free_prefix()
-    xml = f"""<network>
+    # no-ping: dnsmasq would wait 3 s for an echo before it gives an address away; nobody else lives on this bridge.
+    xml = f"""<network xmlns:dnsmasq='http://libvirt.org/schemas/network/dnsmasq/1.0'>
   <name>{NETWORK}</name>
   <forward mode='nat'/>
   <bridge name='virtrigaud0' stp='off' delay='0'/>
   <ip address='{prefix}.1' netmask='255.255.255.0'>
     <dhcp><range start='{prefix}.10' end='{prefix}.250'/></dhcp>
   </ip>
+  <dnsmasq:options><dnsmasq:option value='no-ping'/></dnsmasq:options>
 </network>
 """
     path = home.hypervisor / "network.xml"
@@ -293,8 +279,8 @@ def _record(home: Home) -> Path:
     return home.run / "libvirt.json"
 
 
-def _daemons(home: Home) -> list[Daemon]:
+def _keeper(home: Home) -> Process | None:
     try:
-        return [Daemon(**entry) for entry in json.loads(_record(home).read_text())]
+        return Process(**json.loads(_record(home).read_text()))
     except (FileNotFoundError, ValueError, TypeError):
-        return []
+        return None

@@ -77,9 +77,9 @@ def log_path(home: Home, part: Part, name: str | None) -> Path:
         if len(found) == 1:
             return next(iter(found.values()))
         raise UsageError(f"say which provider: {', '.join(found) or 'none has run yet'}")
-    wanted = name.replace("/", ".")
+    wanted = name.replace("/", "-")
     for known, path in found.items():
-        if known == wanted or known.split(".", 1)[-1] == wanted:
+        if known == wanted or ("/" not in name and known.endswith(f"-{name}")):
             return path
     raise NotFoundError(f'there is no log of a provider "{name}" (there are: {", ".join(found) or "none"})')
 

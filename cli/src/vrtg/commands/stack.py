@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import Parameter
@@ -96,3 +97,10 @@ def run() -> int:
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     return supervise(Home.from_environment())
+
+
+def keep_libvirt(logs: Path, *programs: str) -> int:
+    """Be the parent of the libvirt daemons (internal)."""
+    from vrtg.keeper import Keeper
+
+    return Keeper(list(programs), logs).run()
