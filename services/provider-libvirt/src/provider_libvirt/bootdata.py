@@ -15,6 +15,9 @@ from common import v1
 from common.errors import InvalidSpecError
 
 LABEL = "cidata"
+PADDING = 150 * 2048
+"""Zero bytes after the image, as mkisofs writes them: drives read ahead, and tools that look for labels (busybox) read
+the first 68 KiB of a device and give up on a smaller one."""
 
 
 def needed(spec: v1.MachineSpec) -> bool:
@@ -46,7 +49,7 @@ def iso(spec: v1.MachineSpec, macs: dict[str, str]) -> bytes:
     out = io.BytesIO()
     image.write_fp(out)
     image.close()
-    return out.getvalue()
+    return out.getvalue() + bytes(PADDING)
 
 
 def user_data(spec: v1.MachineSpec) -> str:
@@ -76,7 +79,7 @@ def meta_data(spec: v1.MachineSpec) -> str:
 
 
 def network_config(spec: v1.MachineSpec, macs: dict[str, str]) -> str:
-    """Network configuration, version 2, NICs found by their MAC; empty where every NIC does as the guest likes (DHCP)."""
+    """Network configuration, version 2, NICs found by their MAC; empty where the guest shall do as it likes (DHCP)."""
     if not any(nic.addressing not in (None, v1.GuestAddressing()) for nic in spec.nics):
         return ""
     ethernets = {f"nic{i}": _ethernet(nic, macs[nic.name]) for i, nic in enumerate(spec.nics)}

@@ -86,7 +86,7 @@ def domain(
             ET.SubElement(element, "boot", {"order": "1"})
         devices.append(element)
     if boot_data:
-        devices.append(boot_data_element(boot_data, host, targets))
+        devices.append(boot_data_element(boot_data, targets))
     devices.extend(interfaces)
     _platform(devices, host, len(interfaces), serial_log)
     return ET.tostring(root, encoding="unicode")
@@ -98,7 +98,9 @@ def _text(parent: ET.Element, tag: str, text: str, **attributes: str) -> None:
 
 def printable(text: str) -> str:
     """Without the characters that XML 1.0 cannot hold."""
-    return "".join(ch for ch in text if ch in "\t\n\r" or " " <= ch <= "\ud7ff" or "\ue000" <= ch <= "\ufffd" or ch > "\uffff")
+    return "".join(
+        ch for ch in text if ch in "\t\n\r" or " " <= ch <= "\ud7ff" or "\ue000" <= ch <= "\ufffd" or ch > "\uffff"
+    )
 
 
 def cpu_ceiling(cpu: v1.CpuSpec, host: Host) -> int:
@@ -121,7 +123,8 @@ def _cpu(root: ET.Element, cpu: v1.CpuSpec, host: Host) -> None:
     element = ET.SubElement(root, "cpu", {"mode": host.cpu_mode, "check": "none"} if host.cpu_mode else {})
     if cpu.cores_per_socket:
         if ceiling % cpu.cores_per_socket:
-            raise InvalidSpecError(f"cpu.cores_per_socket: {ceiling} CPUs do not divide into sockets of {cpu.cores_per_socket}")
+            size = cpu.cores_per_socket
+            raise InvalidSpecError(f"cpu.cores_per_socket: {ceiling} CPUs do not divide into sockets of {size}")
         sockets = ceiling // cpu.cores_per_socket
         topology = {"sockets": str(sockets), "cores": str(cpu.cores_per_socket), "threads": "1"}
         ET.SubElement(element, "topology", topology)
@@ -155,26 +158,20 @@ def disk_element(disk: DiskDevice, taken: Iterable[str]) -> ET.Element:
     if disk.bus == "scsi":
         address = {"type": "drive", "controller": "0", "bus": "0", "target": "0", "unit": str(index)}
         ET.SubElement(element, "address", address)
-    elif disk.bus == "sata":  # unit 0 of the first controller is the ISO's
-        controller, unit = divmod(index + 1, 6)
-        address = {"type": "drive", "controller": str(controller), "bus": "0", "target": "0", "unit": str(unit)}
-        ET.SubElement(element, "address", address)
     return element
 
 
-def boot_data_element(path: str, host: Host, taken: Iterable[str]) -> ET.Element:
-    """The CD drive with the NoCloud ISO."""
-    bus = "sata" if "sata" in host.disk_buses else "scsi"
+def boot_data_element(path: str, taken: Iterable[str]) -> ET.Element:
+    """The CD drive with the NoCloud ISO: on virtio-scsi, since cloud kernels have its driver, and some no other."""
     used = set(taken)
     target = next("sd" + letters(i) for i in range(25, -1, -1) if "sd" + letters(i) not in used)
     element = ET.Element("disk", {"type": "file", "device": "cdrom"})
     ET.SubElement(element, "driver", {"name": "qemu", "type": "raw"})
     ET.SubElement(element, "source", {"file": path})
-    ET.SubElement(element, "target", {"dev": target, "bus": bus})
+    ET.SubElement(element, "target", {"dev": target, "bus": "scsi"})
     ET.SubElement(element, "readonly")
     ET.SubElement(element, "alias", {"name": BOOT_DATA_ALIAS})
-    unit = "0" if bus == "sata" else "255"
-    address = {"type": "drive", "controller": "0", "bus": "0", "target": "0", "unit": unit}
+    address = {"type": "drive", "controller": "0", "bus": "0", "target": "0", "unit": "255"}
     ET.SubElement(element, "address", address)
     return element
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
 
 import libvirt
 from common import faults, v1
-from common.clock import Clock
-from common.errors import HypervisorUnavailableError, ProviderError
-from providerkit.driver import Driver, Progress
+from common.errors import HypervisorUnavailableError, NotSupportedError
+from providerkit.driver import Console, Driver, Progress
 
-from provider_libvirt import capable, host, making, observed, power
+from provider_libvirt import capable, consoles, editing, host, inventory, making, observed, power
 from provider_libvirt.changes import Changes
 from provider_libvirt.guests import Guests
 from provider_libvirt.host import Host
@@ -23,6 +23,7 @@ from provider_libvirt.reading import Reader
 CREATED = faults.declare("libvirt.create.defined", "the domain is defined, and nobody knows yet")
 DESTROYED = faults.declare("libvirt.destroy.done", "the machine is gone, and nobody knows yet")
 CREATE_SECONDS = 120.0
+EDIT_SECONDS = 60.0
 
 
 class LibvirtDriver(Driver):
@@ -31,7 +32,13 @@ class LibvirtDriver(Driver):
     type = "libvirt"
 
     def __init__(
-        self, hypervisor: Hypervisor, images: Images, guests: Guests, reader: Reader, config: Config, virtualization: str
+        self,
+        hypervisor: Hypervisor,
+        images: Images,
+        guests: Guests,
+        reader: Reader,
+        config: Config,
+        virtualization: str,
     ) -> None:
         self._hypervisor = hypervisor
         self._images = images
@@ -54,7 +61,7 @@ class LibvirtDriver(Driver):
                 await self._measure()
             yield
 
-    def session(self) -> contextlib.AbstractAsyncContextManager[None]:
+    def session(self) -> AbstractAsyncContextManager[None]:
         """See Driver."""
         return self._session()
 
@@ -204,13 +211,81 @@ class LibvirtDriver(Driver):
             uid, f"resume machine {uid}", lambda c: power.resume(c, uid, self._config.owner), timeout=CREATE_SECONDS
         )
 
+    # -- shape -----------------------------------------------------------------------------------------------------
+
+    async def _edit(self, uid: str, what: str, edit: Callable[[editing.Machine], None]) -> None:
+        found = await self._measure()
+        await self._change(
+            uid,
+            f"{what} of machine {uid}",
+            lambda c: edit(editing.machine(c, uid, found, self._config)),
+            timeout=EDIT_SECONDS,
+        )
+
+    async def set_cpu(self, uid: str, cpu: v1.CpuSpec, *, live: bool) -> None:
+        """See Driver."""
+        await self._edit(uid, "set CPUs", lambda at: editing.set_cpu(at, cpu, live=live))
+
+    async def set_memory(self, uid: str, memory: v1.MemorySpec, *, live: bool) -> None:
+        """See Driver."""
+        await self._edit(uid, "set memory", lambda at: editing.set_memory(at, memory, live=live))
+
+    async def attach_disk(self, uid: str, disk: v1.DiskSpec, *, live: bool) -> None:
+        """See Driver."""
+        await self._edit(uid, f"attach disk {disk.name}", lambda at: editing.attach_disk(at, disk, live=live))
+
+    async def grow_disk(self, uid: str, name: str, size_bytes: int, *, live: bool) -> None:
+        """See Driver."""
+        await self._edit(uid, f"grow disk {name}", lambda at: editing.grow_disk(at, name, size_bytes, live=live))
+
+    async def detach_disk(self, uid: str, name: str, *, live: bool) -> None:
+        """See Driver."""
+        await self._edit(uid, f"detach disk {name}", lambda at: editing.detach_disk(at, name, live=live))
+
+    async def attach_nic(self, uid: str, nic: v1.NicSpec, *, live: bool) -> None:
+        """See Driver."""
+        await self._edit(uid, f"attach NIC {nic.name}", lambda at: editing.attach_nic(at, nic, live=live))
+
+    async def update_nic(self, uid: str, nic: v1.NicSpec, *, live: bool) -> None:
+        """See Driver."""
+        await self._edit(uid, f"update NIC {nic.name}", lambda at: editing.update_nic(at, nic, live=live))
+
+    async def detach_nic(self, uid: str, name: str, *, live: bool) -> None:
+        """See Driver."""
+        await self._edit(uid, f"detach NIC {name}", lambda at: editing.detach_nic(at, name, live=live))
+
+    async def set_boot_data(self, uid: str, spec: v1.MachineSpec) -> None:
+        """See Driver."""
+        await self._edit(uid, "replace first-boot data", lambda at: editing.set_boot_data(at, spec))
+
+    async def set_tags(self, uid: str, tags: list[str]) -> None:
+        """See Driver."""
+        await self._edit(uid, "set tags", lambda at: editing.set_tags(at, tags))
+
+    async def set_description(self, uid: str, description: str) -> None:
+        """See Driver."""
+        await self._edit(uid, "set description", lambda at: editing.set_description(at, description))
+
+    # -- console and inventory -------------------------------------------------------------------------------------
+
+    def console(
+        self, uid: str, kind: v1.ConsoleKind, *, force: bool
+    ) -> contextlib.AbstractAsyncContextManager[Console]:
+        """See Driver."""
+        if kind is not v1.ConsoleKind.SERIAL:
+            raise NotSupportedError(f"the libvirt provider has no {kind.name} console yet")
+        return consoles.serial(self._hypervisor, uid, self._config.owner, force=force)
+
+    async def inventory(self) -> v1.GetInventoryResponse:
+        """See Driver."""
+        found = await self._measure()
+        return await self._hypervisor.call("take the inventory", lambda c: inventory.take(c, found), timeout=60.0)
+
     # -- images ----------------------------------------------------------------------------------------------------
 
     async def prepare_image(self, request: v1.PrepareImageRequest, progress: Progress) -> v1.Image:
         """See Driver."""
-        await self._hypervisor.call(
-            "find the storage pool", lambda c: making.ensure_default_pool(c, self._config)
-        )
+        await self._hypervisor.call("find the storage pool", lambda c: making.ensure_default_pool(c, self._config))
         return await self._images.prepare(request, progress)
 
     async def image_id(self, request: v1.PrepareImageRequest) -> str:

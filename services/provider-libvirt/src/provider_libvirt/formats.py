@@ -90,7 +90,9 @@ def _qcow2(head: bytes, length: int) -> Format:
             raise BrokenImageError("the qcow2 header is cut off")
         (incompatible,) = struct.unpack_from(">Q", head, 72)
         if incompatible & _INCOMPATIBLE_DATA_FILE:
-            raise BrokenImageError("the qcow2 image keeps its data in another file; flatten it: qemu-img convert -O qcow2")
+            raise BrokenImageError(
+                "the qcow2 image keeps its data in another file; flatten it: qemu-img convert -O qcow2"
+            )
         if incompatible & _INCOMPATIBLE_CORRUPT:
             raise BrokenImageError("the qcow2 image is marked as corrupt; repair it: qemu-img check -r all")
     if size == 0 or size % 512 or size > 1 << 60:

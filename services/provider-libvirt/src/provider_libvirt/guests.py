@@ -24,8 +24,13 @@ from provider_libvirt.observed import Facts
 
 log = logging.get(__name__)
 
+_ARP, _AGENT = libvirt.VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_ARP, libvirt.VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_AGENT
+
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 5.0
-"""Seconds between looks while addresses are missing; it doubles."""
+PAUSE_GROWTH = 1.25
+"""Seconds between looks while addresses are missing, and how they grow."""
+SETTLING_SECONDS = 20.0
+"""A guest that has told everything is looked at so much longer: its host name may still change while it boots."""
 EAGER_SECONDS = 300.0
 """A machine that has not told everything after this long is looked at as rarely as one that has."""
 REFRESH = 60.0
@@ -161,11 +166,11 @@ class Guests:
             facts = watched.facts  # it did not answer: what it said last is the best there is
         covered = {address.mac for address in facts.addresses}
         now = self._clock.monotonic()
-        settled = complete and covered >= set(watched.macs)
+        settled = complete and covered >= set(watched.macs) and now - watched.since > SETTLING_SECONDS
         if settled or now - watched.since > EAGER_SECONDS:
             watched.pause = REFRESH
         else:
-            watched.pause = min(watched.pause * 2, LONGEST_PAUSE)
+            watched.pause = min(watched.pause * PAUSE_GROWTH, LONGEST_PAUSE)
         watched.due = now + watched.pause
         if facts != watched.facts:
             watched.facts = facts
@@ -194,7 +199,7 @@ def read_leases(connection: libvirt.virConnect) -> dict[str, list[Sight]]:
 def read_neighbours(connection: libvirt.virConnect, uid: str) -> list[Sight]:
     """What the host's neighbour table says of the machine's NICs."""
     try:
-        answer = connection.lookupByUUIDString(uid).interfaceAddresses(libvirt.VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_ARP, 0)
+        answer = connection.lookupByUUIDString(uid).interfaceAddresses(_ARP, 0)
     except libvirt.libvirtError:
         return []
     return sights_of(answer, "arp", named=False)
@@ -204,7 +209,7 @@ def ask_agent(connection: libvirt.virConnect, uid: str) -> tuple[list[Sight], st
     """Addresses, host name and system as the guest's agent tells them."""
     domain = connection.lookupByUUIDString(uid)
     domain.agentSetResponseTimeout(AGENT_SECONDS, 0)
-    sights = sights_of(domain.interfaceAddresses(libvirt.VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_AGENT, 0), "agent", named=True)
+    sights = sights_of(domain.interfaceAddresses(_AGENT, 0), "agent", named=True)
     hostname = system = ""
     with contextlib.suppress(libvirt.libvirtError):  # an agent too old for the command
         info = domain.guestInfo(libvirt.VIR_DOMAIN_GUEST_INFO_OS | libvirt.VIR_DOMAIN_GUEST_INFO_HOSTNAME, 0)

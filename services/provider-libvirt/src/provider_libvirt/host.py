@@ -66,9 +66,9 @@ def measure(connection: libvirt.virConnect, virtualization: str) -> Host:
     if driver != "QEMU":
         guest_arch, machine = _guest(capabilities, "", "hvm")
         return Host(
-            **common, arch=guest_arch, virtualization=driver.lower(), virtualization_reason="", emulator="", machine=machine,
-            cpu_mode="", max_cpus=_max_cpus(connection, driver.lower()), efi=False, disk_buses=("scsi", "virtio"),
-            nic_models=("virtio",), streams=False, rng=False, agent=False,
+            **common, arch=guest_arch, virtualization=driver.lower(), virtualization_reason="", emulator="",
+            machine=machine, cpu_mode="", max_cpus=_max_cpus(connection, driver.lower()), efi=False,
+            disk_buses=("scsi", "virtio"), nic_models=("virtio",), streams=False, rng=False, agent=False,
         )  # fmt: skip
     kind, reason = _domain_type(connection, capabilities, arch, virtualization)
     machine = "q35" if arch == "x86_64" else _guest(capabilities, arch, kind)[1]
@@ -105,7 +105,10 @@ def _domain_type(connection: libvirt.virConnect, capabilities: ET.Element, arch:
         return "qemu", "the host offers no KVM: is /dev/kvm there, and may libvirt open it?"
     needed = _HARDWARE_VIRTUALIZATION.get(arch)
     if needed and not needed & _cpu_features(connection, capabilities):
-        return "qemu", f"the host's CPU has none of {', '.join(sorted(needed))}, so its KVM is not hardware virtualization"
+        return (
+            "qemu",
+            f"the host's CPU has neither of {', '.join(sorted(needed))}: its KVM is an emulation too",
+        )
     return "kvm", ""
 
 

@@ -1,7 +1,7 @@
 """The connection to libvirt: opened, kept alive, reopened; the one way to call it.
 
-Only this package's modules that are handed a live connection (`call`) touch libvirt's objects, and none of them keeps one:
-a `virDomain` held over a reconnect would keep the dead connection open.
+Functions that are handed a live connection (by `call`) use libvirt's objects, and none of them keeps one: a `virDomain`
+held over a reconnect would keep the dead connection open.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from common.errors import CredentialsRefusedError, HypervisorUnavailableError, I
 
 from provider_libvirt import eventloop
 from provider_libvirt.background import running
-from provider_libvirt.faults import is_code, mapped
+from provider_libvirt.libvirt_errors import is_code, mapped
 from provider_libvirt.threads import Threads
 
 log = logging.get(__name__)
@@ -206,7 +206,9 @@ class Hypervisor:
             done, _ = await asyncio.wait({answer}, timeout=self.call_timeout)
             if done:
                 return answer.result()
-            self._reason = HypervisorUnavailableError(f"libvirt at {self.endpoint}: no answer to the connection attempt")
+            self._reason = HypervisorUnavailableError(
+                f"libvirt at {self.endpoint}: no answer to the connection attempt"
+            )
 
     def _subscribe(self, connection: libvirt.virConnect, loop_call: Callable[..., None]) -> None:
         """Domain events: every kind that shows in what we report."""
@@ -278,9 +280,7 @@ class Hypervisor:
         return secrets
 
 
-def _open_blocking(
-    uri: str, secrets: dict[int, str], lost: Callable[[libvirt.virConnect], None]
-) -> libvirt.virConnect:
+def _open_blocking(uri: str, secrets: dict[int, str], lost: Callable[[libvirt.virConnect], None]) -> libvirt.virConnect:
     def answer(requests: list[list[Any]], _opaque: object) -> int:
         for request in requests:
             if request[0] not in secrets:

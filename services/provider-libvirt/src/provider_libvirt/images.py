@@ -1,8 +1,8 @@
 """Base images: fetched, verified, and kept as read-only volumes that machines only ever stand on.
 
-Two volumes make an image: `virtrigaud-image-<id>.<format>`, and the marker `virtrigaud-image-<id>.json`, written when the
-content is complete and its checksum right. Without its marker a volume is a remnant of an interrupted attempt: it is
-visible to nobody, and the next attempt removes it.
+Two volumes make an image: `virtrigaud-image-<id>.<format>`, and the marker `virtrigaud-image-<id>.json`, written when
+the content is complete and its checksum right. Without its marker a volume is a remnant of an interrupted attempt:
+nobody sees it, and the next attempt removes it.
 """
 
 from __future__ import annotations

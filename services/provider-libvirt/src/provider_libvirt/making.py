@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import time
 import xml.etree.ElementTree as ET
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import libvirt
 from common import v1
@@ -77,7 +77,9 @@ def ours(connection: libvirt.virConnect, uid: str, owner: str) -> tuple[libvirt.
         raise
     mark = stamp.read(parse(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)))
     if mark is None or mark.owner != owner or mark.uid != uid:
-        raise ForeignMachineError(f"libvirt domain {domain.name()} ({uid}) does not carry the stamp of this installation")
+        raise ForeignMachineError(
+            f"libvirt domain {domain.name()} ({uid}) does not carry the stamp of this installation"
+        )
     return domain, mark
 
 
@@ -94,7 +96,7 @@ def create(connection: libvirt.virConnect, spec: v1.MachineSpec, host: Host, con
     made: list[tuple[str, str]] = []
     try:
         devices, disk_stamps = _disks(connection, spec, config, made)
-        boot_path = _boot_data(connection, identity.uid, iso, config, made) if iso else ""
+        boot_path = write_boot_data(connection, identity.uid, iso, config, made) if iso else ""
         mark = Stamp(
             uid=identity.uid,
             namespace=identity.namespace,
@@ -108,14 +110,15 @@ def create(connection: libvirt.virConnect, spec: v1.MachineSpec, host: Host, con
             nics=tuple(nic_stamps),
             tags=tuple(sorted(domains.printable(tag) for tag in set(spec.tags))),
         )
+        serial_log = _serial_log(connection, identity.uid, host, config)
         xml = domains.domain(
             spec, name, host, mark,
-            disks=devices, interfaces=interfaces, boot_data=boot_path, serial_log=_serial_log(connection, identity.uid, host, config),
+            disks=devices, interfaces=interfaces, boot_data=boot_path, serial_log=serial_log,
         )  # fmt: skip
         flags = 0 if host.is_test else libvirt.VIR_DOMAIN_DEFINE_VALIDATE
         connection.defineXMLFlags(xml, flags)
     except BaseException:
-        _undo(connection, made)
+        undo(connection, made)
         raise
 
 
@@ -212,9 +215,10 @@ def _existing(connection: libvirt.virConnect, disk: v1.DiskSpec) -> Volume:
     return volumes.describe(volume, volume.storagePoolLookupByVolume().name())
 
 
-def _boot_data(
+def write_boot_data(
     connection: libvirt.virConnect, uid: str, iso: bytes, config: Config, made: list[tuple[str, str]]
 ) -> str:
+    """Write the NoCloud ISO as a volume, in place of an earlier one; its path."""
     pool = volumes.lookup_pool(connection, config.pool, "boot data")
     name = volumes.boot_data_name(uid)
     volumes.remove(pool, name)
@@ -231,8 +235,8 @@ def _serial_log(connection: libvirt.virConnect, uid: str, host: Host, config: Co
     return str(volumes.target_path(pool) / volumes.serial_log_name(uid))
 
 
-def _undo(connection: libvirt.virConnect, made: list[tuple[str, str]]) -> None:
-    """Remove what a failed create made; what cannot be removed now is found by its name later."""
+def undo(connection: libvirt.virConnect, made: list[tuple[str, str]]) -> None:
+    """Remove what a failed step made; what cannot be removed now is found by its name later."""
     for pool_name, name in reversed(made):
         with contextlib.suppress(libvirt.libvirtError):  # the first error counts
             volumes.remove(connection.storagePoolLookupByName(pool_name), name)
@@ -311,8 +315,3 @@ def release(connection: libvirt.virConnect, uid: str, owner: str) -> None:
         domain = found[0]
         flags = libvirt.VIR_DOMAIN_AFFECT_CONFIG | (libvirt.VIR_DOMAIN_AFFECT_LIVE if domain.isActive() else 0)
         domain.setMetadata(libvirt.VIR_DOMAIN_METADATA_ELEMENT, None, None, stamp.NAMESPACE, flags)
-
-
-def with_boot_data(mark: Stamp, digest: str, path: str) -> Stamp:
-    """The stamp after the boot data was replaced."""
-    return replace(mark, boot_digest=digest, boot_path=path)

@@ -68,7 +68,9 @@ def _named(connection: libvirt.virConnect, name: str, nic: str) -> Source:
     if name not in _defined(connection):
         raise ResourceNotFoundError(f"NIC {nic}: there is no libvirt network {name}")
     if not connection.networkLookupByName(name).isActive():
-        raise ResourceNotFoundError(f"NIC {nic}: libvirt network {name} is not active; start it: virsh net-start {name}")
+        raise ResourceNotFoundError(
+            f"NIC {nic}: libvirt network {name} is not active; start it: virsh net-start {name}"
+        )
     return Source("network", name)
 
 
@@ -115,6 +117,25 @@ def source_of(element: ET.Element) -> Source:
     kind = element.get("type", "")
     source = element.find("source")
     return Source(kind, source.get(kind, "") if source is not None else "")
+
+
+def name_of(element: ET.Element) -> str:
+    """Name of a NIC from the spec; empty for one that is not ours."""
+    alias = element.find("alias")
+    name = alias.get("name", "") if alias is not None else ""
+    return name.removeprefix(ALIAS) if name.startswith(ALIAS) else ""
+
+
+def mac_of(element: ET.Element) -> str:
+    """MAC of a device, lower-case."""
+    mac = element.find("mac")
+    return mac.get("address", "").lower() if mac is not None else ""
+
+
+def model_of(element: ET.Element) -> str:
+    """Adapter model of a device."""
+    model = element.find("model")
+    return model.get("type", "") if model is not None else ""
 
 
 def reference(source: Source, record: NicStamp | None) -> v1.NetworkRef:

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 
 import libvirt
 from common import v1
+from providerkit.planner import BOOT_DATA_SETTING
 
 from provider_libvirt import networks, stamp
 from provider_libvirt.domains import AGENT_CHANNEL, BOOT_DATA_ALIAS, DISK_ALIAS
-from providerkit.planner import BOOT_DATA_SETTING
 
 _UNITS = {"b": 1, "bytes": 1, "KB": 1000, "k": 1024, "KiB": 1024, "MB": 10**6, "M": 1 << 20, "MiB": 1 << 20,
           "GB": 10**9, "G": 1 << 30, "GiB": 1 << 30, "TB": 10**12, "T": 1 << 40, "TiB": 1 << 40}  # fmt: skip

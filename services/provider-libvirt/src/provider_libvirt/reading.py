@@ -103,7 +103,7 @@ def read_all(connection: libvirt.virConnect, known: dict[str, _Known]) -> tuple[
         memory = known.get(uid)
         if memory is not None and memory.raw.active == _is_active(state):
             old = memory.raw
-            sizes = {**old.sizes, **_sizes(stats)} if old.active else old.sizes
+            sizes = {**old.sizes, **_sizes(stats)} if old.active else dict(old.sizes)
             if (state, reason) == (old.state, old.reason) and domain.name() == old.name:
                 raws.append(_with_sizes(old, sizes))
                 continue
@@ -146,7 +146,9 @@ def _read(connection: libvirt.virConnect, domain: libvirt.virDomain, stats: dict
     if active:
         sizes = _sizes(stats if stats is not None else _stats_of(connection, domain))
     for target, element in {**observed.disk_elements(live), **observed.disk_elements(config)}.items():
-        if target not in sizes and (size := _capacity(connection, domain, target, observed.disk_source(element), active)):
+        if target not in sizes and (
+            size := _capacity(connection, domain, target, observed.disk_source(element), active)
+        ):
             sizes[target] = size
     errors: dict[str, int] = {}
     if state == libvirt.VIR_DOMAIN_PAUSED and reason == libvirt.VIR_DOMAIN_PAUSED_IOERROR:

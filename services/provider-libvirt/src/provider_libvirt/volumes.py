@@ -57,7 +57,9 @@ def ensure_pool(connection: libvirt.virConnect, name: str, path: str) -> None:
         pool.create(0)
     kind = _parse(pool.XMLDesc(0)).get("type", "")
     if kind not in _FILE_POOLS:
-        raise NotSupportedError(f"storage pool {name} is of type {kind}; this provider needs one that keeps files: dir, fs or netfs")
+        raise NotSupportedError(
+            f"storage pool {name} is of type {kind}; this provider needs one that keeps files: dir, fs or netfs"
+        )
 
 
 def lookup_pool(connection: libvirt.virConnect, name: str, why: str) -> libvirt.virStoragePool:

@@ -86,7 +86,8 @@ def translate(error: libvirt.libvirtError, doing: str) -> ProviderError:
     """
     code, domain, text = error.get_error_code(), error.get_error_domain(), error.get_error_message() or str(error)
     message = f"{doing}: {text}"
-    if code == libvirt.VIR_ERR_SYSTEM_ERROR and error.get_int1() in _FULL_ERRNOS or any(t in text for t in _FULL_TEXTS):
+    number = error.get_int1() if code == libvirt.VIR_ERR_SYSTEM_ERROR else 0
+    if number in _FULL_ERRNOS or any(t in text for t in _FULL_TEXTS):
         return HostFullError(message)
     if any(t in text for t in _PERMISSION_TEXTS):
         return PermissionMissingError(message)
@@ -95,10 +96,10 @@ def translate(error: libvirt.libvirtError, doing: str) -> ProviderError:
     if domain in (libvirt.VIR_FROM_RPC, libvirt.VIR_FROM_REMOTE) or code in _BY_CODE:
         if any(t in text for t in _CREDENTIAL_TEXTS):
             return CredentialsRefusedError(message)
-        if code == libvirt.VIR_ERR_SYSTEM_ERROR and error.get_int1() in (errno.EACCES, errno.EPERM):
+        if number in (errno.EACCES, errno.EPERM):
             return PermissionMissingError(message)
         return HypervisorUnavailableError(message)
-    if code == libvirt.VIR_ERR_SYSTEM_ERROR and error.get_int1() in (errno.EACCES, errno.EPERM):
+    if number in (errno.EACCES, errno.EPERM):
         return PermissionMissingError(message)
     return InternalError(message)
 

@@ -1,0 +1,57 @@
+"""Command `virtrigaud-provider-libvirt`."""
+
+from __future__ import annotations
+
+import sys
+from importlib.metadata import version
+
+from common.clock import SystemClock
+from common.settings import load
+from providerkit.runner import run_provider
+
+from provider_libvirt.driver import LibvirtDriver
+from provider_libvirt.fetch import Policy
+from provider_libvirt.guests import Guests
+from provider_libvirt.hypervisor import Hypervisor
+from provider_libvirt.images import Images
+from provider_libvirt.making import Config
+from provider_libvirt.reading import Reader
+from provider_libvirt.settings import LibvirtSettings
+
+
+def build(settings: LibvirtSettings) -> LibvirtDriver:
+    """Every object of the provider, from its settings; nothing is opened."""
+    clock = SystemClock()
+    hypervisor = Hypervisor(
+        settings.endpoint,
+        clock=clock,
+        credentials=settings.credentials_directory,
+        call_timeout=settings.call_timeout,
+    )
+    images = Images(
+        hypervisor,
+        pool=settings.pool,
+        directories=settings.image_directory,
+        policy=Policy(settings.image_url_allow, forbid_private=settings.image_url_forbid_private),
+        limit=settings.image_max_gib << 30,
+        spool=settings.spool_directory,
+        privileged=not settings.session,
+    )
+    config = Config(
+        owner=settings.owner,
+        pool=settings.pool,
+        pool_path=settings.default_pool_path(),
+        serial_log=settings.serial_log,
+    )
+    return LibvirtDriver(
+        hypervisor, images, Guests(hypervisor, clock), Reader(hypervisor, clock), config, settings.virtualization
+    )
+
+
+def main() -> int:
+    """Serve until told to stop."""
+    return run_provider(build, load(LibvirtSettings), version=version("virtrigaud-provider-libvirt"))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
