@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -395,7 +396,7 @@ def kubectl_env(shared_process: Process, tmp_path_factory: pytest.TempPathFactor
 def kubectl(kubectl_env: tuple[str, dict[str, str]], request: pytest.FixtureRequest) -> Iterator[Kubectl]:
     """kubectl in a fresh namespace."""
     path, env = kubectl_env
-    name = "t-" + request.node.name.lower().replace("_", "-").replace("[", "-").replace("]", "")[:50].strip("-")
+    name = "t-" + re.sub(r"[^a-z0-9]+", "-", request.node.name.lower())[:50].strip("-")
     tool = Kubectl(path, env, name)
     tool("create", "namespace", name)
     yield tool

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
 import pytest
 from apiserver.openapi import definition_name
 
 CRD = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
+DEPLOYED = Path(__file__).parents[3] / "deploy" / "crds"
 THINGS = "/apis/test.virtrigaud.io/v1/namespaces/default/things"
 
 
@@ -153,3 +155,16 @@ async def test_openapi_2_has_no_words_of_3(api):
     text = str(document)
     assert "components/schemas" not in text
     assert "'nullable'" not in text
+
+
+@pytest.mark.parametrize("path", sorted(DEPLOYED.glob("*.yaml")), ids=lambda path: path.stem)
+async def test_our_own_definitions_are_accepted(api, path):
+    """The definitions that VirtRigaud ships must be structural, with rules that compile."""
+    body = path.read_bytes()
+    reply = await api.call("POST", f"{CRD}?fieldValidation=Strict", body, kind="application/yaml")
+    assert reply.status == 201, reply.json["message"]
+    assert conditions(reply.json)["Established"] == "True"
+
+
+def test_the_deployed_definitions_are_found():
+    assert len(list(DEPLOYED.glob("*.yaml"))) == 10
