@@ -5,10 +5,9 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
-from prometheus_client import CollectorRegistry
-
 from common import errors, pki, rpc, v1
 from common.tls import CONTROLLER, TlsFiles
+from prometheus_client import CollectorRegistry
 
 MACHINES = "virtrigaud.provider.v1.MachineService"
 DISKS = "virtrigaud.provider.v1.DiskService"

@@ -8,7 +8,6 @@ import sys
 import warnings
 
 import pytest
-
 from common import logging, redact, secrets, v1
 
 CANARY = "c4n4ry-in-the-coal-mine"

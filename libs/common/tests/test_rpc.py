@@ -7,11 +7,10 @@ from datetime import timedelta
 import grpc
 import grpc.aio
 import pytest
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
-
 from common import errors, rpc, v1
 from common.rpc import services
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 MACHINES = "virtrigaud.provider.v1.MachineService"
 DISKS = "virtrigaud.provider.v1.DiskService"
@@ -77,11 +76,13 @@ async def test_a_provider_error_arrives_whole(stub):
 
 
 async def test_a_stream_may_end_in_an_error(stub):
-    seen = []
-    with pytest.raises(errors.HypervisorUnavailableError, match="the session ended"):
-        async for each in stub.watch_machines(v1.WatchMachinesRequest(resume_revision="refuse"), timeout=10):
-            seen.append(each.revision)
-    assert seen == ["0", "1", "2"]
+    stream = stub.watch_machines(v1.WatchMachinesRequest(resume_revision="refuse"), timeout=10)
+    assert [(await anext(stream)).revision for _ in range(3)] == ["0", "1", "2"]
+    with pytest.raises(errors.HypervisorUnavailableError, match="the session ended") as caught:
+        await anext(stream)
+    assert caught.value.retry_after == 3
+    with pytest.raises(StopAsyncIteration):
+        await anext(stream)
 
 
 async def test_a_task_groups_error_arrives_as_what_it_is(stub):

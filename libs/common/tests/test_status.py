@@ -7,10 +7,9 @@ from pathlib import Path
 import grpc
 import grpc.aio
 import pytest
-from google.rpc import error_details_pb2, status_pb2
-
 from common import errors, redact, status, v1
 from common.errors import ProviderError
+from google.rpc import error_details_pb2, status_pb2
 
 
 def subclasses(cls: type) -> list[type]:
@@ -152,7 +151,7 @@ def test_another_domain_does_not_choose_the_class():
 
 
 def test_a_long_message_is_cut_and_fits_into_headers():
-    code, short, trailers = status.abortion(errors.HostFullError("ü" * 100_000))
+    _, short, trailers = status.abortion(errors.HostFullError("ü" * 100_000))
     assert len(short) <= 400
     assert len(trailers[0][1]) < 8_000
     assert str(status.from_rpc_error(received(errors.HostFullError("ü" * 100_000)))).endswith("…")
@@ -198,6 +197,6 @@ def test_W18_what_a_worker_does(cls, action):
 
 
 def test_the_page_of_errors_is_the_table():
-    """docs/errors.md is what the contract refers to: `uv run python -m common.status > docs/errors.md` writes it anew."""
+    """The contract refers to docs/errors.md; `uv run python -m common.status > docs/errors.md` writes it anew."""
     page = Path(__file__).resolve().parents[3] / "docs" / "errors.md"
     assert page.read_text() == status.markdown()

@@ -9,13 +9,12 @@ from pathlib import Path
 
 import betterproto2
 import pytest
+from common import v1, wire
+from common.gen.message_pool import default_message_pool
 from google.protobuf import duration_pb2, message_factory, timestamp_pb2
 from google.protobuf.descriptor import FieldDescriptor as F
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-
-from common import v1, wire
-from common.gen.message_pool import default_message_pool
 
 CONTRACT = sorted(
     (cls for url, cls in default_message_pool.url_to_type.items() if "/virtrigaud." in url),
@@ -227,7 +226,7 @@ def test_an_encode_error_does_not_quote_the_value():
 
 
 def test_a_message_of_another_type_is_a_type_error():
-    with pytest.raises(TypeError, match="expected a virtrigaud.provider.v1.CpuSpec, got MemorySpec"):
+    with pytest.raises(TypeError, match=r"expected a virtrigaud\.provider\.v1\.CpuSpec, got MemorySpec"):
         wire.codec(v1.CpuSpec).dumps(v1.MemorySpec())
 
 
@@ -248,7 +247,9 @@ message Tree {
   repeated google.protobuf.Timestamp times = 8;
   repeated Colour palette = 9;
   optional Colour favourite = 10;
-  oneof choice { Colour picked = 11; Tree grafted = 12; string text = 13; bytes raw = 14; google.protobuf.Duration wait = 15; }
+  oneof choice {
+    Colour picked = 11; Tree grafted = 12; string text = 13; bytes raw = 14; google.protobuf.Duration wait = 15;
+  }
   double f1 = 20; float f2 = 21; int32 f3 = 22; int64 f4 = 23; uint32 f5 = 24; uint64 f6 = 25; sint32 f7 = 26;
   sint64 f8 = 27; fixed32 f9 = 28; fixed64 f10 = 29; sfixed32 f11 = 30; sfixed64 f12 = 31; bool f13 = 32;
   optional string from = 40;

@@ -48,11 +48,15 @@ class Authority:
             TlsError: the directory cannot be written, or holds a broken authority.
         """
         directory, clock = Path(directory), clock or SystemClock()
-        if (directory / "ca.crt").exists() and (directory / "ca.key").exists():
+        if (
+            directory / "ca.crt"
+        ).exists():  # a key alone is what an interrupted creation leaves, and nobody trusts it yet
             found = cls.load(directory, clock=clock)
             if not _due(found._cert, clock.now()):
                 return found
-        key = ec.generate_private_key(ec.SECP256R1())
+            key = found._key  # under the same key and name, what the old certificate vouched for stays good
+        else:
+            key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"{name} CA")])
         identifier = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
         cert = (
@@ -62,7 +66,8 @@ class Authority:
             .add_extension(identifier, critical=False)
             .sign(key, hashes.SHA256())
         )
-        _write(directory / "ca.key", _pem_key(key), 0o600)
+        if not (directory / "ca.crt").exists():
+            _write(directory / "ca.key", _pem_key(key), 0o600)
         _write(directory / "ca.crt", cert.public_bytes(serialization.Encoding.PEM), 0o644)
         return cls(cert, key, clock)
 

@@ -1,0 +1,119 @@
+"""The private authority: what it writes, when it writes anew, and that it never leaves half a file."""
+
+import stat
+from datetime import UTC, datetime
+
+import pytest
+from common import pki
+from common.clock import ManualClock
+from common.tls import TlsError
+from cryptography import x509
+
+DAY = 86400.0
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock(datetime(2026, 1, 1, tzinfo=UTC))
+
+
+def mode(path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def test_keys_are_their_owners_alone(tmp_path):
+    files = pki.Authority.create(tmp_path / "a").issue(tmp_path / "b", "web")
+    assert mode(files.key) == mode(tmp_path / "a" / "ca.key") == 0o600
+    assert mode(tmp_path / "a") == mode(tmp_path / "b") == 0o700
+    assert sorted(path.name for path in (tmp_path / "b").iterdir()) == ["ca.crt", "tls.crt", "tls.key"]
+
+
+def test_names_of_every_kind(tmp_path):
+    names = ["*.example.com", "127.0.0.1", "::1", "spiffe://site/provider"]
+    files = pki.Authority.create(tmp_path / "a").issue(tmp_path / "b", "web", names)
+    cert = x509.load_pem_x509_certificate(files.cert.read_bytes())
+    sans = cert.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert [str(each.value) for each in sans] == ["web", *names]
+
+
+@pytest.mark.parametrize("name", ["", "a b", "-x", "ü.example", "a..b", "x" * 64 + ".com", "a\nb", "spiffe://ü"])
+def test_what_is_no_name_is_refused(tmp_path, name):
+    with pytest.raises(ValueError, match="is no DNS name, IP address or URI"):
+        pki.Authority.create(tmp_path / "a").issue(tmp_path / "b", name)
+    assert not (tmp_path / "b").exists()
+
+
+async def test_issuing_again_changes_nothing_until_a_third_is_left(tmp_path, clock):
+    authority = pki.Authority.create(tmp_path / "a", clock=clock)
+    first = authority.issue(tmp_path / "b", "web", days=90).read()
+    await clock.advance(59 * DAY)
+    assert authority.issue(tmp_path / "b", "web", days=90).read() == first
+    await clock.advance(2 * DAY)
+    renewed = authority.issue(tmp_path / "b", "web", days=90)
+    assert renewed.read() != first
+    assert renewed.check(clock) > clock.now()
+
+
+async def test_an_authority_is_kept_and_renewed_likewise(tmp_path, clock):
+    first = pki.Authority.create(tmp_path / "a", days=90, clock=clock).certificate_pem()
+    assert pki.Authority.create(tmp_path / "a", days=90, clock=clock).certificate_pem() == first
+    assert pki.Authority.load(tmp_path / "a", clock=clock).certificate_pem() == first
+    issued = pki.Authority.load(tmp_path / "a", clock=clock).issue(tmp_path / "b", "web", days=89)
+    await clock.advance(61 * DAY)
+    renewed = pki.Authority.create(tmp_path / "a", days=90, clock=clock)
+    assert renewed.certificate_pem() != first
+    issued.ca.write_bytes(renewed.certificate_pem())
+    assert issued.check(clock) > clock.now()  # what the old one vouched for stays good
+
+
+def test_an_interrupted_creation_is_finished(tmp_path):
+    """Killed after the key was written and before the certificate."""
+    pki.Authority.create(tmp_path / "a")
+    (tmp_path / "a" / "ca.crt").unlink()
+    assert pki.Authority.create(tmp_path / "a").issue(tmp_path / "b", "web").check() > datetime.now(UTC)
+
+
+@pytest.mark.parametrize("change", ["name", "authority", "missing", "broken"])
+def test_what_no_longer_fits_is_issued_anew(tmp_path, change):
+    authority = pki.Authority.create(tmp_path / "a")
+    files = authority.issue(tmp_path / "b", "web")
+    before, sans = files.read(), []
+    match change:
+        case "name":
+            sans = ["10.0.0.1"]
+        case "authority":
+            authority = pki.Authority.create(tmp_path / "other")
+        case "missing":
+            files.key.unlink()
+        case "broken":
+            files.cert.write_text("rubbish")
+    again = authority.issue(tmp_path / "b", "web", sans)
+    assert again.read() != before
+    assert again.check() > datetime.now(UTC)
+
+
+@pytest.mark.parametrize("damage", ["missing", "rubbish", "mixed"])
+def test_a_damaged_authority_is_named_and_never_overwritten(tmp_path, damage):
+    """A new authority would cut off everybody who trusts the old one."""
+    pki.Authority.create(tmp_path / "a")
+    key = tmp_path / "a" / "ca.key"
+    match damage:
+        case "missing":
+            key.unlink()
+        case "rubbish":
+            key.write_text("rubbish")
+        case "mixed":
+            pki.Authority.create(tmp_path / "other")
+            key.write_bytes((tmp_path / "other" / "ca.key").read_bytes())
+    before = (tmp_path / "a" / "ca.crt").read_bytes()
+    with pytest.raises(TlsError, match=r"ca\.key"):
+        pki.Authority.load(tmp_path / "a")
+    with pytest.raises(TlsError, match=r"ca\.key"):
+        pki.Authority.create(tmp_path / "a")
+    assert (tmp_path / "a" / "ca.crt").read_bytes() == before
+
+
+def test_a_directory_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(TlsError, match="cannot be written"):
+        pki.Authority.create(tmp_path / "file")

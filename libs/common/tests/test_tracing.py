@@ -1,0 +1,127 @@
+"""One trace from a caller through gRPC and threads to a real collector, and into the logs. In a process of its own: a
+tracer provider can be set but once."""
+
+import asyncio
+import json
+import sys
+
+import grpc
+import grpc.aio
+import pytest
+from common import tracing
+from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
+
+PROGRAM = """
+import asyncio, sys
+from common import errors, logging, redact, rpc, tracing, v1
+
+SERVICE = "virtrigaud.provider.v1.MachineService"
+redact.register("s3cr3t-value")
+
+class Machines:
+    async def get_machine(self, request, context):
+        await asyncio.to_thread(self.work)
+        if request.uid == "missing":
+            raise errors.MachineNotFoundError("there is no machine missing")
+        return v1.GetMachineResponse()
+
+    def work(self):
+        with tracing.span("hypervisor.call", uid="m-1", password="hunter2", libvirt__domain="a s3cr3t-value b"):
+            logging.get("driver").info("working")
+
+    async def watch_machines(self, request, context):
+        with tracing.span("watch.begin"):
+            pass
+        yield v1.WatchMachinesResponse()
+
+async def main():
+    server = rpc.Server("127.0.0.1:0", insecure=True)
+    server.bind(SERVICE, Machines())
+    async with server, rpc.connect(server.address, insecure=True) as channel:
+        stub = rpc.stub(channel, SERVICE)
+        with tracing.span("reconcile", machine="shop/web"):
+            await stub.get_machine(v1.GetMachineRequest(uid="m-1"), timeout=10)
+            async for _ in stub.watch_machines(v1.WatchMachinesRequest(), timeout=10):
+                pass
+        try:
+            with tracing.span("failing"):
+                await stub.get_machine(v1.GetMachineRequest(uid="missing"), timeout=10)
+        except errors.MachineNotFoundError:
+            pass
+
+logging.setup("traced", "info", "json")
+with tracing.setup("traced", sys.argv[1], version="1.0"):
+    assert tracing.enabled()
+    asyncio.run(main())
+"""
+
+
+class Collector(trace_service_pb2_grpc.TraceServiceServicer):
+    def __init__(self) -> None:
+        self.spans: list = []
+        self.resources: list = []
+
+    async def Export(self, request, context):
+        for resource in request.resource_spans:
+            self.resources.append(resource.resource)
+            self.spans += [span for scope in resource.scope_spans for span in scope.spans]
+        return trace_service_pb2.ExportTraceServiceResponse()
+
+
+async def run_traced() -> tuple[Collector, list[dict]]:
+    collector = Collector()
+    server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+    trace_service_pb2_grpc.add_TraceServiceServicer_to_server(collector, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", PROGRAM, f"http://127.0.0.1:{port}"), stderr=asyncio.subprocess.PIPE
+    )
+    _, stderr = await process.communicate()
+    await server.stop(None)
+    assert process.returncode == 0, stderr.decode()
+    return collector, [json.loads(line) for line in stderr.decode().splitlines()]
+
+
+async def test_P44_one_trace_from_the_caller_to_the_hypervisor_call_and_into_the_log():
+    collector, records = await run_traced()
+    spans = {}
+    for span in collector.spans:
+        spans.setdefault(span.name, []).append(span)
+    root = spans["reconcile"][0]
+    in_trace = {span.name for span in collector.spans if span.trace_id == root.trace_id}
+    method = "virtrigaud.provider.v1.MachineService/GetMachine"
+    assert {"reconcile", method, f"/{method}", "hypervisor.call", "watch.begin"} <= in_trace
+    parents = {span.span_id: span for span in collector.spans}
+    call = next(span for span in spans["hypervisor.call"] if span.trace_id == root.trace_id)
+    chain = []
+    while call.parent_span_id:
+        call = parents[call.parent_span_id]
+        chain.append(call.name)
+    assert chain == [f"/{method}", method, "reconcile"]
+    working = next(record for record in records if record["event"] == "working")
+    assert working["trace_id"] == root.trace_id.hex()
+
+    # a failed call is a failed span on both sides
+    failing = spans["failing"][0]
+    failed = {span.name for span in collector.spans if span.trace_id == failing.trace_id and span.status.code == 2}
+    assert {"failing", method} <= failed
+
+    # and no span shows a secret
+    shown = "".join(str(span) for span in collector.spans)
+    assert "hunter2" not in shown
+    assert "s3cr3t-value" not in shown
+    attributes = {item.key: item.value.string_value for span in spans["hypervisor.call"] for item in span.attributes}
+    assert attributes == {"uid": "m-1", "password": "[redacted]", "libvirt.domain": "a [redacted] b"}
+
+
+def test_tracing_is_off_unless_it_is_asked_for():
+    with tracing.setup("quiet", None):
+        assert not tracing.enabled()
+        assert tracing.server_interceptors() == []
+        assert tracing.headers() == ()
+
+
+def test_a_wrong_endpoint_is_named():
+    with pytest.raises(ValueError, match="write http://host:4317"):
+        tracing.setup("x", "host:4317")
