@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import libvirt
-import libvirt_qemu
+import libvirt_qemu  # type: ignore[import-untyped]  # it has no stubs
 import pycdlib
 import pytest
 
@@ -100,7 +100,10 @@ def test_network_and_pool_are_active(libvirtd: PrivateLibvirtd, connection: libv
 
 
 def test_guest_gets_lease_and_agent_answers(
-    libvirtd: PrivateLibvirtd, connection: libvirt.virConnect, guest_image: Path, record_property: pytest.RecordProperty
+    libvirtd: PrivateLibvirtd,
+    connection: libvirt.virConnect,
+    guest_image: Path,
+    record_property: Callable[[str, object], None],
 ) -> None:
     """A real machine boots, gets an address by DHCP, tells it through its agent, and obeys a graceful shutdown."""
     clock = time.monotonic
