@@ -1,0 +1,185 @@
+"""`virtrigaud-controller`: builds everything, top to bottom, and runs it until SIGTERM."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+import socket
+import sys
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
+from importlib.metadata import version
+
+from common import faults, logging, tracing
+from common import metrics as common_metrics
+from common.clock import Clock, SystemClock
+from common.pki import Authority
+from common.settings import SettingsError, load
+from common.tls import CONTROLLER, TlsError, TlsFiles
+from prometheus_client import REGISTRY
+
+from .api import Api, ApiError, connect
+from .controller import Controller
+from .files import write_private
+from .installation import owner_id
+from .leader import Leader, LeaseSettings, LostError
+from .metrics import Metrics
+from .runtime import Runtime
+from .runtime.external import ExternalRuntime
+from .runtime.process import ProcessRuntime, ProcessSettings
+from .runtime.unsupported import EXTERNAL, UnsupportedRuntime
+from .secrets import Secrets
+from .settings import Settings
+
+log = logging.get(__name__)
+
+MODES = {"process": "Process", "external": "External", "kubernetes": "Kubernetes"}
+API_RETRY = 2.0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Entry point of the command."""
+    try:
+        settings = load(Settings, argv)
+    except SettingsError as error:
+        print(error, file=sys.stderr)  # noqa: T201  # there is no log yet
+        return 2
+    logging.setup("virtrigaud-controller", settings.log_level, settings.log_format)
+    faults.install_from_environment()
+    try:
+        asyncio.run(serve(settings, SystemClock(), random.Random()))
+    except* (LostError, TlsError, ValueError, OSError) as group:
+        for leaf in _leaves(group):
+            log.error("controller.stopped", message=str(leaf))
+        return_code = 1
+    else:
+        return_code = 0
+    return return_code
+
+
+async def serve(settings: Settings, clock: Clock, rng: random.Random) -> None:
+    """Run one controller until SIGTERM or SIGINT.
+
+    Raises:
+        LostError: the Lease was lost; the process must be started anew.
+        ValueError, OSError, TlsError: it cannot be set up.
+    """
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with AsyncExitStack() as stack:
+        stack.enter_context(
+            tracing.setup(CONTROLLER, settings.otlp_endpoint or None, version=version("virtrigaud-controller"))
+        )
+        api = await stack.enter_async_context(connect(settings.kubeconfig, settings.context))
+        metrics = Metrics(REGISTRY)
+        common_metrics.build_info(CONTROLLER, version("virtrigaud-controller"))
+        serving = _Serving()
+        if settings.metrics_address:
+            host, _, port = settings.metrics_address.rpartition(":")
+            page = common_metrics.serve(host.strip("[]"), int(port), serving.problems)
+            served = await stack.enter_async_context(page)
+            serving.address = f"{served.host}:{served.port}"
+            log.info("controller.metrics", address=serving.address)
+        async with asyncio.TaskGroup() as group:
+            work = group.create_task(_work(settings, api, clock, rng, metrics, serving), name="controller")
+            wait = group.create_task(stop.wait(), name="signal")
+            await asyncio.wait((work, wait), return_when=asyncio.FIRST_COMPLETED)
+            work.cancel()
+            wait.cancel()
+    log.info("controller.left")
+
+
+class _Serving:
+    """What /readyz answers."""
+
+    def __init__(self) -> None:
+        self.address = ""
+        self.controller: Controller | None = None
+        self.standby = False
+
+    def problems(self) -> list[str]:
+        if self.standby:
+            return []  # a standby does its work: it waits for the Lease
+        if self.controller is None:
+            return ["the controller is starting"]
+        return self.controller.problems()
+
+
+async def _work(
+    settings: Settings, api: Api, clock: Clock, rng: random.Random, metrics: Metrics, serving: _Serving
+) -> None:
+    owner = await _owner(settings, api, clock)
+
+    async def lead() -> None:
+        controller = Controller(
+            api, clock, rng, metrics,
+            owner=owner, runtimes=_runtimes(settings, owner, clock, rng), default_mode=MODES[settings.runtime],
+            namespace=settings.namespace, concurrency=settings.concurrency, resync=settings.resync,
+        )  # fmt: skip
+        serving.controller, serving.standby = controller, False
+        async with asyncio.TaskGroup() as group:
+            group.create_task(controller.run(), name="controller")
+            for cache in controller.caches.all():
+                await cache.synced.wait()
+            log.info("controller.ready", owner=owner)
+            if settings.ready_file is not None:
+                write_private(settings.ready_file, serving.address.encode())
+
+    if not settings.leader_elect:
+        await lead()
+        return
+    serving.standby = True
+    identity = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+    lease = LeaseSettings(
+        settings.lease_namespace, settings.lease_name, identity,
+        settings.lease_duration, settings.lease_renew_deadline, settings.lease_retry,
+    )  # fmt: skip
+    await Leader(api, clock, rng, lease).run(lead)
+
+
+async def _owner(settings: Settings, api: Api, clock: Clock) -> str:
+    """The installation's id; waits for the API, which may still be starting."""
+    while True:
+        try:
+            return await owner_id(api, settings.owner)
+        except ApiError as error:
+            log.warning("controller.api_unavailable", error=str(error))
+            await clock.sleep(API_RETRY)
+
+
+def _runtimes(
+    settings: Settings, owner: str, clock: Clock, rng: random.Random
+) -> Callable[[Secrets, Callable[[str], None]], Mapping[str, Runtime]]:
+    def make(secrets: Secrets, changed: Callable[[str], None]) -> Mapping[str, Runtime]:
+        root = settings.root
+        client: TlsFiles | None = None
+        runtimes: dict[str, Runtime] = {"Kubernetes": UnsupportedRuntime("Kubernetes", EXTERNAL)}
+        if settings.runtime == "process":
+            authority = Authority.create(root / "pki" / "ca", clock=clock)
+            client = authority.issue(root / "pki" / "controller", CONTROLLER)
+            process = ProcessSettings(
+                root / "run" / "providers", root / "logs", root / "images", owner, settings.otlp_endpoint
+            )
+            runtimes["Process"] = ProcessRuntime(process, authority, client, secrets, clock, rng, changed)
+        else:
+            runtimes["Process"] = UnsupportedRuntime("Process", "start the controller with --runtime process")
+        runtimes["External"] = ExternalRuntime(secrets, root / "run" / "external", client)
+        return runtimes
+
+    return make
+
+
+def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
+    leaves: list[BaseException] = []
+    for error in group.exceptions:
+        leaves += _leaves(error) if isinstance(error, BaseExceptionGroup) else [error]
+    return leaves
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,407 @@
+"""One provider, as the controller holds it: channel, limits, breaker, health, and the stream of its machines.
+
+Keyed by the Provider's UID, so equal names in two namespaces share nothing. A call that hangs costs its own deadline and a
+slot of its own provider; no other provider notices.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, TypeVar
+
+from common import logging, rpc, status, tracing, v1
+from common.clock import Clock
+from common.errors import HypervisorUnavailableError, InternalError, OutcomeUnknownError, ProviderError
+from common.tls import TlsFiles
+
+from .breaker import Breaker
+from .metrics import Metrics
+
+log = logging.get(__name__)
+T = TypeVar("T")
+
+PACKAGE = "virtrigaud.provider.v1"
+HEARTBEAT = 20.0
+SILENCE = 3 * HEARTBEAT
+"""Seconds without a message after which a watch stream is taken for dead."""
+CALL = 30.0
+"""Deadline of a call that finishes, seconds; long work is an operation and has none."""
+FIRST_RETRY, MOST_RETRY = 0.25, 15.0
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where a provider serves, and how it is spoken to. None for tls: plain text, asked for explicitly."""
+
+    address: str
+    tls: TlsFiles | None
+
+
+@dataclass(frozen=True)
+class HealthPolicy:
+    """spec.healthCheck; seconds."""
+
+    enabled: bool = True
+    interval: float = 30.0
+    timeout: float = 10.0
+    failures: int = 3
+    successes: int = 1
+
+
+@dataclass(frozen=True)
+class Limits:
+    """spec.connectionPooling.maxConnections and spec.rateLimit; qps 0 means unlimited."""
+
+    concurrent: int = 10
+    qps: float = 0.0
+    burst: int = 20
+
+
+@dataclass(frozen=True)
+class Health:
+    """What the probes say. None: no verdict yet."""
+
+    healthy: bool | None = None
+    reason: str = "Connecting"
+    message: str = "no probe has ended yet"
+
+
+class RateLimit:
+    """A token bucket on the given clock."""
+
+    def __init__(self, clock: Clock, qps: float, burst: int) -> None:
+        self._clock, self._qps, self._burst = clock, qps, burst
+        self._tokens, self._at = float(burst), clock.monotonic()
+
+    async def wait(self) -> None:
+        """Take a token, when there is one."""
+        if self._qps <= 0:
+            return
+        now = self._clock.monotonic()
+        self._tokens = min(float(self._burst), self._tokens + (now - self._at) * self._qps)
+        self._at = now
+        self._tokens -= 1
+        if self._tokens < 0:
+            await self._clock.sleep(-self._tokens / self._qps)
+
+
+class Connection:
+    """Run `run()` in a task group. `wake` is called with the UID of each machine or image that something happened to."""
+
+    def __init__(
+        self,
+        name: str,
+        target: Target,
+        clock: Clock,
+        rng: random.Random,
+        metrics: Metrics,
+        *,
+        policy: HealthPolicy,
+        limits: Limits,
+        wake: Callable[[str], None],
+        changed: Callable[[], None],
+    ) -> None:
+        """Args: name: "namespace/name" of the Provider. changed: called when health or `info` changed."""
+        self.name, self.target, self.policy, self.limits = name, target, policy, limits
+        self._clock, self._rng, self._metrics, self._wake, self._changed = clock, rng, metrics, wake, changed
+        self.breaker = Breaker(clock, name)
+        self.health = Health()
+        self.info: v1.GetProviderResponse | None = None
+        self.machines: dict[str, v1.Machine] = {}
+        """Last seen state per UID; complete while `synced` is set."""
+        self.synced = asyncio.Event()
+        self.failures: dict[str, ProviderError] = {}
+        """How the last operation on a machine or image ended, if it failed; taken by the reconciler that acts on it."""
+        self._slots = asyncio.Semaphore(limits.concurrent)
+        self._rate = RateLimit(clock, limits.qps, limits.burst)
+        self._channel: Any = None
+        self._group: asyncio.TaskGroup | None = None
+        self._followed: set[str] = set()
+        self._probe_now = asyncio.Event()
+
+    # -- calls -----------------------------------------------------------------------------------------------------
+
+    async def call(self, service: str, method: str, request: Any, timeout: float = CALL) -> Any:
+        """One RPC: `call("MachineService", "apply_machine", request)`. Any: the message type follows from the method.
+
+        Raises:
+            ProviderError: as the provider said; HypervisorUnavailableError at once while the breaker is open.
+        """
+        self.breaker.allow()
+        try:
+            async with asyncio.timeout(timeout), self._slots:
+                await self._rate.wait()
+                answer = await self._send(service, method, request, timeout)
+        except TimeoutError as error:
+            # Also when the slot did not come free: as much a sign of a hanging provider as a call that hangs.
+            unknown = OutcomeUnknownError(f"{method} on provider {self.name}: no answer within {timeout:g} s")
+            self._record(unknown)
+            raise unknown from error
+        except BaseException as error:
+            self._record(error)
+            raise
+        self._record(None)
+        return answer
+
+    async def _send(self, service: str, method: str, request: Any, timeout: float) -> Any:
+        stub = rpc.stub(self._open_channel(), f"{PACKAGE}.{service}")
+        with tracing.span(f"provider {method}", provider=self.name), self._metrics.rpc(self.name, method):
+            return await getattr(stub, method)(request, timeout=timeout)
+
+    def _record(self, error: BaseException | None) -> None:
+        before = self.breaker.state
+        self.breaker.record(error)
+        if self.breaker.state is not before:
+            log.info("breaker.changed", provider=self.name, state=self.breaker.state.name)
+            self._metrics.breaker(self.name, self.breaker.state.value)
+            self._probe_now.set()
+
+    def _open_channel(self) -> Any:
+        if self._channel is None:
+            raise HypervisorUnavailableError(f"provider {self.name} is not connected yet")
+        return self._channel
+
+    def remember(self, uid: str, machine: v1.Machine | None) -> None:
+        """Take over what a call has just seen, so that the stream's echo of it wakes nobody."""
+        if machine is None:
+            self.machines.pop(uid, None)
+        else:
+            self.machines[uid] = machine
+
+    def take_failure(self, uid: str) -> ProviderError | None:
+        """The error that the last operation on this machine or image ended with, once."""
+        return self.failures.pop(uid, None)
+
+    def follow(self, operation: v1.Operation, uid: str) -> None:
+        """Wake `uid` when the operation has ended; at most one follower per operation."""
+        if operation.id in self._followed or self._group is None:
+            return
+        self._followed.add(operation.id)
+        self._group.create_task(self._follow(operation.id, uid), name=f"operation {operation.id}")
+
+    async def _follow(self, operation_id: str, uid: str) -> None:
+        request = v1.WatchOperationRequest(id=operation_id)
+        try:
+            stub = rpc.stub(self._open_channel(), f"{PACKAGE}.OperationService")
+            async for answer in stub.watch_operation(request, timeout=None):
+                operation = answer.operation
+                if operation is not None and operation.state in (v1.OperationState.FAILED, v1.OperationState.CANCELLED):
+                    error = operation.error
+                    self.failures[uid] = (
+                        status.from_wire(error) if error is not None else InternalError(f"{operation.kind} failed")
+                    )
+        except ProviderError as error:
+            # The server was restarted, or the stream broke: the next look at the machine tells what became of it.
+            log.info("operation.lost", provider=self.name, operation=operation_id, error=str(error))
+        finally:
+            self._followed.discard(operation_id)
+        self._wake(uid)
+
+    # -- life ------------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Hold the channel, follow the machines, probe the health; until cancelled."""
+        try:
+            async with self._channel_to_target() as channel:
+                self._channel = channel
+                async with asyncio.TaskGroup() as group:
+                    self._group = group
+                    group.create_task(self._watch_forever(), name=f"watch {self.name}")
+                    group.create_task(self._probe_forever(), name=f"health {self.name}")
+        finally:
+            self._channel = self._group = None
+
+    def _channel_to_target(self) -> Any:
+        if self.target.tls is None:
+            return rpc.connect(self.target.address, None, insecure=True)
+        return rpc.connect(self.target.address, self.target.tls)
+
+    async def _watch_forever(self) -> None:
+        revision, delay = "", FIRST_RETRY
+        while True:
+            try:
+                await self._describe()
+                async for revision in self._watch(revision):
+                    delay = FIRST_RETRY
+            except ProviderError as error:
+                log.info("provider.watch.interrupted", provider=self.name, error=str(error))
+            self.synced.clear()
+            self._probe_now.set()
+            await self._clock.sleep(delay * (1 + self._rng.random()))
+            delay = min(MOST_RETRY, delay * 2)
+
+    async def _describe(self) -> None:
+        stub = rpc.stub(self._open_channel(), f"{PACKAGE}.ProviderService")
+        info = await stub.get_provider(v1.GetProviderRequest(), timeout=self.policy.timeout)
+        if info != self.info:
+            self.info = info
+            self._changed()
+
+    async def _watch(self, revision: str) -> AsyncIterator[str]:
+        """Follow one stream; yields each revision that is safe to resume from."""
+        stub = rpc.stub(self._open_channel(), f"{PACKAGE}.MachineService")
+        request = v1.WatchMachinesRequest(resume_revision=revision, heartbeat=timedelta(seconds=HEARTBEAT))
+        stream = stub.watch_machines(request, timeout=None)
+        snapshot: set[str] | None = None
+        while True:
+            try:
+                async with asyncio.timeout(SILENCE):
+                    message = await anext(stream, None)
+            except TimeoutError as error:
+                raise HypervisorUnavailableError(f"provider {self.name} has gone silent") from error
+            if message is None:
+                raise HypervisorUnavailableError(f"provider {self.name} ended the watch")
+            if message.snapshot_start:
+                snapshot = set()
+            for event in message.events:
+                self._take(event, snapshot)
+            if message.snapshot_complete and snapshot is not None:
+                for uid in set(self.machines) - snapshot:
+                    self._removed(uid)
+                snapshot = None
+            if snapshot is None:
+                if not self.synced.is_set():
+                    self.synced.set()
+                    self._probe_now.set()
+                yield message.revision
+
+    def _take(self, event: v1.MachineEvent, snapshot: set[str] | None) -> None:
+        if event.removed is not None:
+            self._removed(event.removed)
+            return
+        machine = event.changed
+        if machine is None or machine.identity is None:
+            return
+        uid = machine.identity.uid
+        if snapshot is not None:
+            snapshot.add(uid)
+        known = self.machines.get(uid)
+        if known is None or (known.token, known.operation_id) != (machine.token, machine.operation_id):
+            self.machines[uid] = machine
+            self._wake(uid)
+
+    def _removed(self, uid: str) -> None:
+        if self.machines.pop(uid, None) is not None:
+            self._wake(uid)
+
+    # -- health ----------------------------------------------------------------------------------------------------
+
+    async def _probe_forever(self) -> None:
+        """Probe at the policy's interval; sooner while it fails, after a broken stream, or when the breaker moves."""
+        bad = good = 0
+        while True:
+            self._probe_now.clear()
+            error = await self._probe()
+            if error is None:
+                good, bad = good + 1, 0
+                self.breaker.reset()
+                self._metrics.breaker(self.name, self.breaker.state.value)
+                if self.health.healthy is not True and good >= self.policy.successes:
+                    self._verdict(Health(True, "Connected", "the hypervisor answers"))
+                delay = self.policy.interval if self.health.healthy else min(1.0, self.policy.interval)
+            else:
+                bad, good = bad + 1, 0
+                if bad >= self.policy.failures or not self.policy.enabled:
+                    self._verdict(Health(False, error.reason, str(error)))
+                delay = min(self.policy.interval, 0.5 * 2 ** min(bad, 10))
+            await self._pause(delay)
+
+    async def _pause(self, delay: float) -> None:
+        async with asyncio.TaskGroup() as group:
+            waits = [
+                group.create_task(self._clock.sleep(delay), name="next probe"),
+                group.create_task(self._probe_soon(), name="probe asked for"),
+            ]
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            for wait in waits:
+                wait.cancel()
+
+    async def _probe_soon(self) -> None:
+        await self._probe_now.wait()
+        await self._clock.sleep(0.2)  # a burst of reasons is one reason
+
+    async def _probe(self) -> ProviderError | None:
+        if not self.policy.enabled:
+            return None if self.synced.is_set() else HypervisorUnavailableError(f"provider {self.name} does not answer")
+        try:
+            async with asyncio.timeout(self.policy.timeout):
+                stub = rpc.stub(self._open_channel(), f"{PACKAGE}.ProviderService")
+                await stub.check_connection(v1.CheckConnectionRequest(), timeout=self.policy.timeout)
+        except ProviderError as error:
+            return error
+        except TimeoutError:
+            return HypervisorUnavailableError(f"provider {self.name} gave no answer within {self.policy.timeout:g} s")
+        return None
+
+    def _verdict(self, health: Health) -> None:
+        if health != self.health:
+            log.info("provider.health", provider=self.name, healthy=health.healthy, reason=health.reason)
+            self.health = health
+            self._metrics.provider_up(self.name, bool(health.healthy))
+            self._changed()
+
+
+class Connections:
+    """All of them, by the Provider's UID. Run `run()` in a task group before the first `ensure`."""
+
+    def __init__(self, clock: Clock, rng: random.Random, metrics: Metrics, wake: Callable[[str], None]) -> None:
+        self._clock, self._rng, self._metrics, self._wake = clock, rng, metrics, wake
+        self._open: dict[str, tuple[Connection, asyncio.Task[None]]] = {}
+        self._group: asyncio.TaskGroup | None = None
+
+    async def run(self) -> None:
+        """Own the connections' tasks, until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            self._group = group
+            await asyncio.Event().wait()
+
+    def get(self, uid: str) -> Connection | None:
+        """The connection to a Provider, whether or not it answers."""
+        entry = self._open.get(uid)
+        return entry[0] if entry is not None else None
+
+    def ensure(
+        self, uid: str, name: str, target: Target, policy: HealthPolicy, limits: Limits, changed: Callable[[], None]
+    ) -> Connection:
+        """The connection to a Provider as it shall be now; one with other settings is replaced."""
+        entry = self._open.get(uid)
+        if entry is not None:
+            connection = entry[0]
+            if (connection.target, connection.policy, connection.limits) == (target, policy, limits):
+                return connection
+            self.close(uid)
+        if self._group is None:
+            raise RuntimeError("Connections.run() is not running")
+        connection = Connection(
+            name, target, self._clock, self._rng, self._metrics,
+            policy=policy, limits=limits, wake=self._wake, changed=changed,
+        )  # fmt: skip
+        if entry is not None:
+            connection.machines.update(entry[0].machines)  # so that a new port does not look like a new fleet
+            connection.info = entry[0].info
+        task = self._group.create_task(self._run(connection), name=f"provider {name}")
+        self._open[uid] = (connection, task)
+        return connection
+
+    def close(self, uid: str) -> None:
+        """Let go of a Provider."""
+        entry = self._open.pop(uid, None)
+        if entry is not None:
+            entry[1].cancel()
+
+    async def _run(self, connection: Connection) -> None:
+        """A connection that cannot even be set up (an unreadable certificate) says so in its health and tries again."""
+        delay = FIRST_RETRY
+        while True:
+            try:
+                await connection.run()
+            except (ValueError, OSError) as error:
+                connection._verdict(
+                    Health(False, "ConnectionFailed", f"connect to {connection.target.address}: {error}")
+                )
+            await self._clock.sleep(delay * (1 + self._rng.random()))
+            delay = min(MOST_RETRY, delay * 2)

@@ -1,0 +1,242 @@
+"""The whole controller, built from its parts, and who wakes whom."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from common.clock import Clock
+from kinds.provider import Provider
+from kinds.virtualmachine import VirtualMachine
+from kinds.vmimage import VMImage
+
+from .api import Api, Resource
+from .badobjects import BadObjects
+from .classes import ClassReconciler, NetworkReconciler
+from .connection import Connections
+from .core import NAMESPACES
+from .events import Recorder
+from .images import ImageReconciler, Registry
+from .index import Index, references
+from .informer import Informer, Name
+from .machines import MachineReconciler
+from .metrics import Metrics
+from .notyet import NotYetReconciler
+from .objects import CLASSES, IMAGES, NETWORKS, NOT_YET, PROVIDERS, VIRTUAL_MACHINES
+from .providers import ProviderReconciler
+from .queue import WorkQueue
+from .references import Caches, References
+from .runtime import Runtime
+from .secrets import Secrets
+from .worker import Key, Reconciler, Worker
+from .writer import Writer
+
+FIGURES = 5.0
+"""Seconds between two updates of the gauges."""
+
+
+class Controller:
+    """Build it, then `run()` it; `problems` says whether its caches are filled."""
+
+    def __init__(
+        self,
+        api: Api,
+        clock: Clock,
+        rng: random.Random,
+        metrics: Metrics,
+        *,
+        owner: str,
+        runtimes: Callable[[Secrets, Callable[[str], None]], Mapping[str, Runtime]],
+        default_mode: str,
+        namespace: str = "",
+        concurrency: int = 16,
+        resync: float = 600.0,
+    ) -> None:
+        """Args: runtimes: makes the runtimes by mode, given the reader of Secrets and whom to tell of a changed server."""
+        self._clock, self._metrics = clock, metrics
+        self.recorder = Recorder(api, clock)
+        self.bad = BadObjects(api, self.recorder, metrics, clock)
+
+        def informer(resource: Resource[Any]) -> Informer[Any]:
+            return Informer(api, resource, clock, rng, namespace=namespace, on_bad=self.bad.report)
+
+        self.caches = Caches(
+            informer(VIRTUAL_MACHINES), informer(CLASSES), informer(IMAGES), informer(NETWORKS), informer(PROVIDERS),
+            informer(NAMESPACES),
+        )  # fmt: skip
+        self._not_yet = [informer(resource) for resource in NOT_YET]
+        self._by_kind = {cache.resource.kind: cache for cache in [*self.caches.all(), *self._not_yet]}
+        self.index = Index()
+        self._provider_names: dict[str, Name] = {}
+        self._image_names: dict[str, Name] = {}
+        self.queue: WorkQueue[Key] = WorkQueue(clock, self._lane, concurrency)
+        self.connections = Connections(clock, rng, metrics, self._wake_uid)
+        secrets, writer, registry = Secrets(api), Writer(api, metrics), Registry()
+        self.runtimes = dict(runtimes(secrets, self._wake_provider))
+        reconcilers: list[Reconciler] = [
+            MachineReconciler(
+                self.caches, References(self.caches), self.connections, registry, secrets, writer, self.recorder, clock,
+                lambda: owner, lambda name: self._add("VMImage", name),
+            ),
+            ImageReconciler(
+                self.caches, self.index, self.connections, registry, secrets, writer, self.recorder, clock,
+                lambda: owner, self._wake_machines,
+            ),
+            ProviderReconciler(
+                self.caches, self.index, self.connections, self.runtimes, default_mode, writer, self.recorder, metrics,
+                clock, self._wake_provider, self._wake_users,
+            ),
+            ClassReconciler(self.caches, self.index, writer, clock),
+            NetworkReconciler(self.caches, self.index, writer, clock),
+            *(NotYetReconciler(cache, writer, clock) for cache in self._not_yet),
+        ]  # fmt: skip
+        table = {reconciler.kind: reconciler for reconciler in reconcilers}
+        self.worker = Worker(self.queue, table, clock, rng, metrics, resync, self._exists)
+        self._wire()
+
+    # -- running ---------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Watch and work, until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            for cache in self._by_kind.values():
+                group.create_task(cache.run(), name=f"informer {cache.resource.kind}")
+            group.create_task(self.recorder.run(), name="events")
+            group.create_task(self.bad.run(), name="bad objects")
+            for cache in self._by_kind.values():
+                await cache.synced.wait()
+            group.create_task(self.connections.run(), name="connections")
+            for mode, runtime in self.runtimes.items():
+                group.create_task(runtime.run(), name=f"runtime {mode}")
+            group.create_task(self._figures(), name="figures")
+            await asyncio.sleep(0)  # connections and runtimes must own a task group before the first key
+            group.create_task(self.worker.run(), name="worker")
+
+    def problems(self) -> list[str]:
+        """What keeps it from doing its work; empty when nothing does."""
+        return [f"cache of {kind} is not filled yet" for kind, c in self._by_kind.items() if not c.synced.is_set()]
+
+    async def _figures(self) -> None:
+        while True:
+            self._metrics.queue(self.queue.depth, self.queue.age)
+            self._metrics.vms(Counter(vm.status.phase or "Pending" for vm in self.caches.machines.values()))
+            await self._clock.sleep(FIGURES)
+
+    # -- who wakes whom --------------------------------------------------------------------------------------------
+
+    def _wire(self) -> None:
+        self.caches.machines.subscribe(self.index.update)
+        for cache in self._by_kind.values():
+            if cache is not self.caches.namespaces:
+                cache.subscribe(self._changed(cache.resource.kind))
+        self.caches.machines.subscribe(self._machine_changed)
+        for cache in self.caches.all():
+            if cache is not self.caches.machines:
+                cache.subscribe(self._dependency_changed(cache.resource.kind))
+        self.caches.providers.subscribe(_names(self._provider_names))
+        self.caches.images.subscribe(_names(self._image_names))
+
+    def _changed(self, kind: str) -> Callable[[Any, Any], None]:
+        """An object's own key, unless only its status changed: that was us."""
+
+        def handler(before: Any, after: Any) -> None:
+            name = _name_of(after or before)
+            if after is None:
+                self.queue.forget(Key(kind, *name))
+            elif before is None or _meaning(before) != _meaning(after):
+                self._add(kind, name)
+
+        return handler
+
+    def _machine_changed(self, before: VirtualMachine | None, after: VirtualMachine | None) -> None:
+        """A machine came, went or names others now: what it depends on counts its users."""
+        old = set(references(before)) if before is not None else set()
+        new = set(references(after)) if after is not None else set()
+        deleting = (
+            before is not None
+            and after is not None
+            and (before.metadata.deletion_timestamp != after.metadata.deletion_timestamp)
+        )
+        for ref in old | new if deleting else old ^ new:
+            if ref.kind in self._by_kind and ref.kind != "Namespace":
+                self._add(ref.kind, (ref.namespace, ref.name))
+
+    def _dependency_changed(self, kind: str) -> Callable[[Any, Any], None]:
+        def handler(before: Any, after: Any) -> None:
+            if before is None or after is None or _meaning(before) != _meaning(after):
+                namespace, name = _name_of(after or before)
+                self._wake_machines(self.index.users(kind, namespace, name))
+
+        return handler
+
+    def _wake_uid(self, uid: str) -> None:
+        """Something happened to a machine or image on a provider."""
+        if (name := self.index.by_uid(uid)) is not None:
+            self._add("VirtualMachine", name)
+        elif (name := self._image_names.get(uid)) is not None:
+            self._add("VMImage", name)
+
+    def _wake_provider(self, uid: str) -> None:
+        if (name := self._provider_names.get(uid)) is not None:
+            self._add("Provider", name)
+
+    def _wake_users(self, provider: Provider) -> None:
+        """The provider can be used now: whoever waited for it may go on."""
+        users = self.index.users("Provider", provider.metadata.namespace, provider.metadata.name)
+        self._wake_machines(users)
+        for image in self._images_of(users):
+            self._add("VMImage", image)
+
+    def _images_of(self, users: frozenset[Name]) -> set[Name]:
+        found = set()
+        for user in users:
+            vm = self.caches.machines.get(*user)
+            if vm is not None and vm.spec.image_ref is not None:
+                found.add((vm.spec.image_ref.namespace or vm.metadata.namespace, vm.spec.image_ref.name))
+        return found
+
+    def _wake_machines(self, names: frozenset[Name]) -> None:
+        for name in names:
+            self._add("VirtualMachine", name)
+
+    def _add(self, kind: str, name: Name) -> None:
+        self.queue.add(Key(kind, *name))
+
+    def _exists(self, key: Key) -> bool:
+        return self._by_kind[key.kind].get(key.namespace, key.name) is not None
+
+    def _lane(self, key: Key) -> str:
+        """What can hang as one: the machines of one provider. Everything else has lanes of its own."""
+        if key.kind == "VirtualMachine":
+            vm = self.caches.machines.get(key.namespace, key.name)
+            if vm is not None:
+                ref = vm.spec.provider_ref
+                return f"Provider {ref.namespace or key.namespace}/{ref.name}"
+        if key.kind in ("VMImage", "Provider"):
+            return f"{key.kind} {key.namespace}/{key.name}"
+        return key.kind
+
+
+def _name_of(item: Any) -> Name:
+    return (item.metadata.namespace, item.metadata.name)
+
+
+def _meaning(item: Any) -> tuple[Any, ...]:
+    """What reconcilers read of an object; its status is not part of it, nor are other owners' fields."""
+    meta = item.metadata
+    deleted = getattr(meta, "deletion_timestamp", None)
+    finalizers = tuple(getattr(meta, "finalizers", None) or ())
+    return (meta.uid, meta.generation, meta.labels, meta.annotations, deleted, finalizers)
+
+
+def _names(table: dict[str, Name]) -> Callable[[Any, Any], None]:
+    def handler(before: Provider | VMImage | None, after: Provider | VMImage | None) -> None:
+        if before is not None:
+            table.pop(before.metadata.uid, None)
+        if after is not None:
+            table[after.metadata.uid] = _name_of(after)
+
+    return handler

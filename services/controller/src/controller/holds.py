@@ -1,0 +1,22 @@
+"""Reasons to wait that are no errors: the object says what it waits for, and whatever changes that wakes it again."""
+
+from __future__ import annotations
+
+
+class Hold(Exception):  # noqa: N818  # it is a state and no error
+    """The object cannot be brought further now.
+
+    Args:
+        reason: UpperCamelCase, for the condition.
+        message: for people; names what is waited for, and holds nothing that changes by itself.
+        again: seconds after which to look again though nothing woke it; None leaves it to events and the slow resync.
+    """
+
+    def __init__(self, reason: str, message: str, *, again: float | None = None) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.again = again
+
+
+WAITING = "WaitingForDependencies"
+NOT_ALLOWED = "ConsumerNotAllowed"

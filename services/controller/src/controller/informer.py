@@ -1,0 +1,230 @@
+"""A cache of all objects of one kind, kept current by list and watch.
+
+One object that does not decode never stops its kind: it is handed to `on_bad` and left out of the cache.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
+
+import msgspec
+from common import logging
+from common.clock import Clock
+
+from .api import Api, ApiError, ApiUnavailableError, ExpiredError, Resource
+from .core import Meta
+
+log = logging.get(__name__)
+
+PAGE = 500
+WATCH_SECONDS = 240
+"""The server is asked to end a watch after so long (times a random factor): a connection that died unseen costs no more."""
+FIRST_RETRY, MOST_RETRY = 0.5, 30.0
+
+Name = tuple[str, str]
+"""Namespace and name."""
+
+
+class Object(Protocol):
+    """What every cached object has. Any: each kind has its own metadata class of the same shape."""
+
+    metadata: Any
+
+
+O = TypeVar("O", bound=Object)  # noqa: E741  # it reads as what it is
+Handler = Callable[[O | None, O | None], None]
+"""Called with the object before and after a change; None for absent."""
+
+
+class _ListMeta(msgspec.Struct, gc=False):
+    resource_version: str = msgspec.field(name="resourceVersion", default="")
+    continue_: str = msgspec.field(name="continue", default="")
+
+
+class _Page(msgspec.Struct, gc=False):
+    metadata: _ListMeta
+    items: list[msgspec.Raw]
+
+
+class _WatchEvent(msgspec.Struct, gc=False):
+    type: str
+    object: msgspec.Raw
+
+
+class _Bare(msgspec.Struct, gc=False):
+    metadata: Meta
+
+
+class _Refusal(msgspec.Struct, gc=False):
+    code: int = 0
+    message: str = ""
+
+
+_PAGES = msgspec.json.Decoder(_Page)
+_EVENTS = msgspec.json.Decoder(_WatchEvent)
+_BARE = msgspec.json.Decoder(_Bare)
+_REFUSALS = msgspec.json.Decoder(_Refusal)
+
+
+@dataclass(frozen=True)
+class BadObject:
+    """An object that does not decode into its type."""
+
+    meta: Meta
+    error: str
+    raw: bytes
+
+
+class Informer(Generic[O]):
+    """`run` it in a task group; read `get` and `values` once `synced` is set."""
+
+    def __init__(
+        self,
+        api: Api,
+        resource: Resource[O],
+        clock: Clock,
+        rng: random.Random,
+        *,
+        namespace: str = "",
+        page: int = PAGE,
+        on_bad: Callable[[Resource[Any], BadObject], None] = lambda resource, bad: None,
+    ) -> None:
+        """Args: namespace: only this one; empty means all."""
+        self._api, self.resource, self._clock, self._rng = api, resource, clock, rng
+        self._namespace, self._page, self._on_bad = namespace if resource.namespaced else "", page, on_bad
+        self._decoder = msgspec.json.Decoder(resource.type)
+        self._items: dict[Name, O] = {}
+        self._handlers: list[Handler[O]] = []
+        self.synced = asyncio.Event()
+        self.bad: dict[Name, BadObject] = {}
+
+    def subscribe(self, handler: Handler[O]) -> None:
+        """Call `handler` on every change from now on, the first list included."""
+        self._handlers.append(handler)
+
+    def get(self, namespace: str, name: str) -> O | None:
+        """The cached object."""
+        return self._items.get((namespace, name))
+
+    def values(self) -> Iterable[O]:
+        """All cached objects."""
+        return self._items.values()
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def store(self, item: O) -> None:
+        """Take over what the API answered to our own write, so that the next look does not see the past."""
+        name = (item.metadata.namespace, item.metadata.name)
+        if name in self._items:
+            self._set(name, item)
+
+    # -- list and watch --------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """List, watch, list again when the watch cannot go on; until cancelled."""
+        version, delay = "", FIRST_RETRY
+        while True:
+            try:
+                if not version:
+                    version = await self._list()
+                    self.synced.set()
+                version = await self._watch(version)
+                delay = FIRST_RETRY
+            except ExpiredError:
+                version = ""
+            except ApiError as error:
+                level = log.warning if delay > FIRST_RETRY or not isinstance(error, ApiUnavailableError) else log.info
+                level("informer.interrupted", kind=self.resource.kind, error=str(error))
+                await self._clock.sleep(delay * (1 + self._rng.random()))
+                delay = min(MOST_RETRY, delay * 2)
+                if not isinstance(error, ApiUnavailableError):
+                    version = ""
+
+    async def _list(self) -> str:
+        """All pages; answers the resource version to watch from. A page token that expires begins anew (410)."""
+        found: set[Name] = set()
+        token = version = ""
+        while True:
+            params = {"limit": str(self._page)} | ({"continue": token} if token else {})
+            body = await self._api.request("GET", self.resource.path(self._namespace), params=params)
+            page = _PAGES.decode(body)
+            version = version or page.metadata.resource_version
+            for raw in page.items:
+                found.add(self._take(raw))
+            token = page.metadata.continue_
+            if not token:
+                break
+        for name in [name for name in self._items if name not in found]:
+            self._remove(name)
+        for name in [name for name in self.bad if name not in found]:
+            del self.bad[name]
+        return page.metadata.resource_version or version
+
+    async def _watch(self, version: str) -> str:
+        """Follow until the server ends it; answers the resource version to resume from."""
+        seconds = int(WATCH_SECONDS * (1 + self._rng.random() / 4))
+        params = {
+            "watch": "true",
+            "allowWatchBookmarks": "true",
+            "resourceVersion": version,
+            "timeoutSeconds": str(seconds),
+        }
+        async for line in self._api.lines(self.resource.path(self._namespace), params, seconds + 15.0):
+            event = _EVENTS.decode(line)
+            if event.type == "ERROR":
+                refusal = _REFUSALS.decode(event.object)
+                kind = ExpiredError if refusal.code == 410 else ApiUnavailableError
+                raise kind(f"watch {self.resource.kind}: {refusal.message}", refusal.code)
+            meta = _BARE.decode(event.object).metadata
+            version = meta.resource_version or version
+            if event.type == "DELETED":
+                self.bad.pop((meta.namespace, meta.name), None)
+                self._remove((meta.namespace, meta.name))
+            elif event.type in ("ADDED", "MODIFIED"):
+                self._take(event.object)
+        return version
+
+    # -- the cache -------------------------------------------------------------------------------------------------
+
+    def _take(self, raw: msgspec.Raw) -> Name:
+        try:
+            item = self._decoder.decode(raw)
+        except (msgspec.MsgspecError, ValueError, OverflowError) as error:
+            return self._reject(raw, str(error))
+        name = (item.metadata.namespace, item.metadata.name)
+        self.bad.pop(name, None)
+        self._set(name, item)
+        return name
+
+    def _reject(self, raw: msgspec.Raw, error: str) -> Name:
+        meta = _BARE.decode(raw).metadata
+        name = (meta.namespace, meta.name)
+        before = self.bad.get(name)
+        self.bad[name] = BadObject(meta, error, bytes(raw))
+        if before is None or before.meta.resource_version != meta.resource_version:
+            self._on_bad(self.resource, self.bad[name])
+        return name
+
+    def _set(self, name: Name, item: O) -> None:
+        before = self._items.get(name)
+        if before is not None and before.metadata.resource_version == item.metadata.resource_version:
+            return
+        if before is not None and before.metadata.uid != item.metadata.uid:
+            self._remove(name)
+            before = None
+        self._items[name] = item
+        self._tell(before, item)
+
+    def _remove(self, name: Name) -> None:
+        before = self._items.pop(name, None)
+        if before is not None:
+            self._tell(before, None)
+
+    def _tell(self, before: O | None, after: O | None) -> None:
+        for handler in self._handlers:
+            handler(before, after)

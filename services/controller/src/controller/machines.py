@@ -1,0 +1,381 @@
+"""VirtualMachine: resolve, apply, report. It carries; what separates spec and machine is the provider's to find and to do."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+from common import faults, v1
+from common.clock import Clock
+from common.errors import (
+    ImageNotFoundError,
+    MachineNotFoundError,
+    ProviderError,
+)
+from common.status import Action, action
+from kinds.compose import Defaults, FieldReport, compose
+from kinds.provider import Provider
+from kinds.virtualmachine import BoundProvider, VirtualMachine
+from kinds.vmclass import VMClass
+from kinds.vmimage import VMImage
+
+from .conditions import is_true
+from .connection import Connection, Connections
+from .events import NORMAL, WARNING, Recorder
+from .holds import WAITING, Hold
+from .images import Registry
+from .informer import Name
+from .objects import subject_of
+from .references import Caches, References
+from .secrets import Secrets
+from .status import (
+    DELETE_BLOCKED,
+    MISSING,
+    POWER,
+    READY,
+    Deletion,
+    Happening,
+    Outcome,
+    Problem,
+    deleting_status,
+    happenings,
+    status_of,
+)
+from .writer import Writer
+
+FINALIZER = "virtualmachine.infra.virtrigaud.io/finalizer"
+FORCE_DELETE = "virtrigaud.io/force-delete"
+ORPHAN = "virtrigaud.io/orphan-on-delete"
+ADOPTED = "virtrigaud.io/adopted"
+APPLY = 60.0
+"""Deadline of ApplyMachine and DeleteMachine, seconds: short steps finish in it, long ones are operations."""
+
+BEFORE_APPLY = faults.declare("controller.machine.before-apply", "the intent is stored, the provider was not asked yet")
+AFTER_APPLY = faults.declare("controller.machine.after-apply", "the provider has acted, the status does not say so yet")
+BEFORE_RELEASE = faults.declare("controller.machine.before-release", "the machine is gone, the object is not yet")
+
+
+class MachineReconciler:
+    """Brings machines closer to their specs; every method is safe to repeat at any point."""
+
+    kind = "VirtualMachine"
+
+    def __init__(
+        self,
+        caches: Caches,
+        references: References,
+        connections: Connections,
+        registry: Registry,
+        secrets: Secrets,
+        writer: Writer,
+        recorder: Recorder,
+        clock: Clock,
+        owner: Callable[[], str],
+        wake_image: Callable[[Name], None],
+    ) -> None:
+        self._caches, self._references, self._connections, self._registry = caches, references, connections, registry
+        self._secrets, self._writer, self._recorder, self._clock = secrets, writer, recorder, clock
+        self._owner, self._wake_image = owner, wake_image
+
+    async def reconcile(self, name: Name) -> float | None:
+        """One machine; answers with seconds until the next look, or None to leave that to events and the resync."""
+        vm = self._caches.machines.get(*name)
+        if vm is None:
+            return None
+        if vm.metadata.deletion_timestamp:
+            return await self._delete(vm)
+        return await self._apply(vm)
+
+    async def report(self, name: Name, error: ProviderError | Hold) -> None:
+        """What stopped the reconcile, as conditions."""
+        vm = self._caches.machines.get(*name)
+        if vm is None:
+            return
+        if isinstance(error, Hold):
+            problem = Problem(error.reason, str(error), "waiting")
+        else:
+            problem = Problem.of(error, stop=action(error) is Action.STOP)
+        if vm.metadata.deletion_timestamp:
+            await self._report_deletion(vm, Deletion(blocked=problem))
+            return
+        connection = self._connection_of(vm)
+        machine = None
+        if connection is not None and connection.synced.is_set():
+            machine = connection.machines.get(vm.metadata.uid)
+        await self._report(vm, Outcome(machine=machine, problem=problem))
+
+    # -- apply -----------------------------------------------------------------------------------------------------
+
+    async def _apply(self, vm: VirtualMachine) -> float | None:
+        vm = await self._writer.add_finalizer(self._caches.machines, vm, FINALIZER)
+        provider = await self._bound(vm)
+        connection = self._connected(provider)
+        if failure := connection.take_failure(vm.metadata.uid):
+            raise failure
+        request, ignored = await self._request(vm, provider, connection)
+        vm = await self._announce(vm, provider, connection)
+        await faults.point(BEFORE_APPLY)
+        answer = await self._call(vm, connection, request)
+        await faults.point(AFTER_APPLY)
+        connection.remember(vm.metadata.uid, answer.machine)
+        if answer.operation is not None:
+            connection.follow(answer.operation, vm.metadata.uid)
+        outcome = Outcome(
+            machine=answer.machine,
+            operation=answer.operation,
+            pending=answer.pending,
+            applied=answer.applied,
+            ignored=ignored,
+        )
+        await self._report(vm, outcome)
+        return None
+
+    async def _bound(self, vm: VirtualMachine) -> Provider:
+        """The provider that has, or shall have, the machine. Raises: Hold: the spec names another than it is on."""
+        bound = vm.status.bound_provider
+        ref = vm.spec.provider_ref
+        wanted = (ref.namespace or vm.metadata.namespace, ref.name)
+        if bound is not None and wanted != (bound.namespace, bound.name):
+            if vm.status.id:
+                message = (
+                    f"the machine is on Provider {bound.namespace}/{bound.name}; spec.providerRef cannot be changed to "
+                    f"{'/'.join(wanted)}. Set it back, or migrate the machine"
+                )
+                raise Hold("ProviderRefMismatch", message)
+            await self._withdraw(vm, bound)
+        provider = self._references.provider(vm)
+        if bound is not None and vm.status.id and bound.uid and bound.uid != provider.metadata.uid:
+            message = (
+                f"the machine is on a Provider {bound.namespace}/{bound.name} that was deleted; the one of that name now is "
+                "another. Delete this object with the annotation virtrigaud.io/orphan-on-delete, or restore the Provider"
+            )
+            raise Hold("ProviderRefMismatch", message)
+        if provider.metadata.deletion_timestamp and bound is None:
+            raise Hold(WAITING, f"Provider {'/'.join(wanted)} is being deleted")
+        return provider
+
+    async def _withdraw(self, vm: VirtualMachine, bound: BoundProvider) -> None:
+        """The provider was changed before a machine was seen: make sure that the former one made, and keeps, none."""
+        former = self._caches.providers.get(bound.namespace, bound.name)
+        if former is None or (bound.uid and former.metadata.uid != bound.uid):
+            return
+        answer = await self._call_delete(vm, self._connected(former), retain=False)
+        if not answer.gone:
+            message = (
+                f"what Provider {bound.namespace}/{bound.name} began is being removed before the change to another"
+            )
+            raise Hold("ProviderRefMismatch", message, again=2.0)
+
+    def _connected(self, provider: Provider) -> Connection:
+        connection = self._connections.get(provider.metadata.uid)
+        label = f"{provider.metadata.namespace}/{provider.metadata.name}"
+        if connection is None:
+            told = provider.status.runtime
+            why = (
+                told.message
+                if told is not None and told.phase == "Failed" and told.message
+                else "it is not running yet"
+            )
+            raise Hold("ProviderUnavailable", f"Provider {label} is not ready: {why}")
+        return connection
+
+    def _connection_of(self, vm: VirtualMachine) -> Connection | None:
+        bound = vm.status.bound_provider
+        return self._connections.get(bound.uid) if bound is not None and bound.uid else None
+
+    async def _request(
+        self, vm: VirtualMachine, provider: Provider, connection: Connection
+    ) -> tuple[v1.ApplyMachineRequest, list[FieldReport]]:
+        vmclass: VMClass = self._references.vmclass(vm)
+        networks = self._references.networks(vm)
+        boot = await self._secrets.boot_sources(vm)
+        image_id, notes = await self._image(vm, provider, connection)
+        composed = compose(vm, vmclass, image_id, networks, boot, self._owner(), Defaults.of(provider))
+        adopted = vm.metadata.labels.get(ADOPTED) == "true"
+        request = v1.ApplyMachineRequest(
+            spec=composed.spec,
+            must_exist=adopted or bool(vm.status.id and vm.spec.on_missing != "Recreate"),
+        )
+        if vm.spec.restart_policy == "Automatic":
+            request.restart_policy = v1.RestartPolicy.ALLOWED
+        return request, [*composed.ignored, *notes]
+
+    async def _image(
+        self, vm: VirtualMachine, provider: Provider, connection: Connection
+    ) -> tuple[str | None, list[FieldReport]]:
+        """Id of the image to build from. A machine that exists is never held up by its image."""
+        if vm.spec.image_ref is None:
+            return None, []
+        seen = await self._seen_image(vm, connection)
+        try:
+            image = self._references.image(vm)
+            assert image is not None
+            entry = self._registry.get(image, provider.metadata.uid)
+            if entry is not None and entry.image is not None:
+                if seen and seen != entry.image.id and await self._is_from(seen, image, connection):
+                    return seen, []  # the image's source was edited since: a source is read once, at creation
+                return entry.image.id, []
+            label = f"VMImage {image.metadata.namespace}/{image.metadata.name}"
+            if entry is not None and entry.problem:
+                raise Hold(WAITING, f"{label}: {entry.problem}")
+            raise Hold(WAITING, f"{label} is being prepared on this provider")
+        except Hold as hold:
+            if not seen:
+                raise
+            return seen, [FieldReport("spec.imageRef", hold.reason, f"left as it is: {hold}")]
+
+    async def _seen_image(self, vm: VirtualMachine, connection: Connection) -> str:
+        """Image that the existing machine's boot disk stands on; empty when there is no machine, or no image."""
+        if not vm.status.id:
+            return ""
+        machine = connection.machines.get(vm.metadata.uid)
+        if machine is None:
+            try:
+                answer = await connection.call(
+                    "MachineService", "get_machine", v1.GetMachineRequest(uid=vm.metadata.uid)
+                )
+            except MachineNotFoundError:
+                return ""
+            machine = answer.machine
+        return next((disk.image_id for disk in machine.disks if disk.image_id), "") if machine is not None else ""
+
+    async def _is_from(self, image_id: str, image: VMImage, connection: Connection) -> bool:
+        try:
+            answer = await connection.call("ImageService", "get_image", v1.GetImageRequest(id=image_id))
+        except ImageNotFoundError:
+            return True  # its artefact is gone; nothing says that it was another image
+        return answer.image is None or answer.image.uid in ("", image.metadata.uid)
+
+    async def _announce(self, vm: VirtualMachine, provider: Provider, connection: Connection) -> VirtualMachine:
+        """Before the provider is asked: store which one it is, and say what was seen to differ behind our back."""
+        meta = provider.metadata
+        bound = BoundProvider(namespace=meta.namespace, name=meta.name, uid=meta.uid)
+        if vm.status.bound_provider != bound and not vm.status.id:
+            making = v1.Operation(kind="create")
+            return await self._report(vm, Outcome(operation=making, bound=bound))
+        before = connection.machines.get(vm.metadata.uid)
+        if before is not None and self._drifted(vm, before):
+            return await self._report(vm, Outcome(machine=before, drifted=True))
+        return vm
+
+    def _drifted(self, vm: VirtualMachine, seen: v1.Machine) -> bool:
+        """The power is not as last reported, though the machine was settled and nobody changed the spec."""
+        told = vm.status
+        settled = is_true(told.conditions, READY) and told.observed_generation == vm.metadata.generation
+        wish = {"OffGraceful": "Off"}.get(vm.spec.power_state or "On", vm.spec.power_state or "On")
+        now = POWER.get(seen.power, "Unknown")
+        return settled and told.power_state == wish and now not in (wish, "Unknown") and not seen.operation_id
+
+    async def _call(
+        self, vm: VirtualMachine, connection: Connection, request: v1.ApplyMachineRequest
+    ) -> v1.ApplyMachineResponse:
+        try:
+            answer: v1.ApplyMachineResponse = await connection.call("MachineService", "apply_machine", request, APPLY)
+        except MachineNotFoundError as error:
+            connection.remember(vm.metadata.uid, None)
+            message = (
+                f"machine {vm.status.hypervisor_name or vm.status.id} is not on the hypervisor any more. It is not made anew, "
+                "because its disks are gone; set spec.onMissing: Recreate to have a new one, or delete this object"
+            )
+            if not vm.status.id:
+                message = "there is no such machine to adopt; adopting machines is not supported yet"
+            raise Hold(MISSING, message) from error
+        except ImageNotFoundError:
+            if vm.spec.image_ref is not None:
+                ref = vm.spec.image_ref
+                image = self._caches.images.get(ref.namespace or vm.metadata.namespace, ref.name)
+                bound = vm.status.bound_provider
+                if image is not None and bound is not None and bound.uid:
+                    self._registry.put(image.metadata.uid, bound.uid, None)
+                    self._wake_image((image.metadata.namespace, image.metadata.name))
+            raise
+        return answer
+
+    async def _report(self, vm: VirtualMachine, outcome: Outcome) -> VirtualMachine:
+        status = status_of(vm, outcome, self._clock.now())
+        written: VirtualMachine = await self._writer.status(self._caches.machines, vm, status)
+        self._tell(vm, happenings(vm.status, status, outcome))
+        return written
+
+    def _tell(self, vm: VirtualMachine, found: list[Happening]) -> None:
+        for happening in found:
+            self._recorder.record(subject_of(vm, self.kind), happening.kind, happening.reason, happening.message)
+
+    # -- delete ----------------------------------------------------------------------------------------------------
+
+    async def _delete(self, vm: VirtualMachine) -> float | None:
+        if FINALIZER not in vm.metadata.finalizers:
+            return None
+        if vm.status.bound_provider is None:
+            await self._release(vm)  # no provider was ever asked
+            return None
+        annotations = vm.metadata.annotations
+        force, orphan = annotations.get(FORCE_DELETE) == "true", annotations.get(ORPHAN) == "true"
+        policy = vm.spec.deletion_policy or ("Retain" if vm.metadata.labels.get(ADOPTED) == "true" else "Delete")
+        try:
+            connection = self._deleting_connection(vm)
+            if failure := connection.take_failure(vm.metadata.uid):
+                raise failure
+            answer = await self._call_delete(vm, connection, retain=orphan or policy == "Retain")
+        except (ProviderError, Hold) as error:
+            if not force and not orphan:
+                raise
+            self._left(vm, f"the object was dropped while removal was not possible: {error}")
+            await self._release(vm)
+            return None
+        if answer.operation is not None and not answer.gone:
+            connection.follow(answer.operation, vm.metadata.uid)
+        if not answer.gone:
+            await self._report_deletion(vm, Deletion(operation=answer.operation))
+            return None if answer.operation is not None else 2.0
+        connection.remember(vm.metadata.uid, None)
+        await faults.point(BEFORE_RELEASE)
+        if orphan or policy == "Retain":
+            self._left(vm, "it was kept, as the object asked for")
+        elif vm.status.id:
+            message = f"machine {vm.status.hypervisor_name or vm.status.id} was removed"
+            self._recorder.record(subject_of(vm, self.kind), NORMAL, "Deleted", message)
+        await self._release(vm)
+        return None
+
+    def _deleting_connection(self, vm: VirtualMachine) -> Connection:
+        bound = vm.status.bound_provider
+        assert bound is not None
+        label = f"{bound.namespace}/{bound.name}"
+        provider = self._caches.providers.get(bound.namespace, bound.name)
+        cure = f'bring it back, or set the annotation {ORPHAN}: "true" to keep the machine and drop this object'
+        if provider is None or (bound.uid and provider.metadata.uid != bound.uid):
+            raise Hold("ProviderUnavailable", f"Provider {label}, which has the machine, does not exist; {cure}")
+        connection = self._connections.get(provider.metadata.uid)
+        if connection is None:
+            raise Hold("ProviderUnavailable", f"Provider {label} is not running; {cure}")
+        return connection
+
+    async def _call_delete(self, vm: VirtualMachine, connection: Connection, *, retain: bool) -> Any:
+        meta = vm.metadata
+        identity = v1.MachineIdentity(uid=meta.uid, namespace=meta.namespace, name=meta.name, owner=self._owner())
+        request = v1.DeleteMachineRequest(identity=identity, retain=retain)
+        return await connection.call("MachineService", "delete_machine", request, APPLY)
+
+    def _left(self, vm: VirtualMachine, why: str) -> None:
+        if vm.status.id or vm.status.bound_provider is not None:
+            name = vm.status.hypervisor_name or vm.status.id or f"{vm.metadata.namespace}.{vm.metadata.name}"
+            bound = vm.status.bound_provider
+            where = f"{bound.namespace}/{bound.name}" if bound is not None else "unknown"
+            message = f"machine {name} may be left on Provider {where}: {why}"
+            self._recorder.record(subject_of(vm, self.kind), WARNING, "VMLeftOnHypervisor", message)
+
+    async def _release(self, vm: VirtualMachine) -> None:
+        await self._writer.remove_finalizer(self._caches.machines, vm, FINALIZER)
+
+    async def _report_deletion(self, vm: VirtualMachine, deletion: Deletion) -> None:
+        blocked = deletion.blocked
+        if blocked is not None and blocked.unreachable:
+            cure = f'; it goes on when the provider answers, or set the annotation {ORPHAN}: "true" or {FORCE_DELETE}: "true"'
+            deletion = Deletion(blocked=dataclasses.replace(blocked, message=blocked.message + cure))
+        status = deleting_status(vm, deletion, self._clock.now())
+        await self._writer.status(self._caches.machines, vm, status)
+        if deletion.blocked is not None and not is_true(vm.status.conditions, DELETE_BLOCKED):
+            message = f"removal waits: {deletion.blocked.message}"
+            self._recorder.record(subject_of(vm, self.kind), WARNING, DELETE_BLOCKED, message)

@@ -1,0 +1,321 @@
+"""Provider servers as supervised children of the controller.
+
+Each holds the read end of a pipe as its standard input: when the controller ends, however it ends, the pipe closes and
+the child leaves in the ordinary way. Nobody has to find and stop it, and two sets never stay side by side.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import shutil
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Literal
+
+from common import logging
+from common.clock import Clock
+from common.pki import Authority
+from common.tls import TlsFiles
+from kinds.provider import Provider
+
+from ..connection import Target
+from ..files import digest_of, private_directory, replace_directory
+from ..holds import Hold
+from ..secrets import Secrets
+from . import RuntimeState
+
+log = logging.get(__name__)
+
+COMMANDS = {"libvirt": "virtrigaud-provider-libvirt", "fake": "virtrigaud-provider-fake"}
+"""Console script of each type that has a provider."""
+FIRST_DELAY, MOST_DELAY = 0.5, 30.0
+STEADY = 30.0
+"""Seconds of life after which a crash counts as the first one again."""
+GRACE = 20.0
+"""Seconds between the end of its input and SIGKILL."""
+LOG_LIMIT = 10 << 20
+CERTIFICATE_DAYS = 30
+PASSED_ON = (
+    "PATH",
+    "HOME",
+    "USER",
+    "LANG",
+    "LC_ALL",
+    "TZ",
+    "TMPDIR",
+    "XDG_RUNTIME_DIR",
+    "SSH_AUTH_SOCK",
+    "VIRTUAL_ENV",
+)
+"""Environment of ours that a child gets; nothing else, so that no token leaks into it."""
+
+
+@dataclass(frozen=True)
+class ProcessSettings:
+    """Where children live."""
+
+    directory: Path
+    """Private: sockets, ready files, credentials, certificates."""
+    logs: Path
+    images: Path
+    owner: str
+    otlp_endpoint: str = ""
+    extra: Mapping[str, str] = field(default_factory=dict)
+    """Further environment of all children."""
+
+
+@dataclass(frozen=True)
+class Wish:
+    """How one server shall run; another one needs a restart."""
+
+    uid: str
+    name: str
+    command: tuple[str, ...]
+    environment: tuple[tuple[str, str], ...]
+    credentials: str
+    """Digest of the credentials; the files are replaced before the restart."""
+
+
+class ProcessRuntime:
+    """Starts one process per Provider and keeps it running."""
+
+    mode: Literal["Process", "External", "Kubernetes"] = "Process"
+
+    def __init__(
+        self,
+        settings: ProcessSettings,
+        authority: Authority,
+        client: TlsFiles,
+        secrets: Secrets,
+        clock: Clock,
+        rng: random.Random,
+        changed: Callable[[str], None],
+    ) -> None:
+        """Args: client: the controller's own certificate. changed: called with a Provider's UID when its server changed."""
+        self._settings, self._authority, self._client, self._secrets = settings, authority, client, secrets
+        self._clock, self._rng, self._changed = clock, rng, changed
+        self._children: dict[str, Child] = {}
+        self._group: asyncio.TaskGroup | None = None
+
+    async def run(self) -> None:
+        private_directory(self._settings.directory)
+        self._settings.logs.mkdir(mode=0o700, parents=True, exist_ok=True)
+        async with asyncio.TaskGroup() as group:
+            self._group = group
+            await asyncio.Event().wait()
+
+    async def ensure(self, provider: Provider) -> RuntimeState:
+        spec = provider.spec
+        if spec.type not in COMMANDS:
+            supported = ", ".join(sorted(COMMANDS))
+            message = f"providers of type {spec.type} are not supported yet; this version has {supported}"
+            return RuntimeState("Failed", "NotSupportedYet", message)
+        uid = provider.metadata.uid
+        try:
+            wish = await self._wish(provider)
+        except Hold as hold:
+            return RuntimeState("Pending", hold.reason, str(hold))
+        except (ValueError, OSError) as error:
+            return RuntimeState("Failed", "InvalidConfiguration", str(error))
+        child = self._children.get(uid)
+        if child is not None and child.wish != wish:
+            await self.remove(uid)
+            child = None
+        if child is None:
+            if self._group is None:
+                raise RuntimeError("ProcessRuntime.run() is not running")
+            child = Child(wish, self._settings, self._client, self._clock, self._rng, lambda: self._changed(uid))
+            child.task = self._group.create_task(child.run(), name=f"provider process {wish.name}")
+            self._children[uid] = child
+        return child.state
+
+    async def remove(self, uid: str) -> None:
+        child = self._children.pop(uid, None)
+        if child is not None and child.task is not None:
+            child.task.cancel()
+            await asyncio.wait([child.task])
+        place = self._settings.directory / uid
+        if child is None and place.is_dir():
+            shutil.rmtree(place, ignore_errors=True)
+
+    # -- what a child is told --------------------------------------------------------------------------------------
+
+    async def _wish(self, provider: Provider) -> Wish:
+        meta, spec = provider.metadata, provider.spec
+        place = private_directory(self._settings.directory / meta.uid)
+        credentials = await self._credentials(provider, place)
+        # Leaves alone what is good for long enough yet, so looking again does not mean new keys.
+        label = f"virtrigaud-provider-{meta.namespace}-{meta.name}"[:64]
+        tls = self._authority.issue(place / "tls", label, sans=["127.0.0.1", "localhost"], days=CERTIFICATE_DAYS)
+        runtime = spec.runtime
+        level = {"warn": "warning"}.get(runtime.log_level, runtime.log_level) if runtime is not None else "info"
+        command = [
+            executable(COMMANDS[spec.type]),
+            *("--listen-address", "127.0.0.1:0"),
+            *("--tls-cert", str(tls.cert), "--tls-key", str(tls.key), "--tls-ca", str(tls.ca)),
+            *("--owner", self._settings.owner),
+            *("--ready-file", str(place / "ready")),
+            *("--log-level", level, "--log-format", runtime.log_format if runtime is not None else "json"),
+            "--exit-with-stdin",
+        ]
+        if credentials:
+            command += ["--credentials-directory", str(place / "credentials")]
+        if self._settings.otlp_endpoint:
+            command += ["--otlp-endpoint", self._settings.otlp_endpoint]
+        command += self._own_flags(provider, place)
+        environment = dict(self._settings.extra) | _environment(provider)
+        return Wish(
+            meta.uid, f"{meta.namespace}/{meta.name}", tuple(command), tuple(sorted(environment.items())), credentials
+        )
+
+    def _own_flags(self, provider: Provider, place: Path) -> list[str]:
+        """What a type alone understands."""
+        if provider.spec.type == "fake":
+            return ["--world", str(place / "world.json")]
+        return ["--endpoint", provider.spec.endpoint, "--image-directories", str(self._settings.images)]
+
+    async def _credentials(self, provider: Provider, place: Path) -> str:
+        """Write them where only this child looks; answers with their digest."""
+        ref = provider.spec.credential_secret_ref
+        if ref is None:
+            return ""
+        namespace = ref.namespace or provider.metadata.namespace
+        if namespace != provider.metadata.namespace:
+            raise ValueError(
+                f"spec.credentialSecretRef: Secret {namespace}/{ref.name} is in another namespace; copy it to "
+                f"{provider.metadata.namespace}"
+            )
+        values = await self._secrets.get(namespace, ref.name, "spec.credentialSecretRef")
+        replace_directory(place / "credentials", values)
+        return digest_of(values)
+
+
+def _environment(provider: Provider) -> dict[str, str]:
+    """spec.runtime.env. Raises: ValueError: an entry that this runtime cannot supply."""
+    found = {}
+    for entry in provider.spec.runtime.env if provider.spec.runtime is not None else ():
+        name = str(entry.get("name", ""))
+        if "valueFrom" in entry:
+            raise ValueError(
+                f"spec.runtime.env[{name}].valueFrom is not supported by runtime mode Process; give a value"
+            )
+        if not name or "=" in name or "\0" in name or "\0" in str(entry.get("value", "")):
+            raise ValueError(f"spec.runtime.env: {name!r} is no name of an environment variable")
+        found[name] = str(entry.get("value", ""))
+    return found
+
+
+def executable(name: str) -> str:
+    """Path of a command: beside this Python, else on PATH. Raises: ValueError: it is not installed."""
+    beside = Path(sys.executable).parent / name
+    if beside.exists():
+        return str(beside)
+    if found := shutil.which(name):
+        return found
+    raise ValueError(f"{name} is not installed; install the package of that provider beside the controller")
+
+
+class Child:
+    """One supervised process. `state` says how it does; `changed` is called when that changes."""
+
+    def __init__(
+        self,
+        wish: Wish,
+        settings: ProcessSettings,
+        client: TlsFiles,
+        clock: Clock,
+        rng: random.Random,
+        changed: Callable[[], None],
+    ) -> None:
+        self.wish = wish
+        self.task: asyncio.Task[None] | None = None
+        self.state = RuntimeState("Starting", "Starting", "the provider process is starting")
+        self._settings, self._client, self._clock, self._rng, self._changed = settings, client, clock, rng, changed
+        self._ready = settings.directory / wish.uid / "ready"
+        namespace, name = wish.name.split("/", 1)
+        self._log = settings.logs / f"provider-{namespace}-{name}.log"
+
+    async def run(self) -> None:
+        """Start it, and start it again when it ends, until cancelled."""
+        delay = FIRST_DELAY
+        while True:
+            begun = self._clock.monotonic()
+            verdict = await self._run_once()
+            if self._clock.monotonic() - begun > STEADY:
+                delay = FIRST_DELAY
+            log.warning("provider.process.ended", provider=self.wish.name, verdict=verdict)
+            self._say(RuntimeState("Failed", "ProcessEnded", f"the provider process {verdict}; see {self._log.name}"))
+            await self._clock.sleep(delay * (1 + self._rng.random() / 4))
+            delay = min(MOST_DELAY, delay * 2)
+
+    async def _run_once(self) -> str:
+        self._ready.unlink(missing_ok=True)
+        environment = {key: os.environ[key] for key in PASSED_ON if key in os.environ} | dict(self.wish.environment)
+        read, write = os.pipe()
+        try:
+            with self._open_log() as output:
+                process = await asyncio.create_subprocess_exec(
+                    *self.wish.command,
+                    stdin=read,
+                    stdout=output,
+                    stderr=output,
+                    env=environment,
+                    start_new_session=True,
+                )
+        except OSError as error:
+            os.close(write)
+            return f"cannot be started: {error.strerror}"
+        finally:
+            os.close(read)
+        log.info("provider.process.started", provider=self.wish.name, pid=process.pid)
+        try:
+            async with asyncio.TaskGroup() as group:
+                waiter = group.create_task(self._wait_ready(), name=f"ready {self.wish.name}")
+                code = await process.wait()
+                waiter.cancel()
+        except asyncio.CancelledError:
+            os.close(write)
+            write = -1
+            await _leave(process)
+            raise
+        finally:
+            if write >= 0:
+                os.close(write)
+        return f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
+
+    async def _wait_ready(self) -> None:
+        while True:
+            try:
+                address = self._ready.read_text().strip()
+            except FileNotFoundError:
+                address = ""
+            if address:
+                break
+            await self._clock.sleep(0.05)
+        target = Target(address, self._client)
+        self._say(RuntimeState("Running", "ProcessRunning", "the provider process is serving", target))
+
+    def _say(self, state: RuntimeState) -> None:
+        if state != self.state:
+            self.state = state
+            self._changed()
+
+    def _open_log(self) -> IO[bytes]:
+        if self._log.exists() and self._log.stat().st_size > LOG_LIMIT:
+            self._log.replace(self._log.with_suffix(".log.1"))
+        descriptor = os.open(self._log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        return os.fdopen(descriptor, "ab")
+
+
+async def _leave(process: asyncio.subprocess.Process) -> None:
+    """Its input has ended: give it time to leave, then end it. Runs to its end even if we are cancelled again."""
+    try:
+        async with asyncio.timeout(GRACE):
+            await process.wait()
+    except (TimeoutError, asyncio.CancelledError):
+        process.kill()
+        await process.wait()

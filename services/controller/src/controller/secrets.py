@@ -1,0 +1,71 @@
+"""Secrets, read by GET when they are needed and never kept; every value that is read is masked in all logs from then on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from common import redact
+from kinds.compose import BootSources
+from kinds.virtualmachine import VirtualMachine
+
+from .api import Api
+from .core import SECRETS, Secret
+from .holds import WAITING, Hold
+
+USER_DATA_KEYS = ("userdata", "user-data", "cloud-init", "cloud-config")
+META_DATA_KEYS = ("metadata", "meta-data", "meta_data")
+IGNITION_KEYS = ("ignition", "userdata", "user-data", "config.ign")
+
+
+class Secrets:
+    """Reads Secrets of a namespace."""
+
+    def __init__(self, api: Api) -> None:
+        self._api = api
+
+    async def get(self, namespace: str, name: str, where: str) -> dict[str, bytes]:
+        """All values. Raises: Hold: there is no such Secret."""
+        secret: Secret | None = await self._api.get(SECRETS, namespace, name)
+        if secret is None:
+            raise Hold(WAITING, f"Secret {namespace}/{name} ({where}) does not exist", again=60.0)
+        values = secret.data or {}
+        for value in values.values():
+            _mask(value)
+        return values
+
+    async def text(self, namespace: str, name: str, keys: Iterable[str], where: str) -> str:
+        """The value of the first key that is there. Raises: Hold: none is, or it is no text."""
+        keys = tuple(keys)
+        values = await self.get(namespace, name, where)
+        for key in keys:
+            if key in values:
+                try:
+                    return values[key].decode()
+                except UnicodeDecodeError:
+                    # Without `from`: the decoding error holds the bytes.
+                    raise Hold(WAITING, f"Secret {namespace}/{name} ({where}): key {key} is no UTF-8 text") from None
+        wanted = " or ".join(keys)
+        raise Hold(WAITING, f"Secret {namespace}/{name} ({where}) has no key {wanted}", again=60.0)
+
+    async def boot_sources(self, vm: VirtualMachine) -> BootSources:
+        """What the VM's boot data refer to."""
+        user, meta = vm.spec.user_data, vm.spec.meta_data
+        found: dict[str, str | None] = {"user_data": None, "meta_data": None, "ignition": None}
+        wanted = (
+            ("user_data", user.cloud_init if user is not None else None, USER_DATA_KEYS, "spec.userData.cloudInit"),
+            ("ignition", user.ignition if user is not None else None, IGNITION_KEYS, "spec.userData.ignition"),
+            ("meta_data", meta.cloud_init if meta is not None else None, META_DATA_KEYS, "spec.metaData.cloudInit"),
+        )
+        for name, source, keys, where in wanted:
+            if source is not None and source.secret_ref is not None and source.secret_ref.name:
+                ref = source.secret_ref.name
+                found[name] = await self.text(vm.metadata.namespace, ref, keys, f"{where}.secretRef")
+            if source is not None and source.inline:
+                _mask(source.inline.encode())
+        return BootSources(**found)
+
+
+def _mask(value: bytes) -> None:
+    """Whole values and their lines: an error may quote a part."""
+    text = value.decode(errors="ignore")
+    redact.register(text)

@@ -1,0 +1,53 @@
+"""What the command line, the environment and a file may set."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from common.settings import Seconds
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How one controller runs."""
+
+    kubeconfig: Annotated[str, "kubeconfig file; empty takes the pod's service account, else ~/.kube/config"] = ""
+    context: Annotated[str, "context of the kubeconfig; empty takes its current one"] = ""
+    namespace: Annotated[str, "watch this namespace only; empty watches all"] = ""
+    runtime: Annotated[
+        Literal["process", "external", "kubernetes"], "how provider servers run where the Provider does not say"
+    ] = "external"
+    home: Annotated[Path, "directory of this controller: pki/, run/, logs/, images/"] = Path(
+        "~/.local/state/virtrigaud"
+    )
+    owner: Annotated[str, "id of this installation on hypervisors; empty takes the UID of namespace kube-system"] = ""
+    metrics_address: Annotated[str, "host:port for /metrics, /healthz and /readyz; empty serves none"] = "127.0.0.1:0"
+    ready_file: Annotated[Path | None, "file that gets host:port of the metrics once the caches are filled"] = None
+    concurrency: Annotated[int, "objects of one provider that are worked on at the same time"] = 16
+    resync: Annotated[Seconds, "after how long a settled object is looked at again, at least"] = 600.0
+    leader_elect: Annotated[bool, "act only while holding the Lease"] = True
+    lease_namespace: Annotated[str, "namespace of the Lease"] = "kube-system"
+    lease_name: Annotated[str, "name of the Lease"] = "virtrigaud-controller"
+    lease_duration: Annotated[Seconds, "how long a silent leader is waited for"] = 15.0
+    lease_renew_deadline: Annotated[Seconds, "after how long without a renewal a leader stops"] = 10.0
+    lease_retry: Annotated[Seconds, "how often the Lease is renewed, or looked at"] = 2.0
+    log_level: Annotated[str, "debug, info, warning or error"] = "info"
+    log_format: Annotated[Literal["json", "text"], "format of the log"] = "json"
+    otlp_endpoint: Annotated[str, "where traces go: http://host:4317; empty leaves tracing off"] = ""
+
+    def __post_init__(self) -> None:
+        if self.concurrency < 1:
+            raise ValueError("concurrency: at least 1")
+        if self.resync < 1:
+            raise ValueError("resync: at least 1s")
+        if not self.lease_duration > self.lease_renew_deadline > self.lease_retry > 0:
+            raise ValueError(
+                "lease_duration must be longer than lease_renew_deadline, and that longer than lease_retry"
+            )
+
+    @property
+    def root(self) -> Path:
+        """`home`, absolute."""
+        return self.home.expanduser().absolute()

@@ -1,0 +1,130 @@
+"""The worker loop: takes keys, catches what reconcilers raise, reports it, and decides when to look again."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Mapping
+from typing import NamedTuple, Protocol
+
+from common import logging, status, tracing
+from common.clock import Clock
+from common.errors import ProviderError
+from common.status import Action
+
+from .api import ApiError, ApiUnavailableError, ConflictError, NotFoundError
+from .backoff import Backoff
+from .holds import Hold
+from .informer import Name
+from .metrics import Metrics
+from .queue import WorkQueue
+
+log = logging.get(__name__)
+
+
+class Key(NamedTuple):
+    """What a queue holds."""
+
+    kind: str
+    namespace: str
+    name: str
+
+
+class Reconciler(Protocol):
+    """One kind's rules."""
+
+    @property
+    def kind(self) -> str: ...
+
+    async def reconcile(self, name: Name) -> float | None:
+        """Bring one object closer to its spec; answers with seconds until the next look, None for no own wish."""
+        ...
+
+    async def report(self, name: Name, error: ProviderError | Hold) -> None:
+        """Put what stopped the reconcile into the object's conditions."""
+        ...
+
+
+class Worker:
+    """Run `run()` in a task group. Concurrency is bounded per lane by the queue."""
+
+    def __init__(
+        self,
+        queue: WorkQueue[Key],
+        reconcilers: Mapping[str, Reconciler],
+        clock: Clock,
+        rng: random.Random,
+        metrics: Metrics,
+        resync: float,
+        exists: Callable[[Key], bool],
+    ) -> None:
+        """Args: resync: seconds after which a settled object is looked at again, jittered; a safety net."""
+        self._queue, self._reconcilers, self._clock, self._rng, self._exists = queue, reconcilers, clock, rng, exists
+        self._metrics, self._resync = metrics, resync
+        self.backoff = Backoff(rng)
+
+    async def run(self) -> None:
+        """Work until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._queue.run(), name="queue timers")
+            while True:
+                key = await self._queue.get()
+                group.create_task(self._work(key), name=f"{key.kind} {key.namespace}/{key.name}")
+
+    async def _work(self, key: Key) -> None:
+        try:
+            delay = await self._reconcile(key)
+        finally:
+            self._queue.done(key)
+        if not self._exists(key):
+            self.backoff.succeeded(key)
+            return
+        if delay is None:
+            delay = self._resync * (1 + self._rng.random())
+        self._queue.add_after(key, delay)
+
+    async def _reconcile(self, key: Key) -> float | None:
+        """Seconds until the next look; None: the slow resync."""
+        reconciler = self._reconcilers[key.kind]
+        name = (key.namespace, key.name)
+        try:
+            with (
+                tracing.span(f"reconcile {key.kind}", k8s__namespace=key.namespace, k8s__object=key.name),
+                self._metrics.reconcile(key.kind),
+            ):
+                again = await reconciler.reconcile(name)
+        except Exception as error:  # noqa: BLE001  # this is the one place that must outlive any reconcile
+            return await self._failed(reconciler, key, error)
+        self.backoff.succeeded(key)
+        return again
+
+    async def _failed(self, reconciler: Reconciler, key: Key, error: Exception) -> float | None:
+        if isinstance(error, (ProviderError, Hold)):
+            try:
+                await reconciler.report((key.namespace, key.name), error)
+            except Exception as second:  # noqa: BLE001  # the report is as fallible as the reconcile
+                return self._delay(key, second)
+        return self._delay(key, error)
+
+    def _delay(self, key: Key, error: Exception) -> float | None:
+        where = {"kind": key.kind, "namespace": key.namespace, "name": key.name}
+        match error:
+            case Hold():
+                self.backoff.succeeded(key)
+                return error.again
+            case ProviderError():
+                log.info("reconcile.failed", reason=error.reason, error=str(error), **where)
+                return self.backoff.failed(key, status.action(error), error.retry_after)
+            case ConflictError():
+                return self.backoff.failed(key, Action.LOOK_AGAIN)
+            case NotFoundError():
+                return None  # the object went while it was worked on; its deletion wakes whoever cares
+            case ApiUnavailableError():
+                log.info("reconcile.api_unavailable", error=str(error), **where)
+                return self.backoff.failed(key, Action.BACK_OFF, error.retry_after)
+            case ApiError():
+                log.warning("reconcile.refused", error=str(error), **where)
+                return self.backoff.failed(key, Action.BACK_OFF_SLOWLY)
+            case _:
+                log.error("reconcile.bug", exc_info=error, **where)
+                return self.backoff.failed(key, Action.BACK_OFF_SLOWLY)

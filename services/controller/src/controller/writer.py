@@ -1,0 +1,49 @@
+"""Writes to our own objects: status only if it differs, finalizers, and the cache told at once."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+from .api import Api
+from .informer import Informer
+from .metrics import Metrics
+from .patches import merge_patch
+
+T = TypeVar("T")
+
+
+class Writer:
+    """Patches carry the resourceVersion that was read: a write that rests on an old look is refused (ConflictError)."""
+
+    def __init__(self, api: Api, metrics: Metrics) -> None:
+        self._api, self._metrics = api, metrics
+
+    async def status(self, cache: Informer[Any], item: Any, status: Any) -> Any:
+        """Write the status if it says something new; answers with the object as it is now."""
+        patch = merge_patch(item.status, status)
+        if not patch:
+            return item
+        body = {"metadata": {"resourceVersion": item.metadata.resource_version}, "status": patch}
+        return await self._patch(cache, item, body, "status")
+
+    async def add_finalizer(self, cache: Informer[Any], item: Any, finalizer: str) -> Any:
+        """Make sure that the object cannot go before we have cleaned up."""
+        if finalizer in item.metadata.finalizers:
+            return item
+        return await self._finalizers(cache, item, [*item.metadata.finalizers, finalizer])
+
+    async def remove_finalizer(self, cache: Informer[Any], item: Any, finalizer: str) -> None:
+        """Let the object go, as far as we are concerned."""
+        if finalizer in item.metadata.finalizers:
+            await self._finalizers(cache, item, [name for name in item.metadata.finalizers if name != finalizer])
+
+    async def _finalizers(self, cache: Informer[Any], item: Any, names: list[str]) -> Any:
+        meta = {"resourceVersion": item.metadata.resource_version, "finalizers": names or None}
+        return await self._patch(cache, item, {"metadata": meta}, "")
+
+    async def _patch(self, cache: Informer[Any], item: Any, body: dict[str, Any], subresource: str) -> Any:
+        meta = item.metadata
+        self._metrics.wrote(cache.resource.kind)
+        patched = await self._api.patch(cache.resource, meta.namespace, meta.name, body, subresource=subresource)
+        cache.store(patched)
+        return patched
