@@ -176,7 +176,7 @@ class ProcessRuntime:
         """What a type alone understands."""
         if provider.spec.type == "fake":
             return ["--world", str(place / "world.json")]
-        return ["--endpoint", provider.spec.endpoint, "--image-directories", str(self._settings.images)]
+        return ["--endpoint", provider.spec.endpoint, "--image-directory", str(self._settings.images)]
 
     async def _credentials(self, provider: Provider, place: Path) -> str:
         """Write them where only this child looks; answers with their digest."""
