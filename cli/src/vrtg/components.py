@@ -38,11 +38,19 @@ class Component:
         ready: Callable[[], Awaitable[bool]],
         changed: Callable[[], None],
         grace: float,
+        clear: Path | None = None,
     ) -> None:
-        """Args: ready: answers whether it serves; may raise OSError. grace: seconds between SIGTERM and SIGKILL."""
+        """Prepare nothing yet.
+
+        Args:
+            ready: answers whether it serves; may raise OSError.
+            grace: seconds between SIGTERM and SIGKILL.
+            clear: a file that the process writes when it serves; removed before each start.
+        """
         self.state = ComponentState(name)
         self._command, self._log, self._environment = command, log, environment
         self._ready_check, self._changed, self._grace = ready, changed, grace
+        self._clear = clear
         self._stopping = asyncio.Event()
         self.ready = asyncio.Event()
 
@@ -71,6 +79,8 @@ class Component:
 
     async def _run_once(self) -> str:
         """From start to end of one process; answers why it ended, for people."""
+        if self._clear is not None:
+            self._clear.unlink(missing_ok=True)
         readable, writable = os.pipe()
         try:
             process = await asyncio.create_subprocess_exec(
@@ -89,7 +99,7 @@ class Component:
         identity = Process.of(process.pid)
         self.state.pid = process.pid
         self.state.start_ticks = identity.start_ticks if identity else 0
-        self._set("starting", "")
+        self._set("starting", self.state.message)  # after a crash: why
         async with asyncio.TaskGroup() as group:
             pump = group.create_task(self._pump(readable), name=f"{self.state.name} log")
             probe = group.create_task(self._probe(), name=f"{self.state.name} ready")

@@ -55,6 +55,7 @@ class Demo:
             CommandError: a step failed; says which, why and what to do.
         """
         manifests = load([str(self._folder)], self._progress.warn)
+        self._home.make()
         chosen = hypervisor.ensure(self._home, self._progress.say, self._uri)
         self._progress.done(f"hypervisor: {chosen.note} ({chosen.uri})")
         self._place_image()
@@ -74,7 +75,6 @@ class Demo:
             return
         if not self._image.is_file():
             raise CommandError(f"there is no guest image at {self._image}: build it with `make guest`")
-        self._home.make()
         target = self._home.images / self._image.name
         source = self._image.resolve()
         if target.exists() and target.samefile(source):
@@ -105,8 +105,7 @@ class Demo:
         import json
 
         bundle = self._home.run / "demo.json"
-        items = [manifest.body for manifest in manifests]
-        write_private(bundle, json.dumps({"apiVersion": "v1", "kind": "List", "items": items}))
+        write_private(bundle, "\n".join(json.dumps(manifest.body, indent=1) for manifest in manifests))
         result = subprocess.run(  # noqa: S603 - kubectl, as found on PATH
             [kubectl, "--kubeconfig", str(self._home.kubeconfig), "apply", "-f", str(bundle)],
             capture_output=True,

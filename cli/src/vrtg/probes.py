@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import http.client
+from pathlib import Path
+
 from vrtg.api import Api
 from vrtg.failures import CommandError
 from vrtg.kubeconfig import Target
@@ -16,3 +19,18 @@ def serves(target: Target, path: str, *, timeout: float = 2.0) -> bool:
         return False
     finally:
         api.close()
+
+
+def ready(file: Path, *, timeout: float = 2.0) -> bool:
+    """Whether the process that wrote its metrics address into this file says that it is ready.
+
+    Raises:
+        OSError: it has not written it yet, or does not listen.
+    """
+    host, _, port = file.read_text().strip().rpartition(":")
+    connection = http.client.HTTPConnection(host, int(port), timeout=timeout)
+    try:
+        connection.request("GET", "/readyz")
+        return connection.getresponse().status == 200
+    finally:
+        connection.close()

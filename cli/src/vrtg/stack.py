@@ -14,12 +14,13 @@ import shutil
 import signal
 import socket
 import sys
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 
 from vrtg.components import Component
-from vrtg.credentials import make_credentials, write_kubeconfig
+from vrtg.credentials import controller_kubeconfig, make_credentials, write_kubeconfig
 from vrtg.failures import CommandError
 from vrtg.home import Home, write_private
 from vrtg.processes import Process
@@ -138,16 +139,17 @@ class Supervisor:
         self._save()
 
     def _component(
-        self, name: str, command: list[str], ready: object, environment: dict[str, str], grace: float
+        self, name: str, command: list[str], ready: Callable[[], Awaitable[bool]], clear: Path, grace: float
     ) -> Component:
         component = Component(
             name,
             command,
             log=self._home.logs / f"{name}.log",
-            environment=environment,
-            ready=ready,  # type: ignore[arg-type]  # bound methods of this class
+            environment={},
+            ready=ready,
             changed=self._save,
             grace=grace,
+            clear=clear,
         )
         self.state.components[name] = component.state
         return component
@@ -155,8 +157,6 @@ class Supervisor:
     # -- API server ------------------------------------------------------------------------------------------------
 
     def _api_server(self) -> Component:
-        endpoint = self._home.data / "endpoint"
-        endpoint.unlink(missing_ok=True)
         port = self._port()
         tls = self._home.pki / API_SERVER
         command = [
@@ -170,7 +170,7 @@ class Supervisor:
         ]
         self.state.server = f"https://127.0.0.1:{port}"
         write_kubeconfig(self._home, self.state.server)
-        return self._component(API_SERVER, command, self._api_serves, {}, grace=15.0)
+        return self._component(API_SERVER, command, self._api_serves, self._home.data / "endpoint", grace=15.0)
 
     def _port(self) -> int:
         """The port of last time, so that kubeconfigs stay valid; another one where somebody took it."""
@@ -199,13 +199,23 @@ class Supervisor:
     def _controller(self) -> Component:
         command = [
             executable("virtrigaud-controller"),
-            *("--kubeconfig", str(self._home.run / "controller.kubeconfig")),
+            *("--kubeconfig", str(controller_kubeconfig(self._home))),
+            *("--home", str(self._home.root)),
             *("--runtime", "process"),
+            "--no-leader-elect",  # the supervisor runs one, and its lock makes it the only one
+            *("--metrics-address", "127.0.0.1:0"),
+            *("--ready-file", str(self._controller_ready)),
         ]
-        return self._component(CONTROLLER, command, self._controller_serves, {}, grace=30.0)
+        return self._component(CONTROLLER, command, self._controller_serves, self._controller_ready, grace=30.0)
+
+    @property
+    def _controller_ready(self) -> Path:
+        return self._home.run / "controller.ready"
 
     async def _controller_serves(self) -> bool:
-        return True
+        from vrtg.probes import ready
+
+        return await asyncio.to_thread(ready, self._controller_ready)
 
     def _save(self) -> None:
         self.state.save(self._home)
