@@ -1,0 +1,295 @@
+"""A real API server as a process of its own, and what drives it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import signal
+import ssl
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import msgspec
+from common import pki
+
+CRDS = Path(__file__).parents[3] / "deploy" / "crds"
+GROUP = "/apis/infra.virtrigaud.io/v1beta1"
+PLURALS = {
+    "VirtualMachine": "virtualmachines",
+    "VMClass": "vmclasses",
+    "VMImage": "vmimages",
+    "VMNetworkAttachment": "vmnetworkattachments",
+    "Provider": "providers",
+    "VMSnapshot": "vmsnapshots",
+    "VMSet": "vmsets",
+    "VMClone": "vmclones",
+    "VMMigration": "vmmigrations",
+    "VMPlacementPolicy": "vmplacementpolicies",
+}
+DEADLINE = 30.0
+
+
+@dataclass
+class Cluster:
+    """An embedded API server, and calls to it."""
+
+    endpoint: str
+    kubeconfig: Path
+    token: str
+    ca: Path
+    session: aiohttp.ClientSession = field(init=False)
+
+    async def request(self, method: str, path: str, body: Any = None, content_type: str = "application/json") -> Any:
+        headers = {"Authorization": f"Bearer {self.token}", "Content-Type": content_type}
+        data = msgspec.json.encode(body) if body is not None else None
+        url = f"https://{self.endpoint}{path}"
+        async with self.session.request(method, url, headers=headers, data=data) as response:
+            answer = msgspec.json.decode(await response.read())
+            if response.status >= 400:
+                raise AssertionError(f"{method} {path}: {response.status} {answer.get('message')}")
+            return answer
+
+    def path(self, kind: str, namespace: str, name: str = "", subresource: str = "") -> str:
+        core = {"Secret": "/api/v1", "Event": "/api/v1"}
+        plural = PLURALS.get(kind) or f"{kind.lower()}s"
+        parts = [core.get(kind, GROUP), "namespaces", namespace, plural, name, subresource]
+        return "/".join(part for part in parts if part)
+
+    async def create(self, kind: str, namespace: str, name: str, spec: Any, **metadata: Any) -> Any:
+        body = {
+            "apiVersion": "infra.virtrigaud.io/v1beta1",
+            "kind": kind,
+            "metadata": {"name": name, "namespace": namespace, **metadata},
+            "spec": spec,
+        }
+        return await self.request("POST", self.path(kind, namespace), body)
+
+    async def namespace(self, name: str, **labels: str) -> None:
+        body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}}
+        await self.request("POST", "/api/v1/namespaces", body)
+
+    async def secret(self, namespace: str, name: str, **data: str) -> None:
+        body = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "stringData": data}
+        await self.request("POST", self.path("Secret", namespace), body)
+
+    async def get(self, kind: str, namespace: str, name: str) -> Any:
+        return await self.request("GET", self.path(kind, namespace, name))
+
+    async def patch(self, kind: str, namespace: str, name: str, patch: Any, subresource: str = "") -> Any:
+        path = self.path(kind, namespace, name, subresource)
+        return await self.request("PATCH", path, patch, "application/merge-patch+json")
+
+    async def delete(self, kind: str, namespace: str, name: str) -> None:
+        await self.request("DELETE", self.path(kind, namespace, name))
+
+    async def wait(
+        self, kind: str, namespace: str, name: str, holds: Callable[[Any], bool], seconds: float = DEADLINE
+    ) -> Any:
+        """Watch the object until something holds of it; None stands for an object that is gone."""
+        seen: Any = None
+        try:
+            async with asyncio.timeout(seconds):
+                async for seen in self._states(kind, namespace, name):
+                    if holds(seen):
+                        return seen
+        except TimeoutError:
+            shown = msgspec.json.format(msgspec.json.encode((seen or {}).get("status") if seen else None)).decode()
+            raise AssertionError(f"{kind} {namespace}/{name} did not get there; its status is {shown}") from None
+        raise AssertionError("the watch ended")
+
+    async def _states(self, kind: str, namespace: str, name: str) -> AsyncIterator[Any]:
+        listed = await self.request("GET", self.path(kind, namespace))
+        found = next((item for item in listed["items"] if item["metadata"]["name"] == name), None)
+        yield found
+        version = listed["metadata"]["resourceVersion"]
+        url = f"https://{self.endpoint}{self.path(kind, namespace)}?watch=true&resourceVersion={version}"
+        headers = {"Authorization": f"Bearer {self.token}"}
+        async with self.session.get(url, headers=headers, timeout=aiohttp.ClientTimeout(total=None)) as response:
+            async for line in response.content:
+                event = msgspec.json.decode(line)
+                if event["object"]["metadata"]["name"] == name:
+                    yield None if event["type"] == "DELETED" else event["object"]
+
+    async def gone(self, kind: str, namespace: str, name: str) -> None:
+        await self.wait(kind, namespace, name, lambda item: item is None)
+
+    async def events(self, namespace: str) -> list[Any]:
+        return list((await self.request("GET", self.path("Event", namespace)))["items"])
+
+    async def reasons(self, namespace: str, name: str) -> list[str]:
+        return [e["reason"] for e in await self.events(namespace) if e["involvedObject"]["name"] == name]
+
+    async def version(self) -> str:
+        """Changes with every write to anything."""
+        return str((await self.request("GET", "/api/v1/namespaces"))["metadata"]["resourceVersion"])
+
+
+def condition(item: Any, kind: str) -> Any:
+    """The condition of an object, or an empty one."""
+    found = (c for c in ((item or {}).get("status") or {}).get("conditions", []) if c["type"] == kind)
+    return next(found, {"status": "", "reason": "", "message": ""})
+
+
+def ready(item: Any) -> bool:
+    """It is Ready, and for the spec as it is now."""
+    current = item is not None and item.get("status", {}).get("observedGeneration") == item["metadata"]["generation"]
+    return bool(current and condition(item, "Ready")["status"] == "True")
+
+
+def because(reason: str, kind: str = "Ready") -> Callable[[Any], bool]:
+    """The condition has this reason."""
+    return lambda item: item is not None and bool(condition(item, kind)["reason"] == reason)
+
+
+@dataclass
+class Process:
+    """A process of ours."""
+
+    process: asyncio.subprocess.Process
+    log: Path
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def kill(self) -> None:
+        self.process.send_signal(signal.SIGKILL)
+
+    async def wait(self) -> int:
+        return await self.process.wait()
+
+
+@asynccontextmanager
+async def started(command: list[str], log: Path, **environment: str) -> AsyncIterator[Process]:
+    """A command in the background; ended, gracefully first, when the context is left."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as output:
+        process = await asyncio.create_subprocess_exec(
+            *command, stdin=asyncio.subprocess.DEVNULL, stdout=output, stderr=output, env={**os.environ, **environment}
+        )
+    try:
+        yield Process(process, log)
+    finally:
+        if process.returncode is None:
+            process.terminate()
+            try:
+                async with asyncio.timeout(20):
+                    await process.wait()
+            except TimeoutError:
+                process.kill()
+                await process.wait()
+
+
+def script(name: str) -> str:
+    """A console script of the environment that runs the tests."""
+    return str(Path(sys.executable).parent / name)
+
+
+async def until(holds: Callable[[], Awaitable[bool]] | Callable[[], bool], what: str, seconds: float = DEADLINE) -> None:
+    """Wait for something that no API tells of (a file, a port)."""
+    try:
+        async with asyncio.timeout(seconds):
+            while True:
+                verdict = holds()
+                if await verdict if isinstance(verdict, Awaitable) else verdict:
+                    return
+                await asyncio.sleep(0.02)
+    except TimeoutError:
+        raise AssertionError(f"{what} did not come within {seconds:g} s") from None
+
+
+@asynccontextmanager
+async def api_server(directory: Path) -> AsyncIterator[Cluster]:
+    """An API server with our CRDs, as a process of its own."""
+    authority = pki.Authority.create(directory / "ca")
+    tls = authority.issue(directory / "tls", "apiserver", sans=["127.0.0.1", "localhost"])
+    token = secrets.token_hex(16)
+    tokens = directory / "tokens.csv"
+    tokens.write_text(f'{token},admin,admin,"system:masters"\n')
+    command = [
+        script("virtrigaud-apiserver"),
+        *("--data-dir", str(directory / "data"), "--listen", "127.0.0.1:0"),
+        *("--tls-cert", str(tls.cert), "--tls-key", str(tls.key)),
+        *("--token-file", str(tokens), "--crds", str(CRDS)),
+    ]
+    endpoint = directory / "data" / "endpoint"
+    async with started(command, directory / "apiserver.log"):
+        await until(endpoint.exists, "the API server")
+        address = endpoint.read_text().strip()
+        kubeconfig = directory / "kubeconfig"
+        kubeconfig.write_text(
+            f"""apiVersion: v1
+kind: Config
+current-context: test
+clusters: [{{name: test, cluster: {{server: "https://{address}", certificate-authority: {tls.ca}}}}}]
+contexts: [{{name: test, context: {{cluster: test, user: test}}}}]
+users: [{{name: test, user: {{token: {token}}}}}]
+"""
+        )
+        cluster = Cluster(address, kubeconfig, token, tls.ca)
+        connector = aiohttp.TCPConnector(ssl=ssl.create_default_context(cafile=str(tls.ca)))
+        async with aiohttp.ClientSession(connector=connector) as session:
+            cluster.session = session
+            await until(lambda: _served(cluster), "the CRDs")
+            yield cluster
+
+
+async def _served(cluster: Cluster) -> bool:
+    try:
+        for plural in PLURALS.values():
+            await cluster.request("GET", f"{GROUP}/{plural}")
+    except AssertionError:
+        return False
+    return True
+
+
+def controller_command(cluster: Cluster, home: Path, *flags: str) -> list[str]:
+    return [
+        script("virtrigaud-controller"),
+        *("--kubeconfig", str(cluster.kubeconfig), "--home", str(home)),
+        *("--runtime", "process", "--log-level", "debug"),
+        *("--ready-file", str(home / "ready")),
+        *("--lease-duration", "3s", "--lease-renew-deadline", "2s", "--lease-retry", "300ms"),
+        *flags,
+    ]
+
+
+@asynccontextmanager
+async def controller(cluster: Cluster, home: Path, *flags: str, **environment: str) -> AsyncIterator[Process]:
+    """A controller as a process of its own, its caches filled."""
+    home.mkdir(parents=True, exist_ok=True)
+    (home / "ready").unlink(missing_ok=True)
+    async with started(controller_command(cluster, home, *flags), home / "controller.log", **environment) as process:
+        await until((home / "ready").exists, "the controller")
+        yield process
+
+
+CLASS = {"cpu": 1, "memory": "256Mi", "diskDefaults": {"size": "1Gi"}, "performanceProfile": {}}
+IMAGE = {"source": {"http": {"url": "http://images.example/guest.qcow2"}}}
+FAKE = {"type": "fake", "endpoint": "fake://local", "healthCheck": {"interval": "1s", "timeout": "1s"}}
+
+
+def machine(**spec: Any) -> dict[str, Any]:
+    """The spec of a small machine."""
+    basic = {
+        "providerRef": {"name": "fake"},
+        "classRef": {"name": "small"},
+        "imageRef": {"name": "guest"},
+        "networks": [{"name": "eth0"}],
+        "powerState": "On",
+    }
+    return {key: value for key, value in {**basic, **spec}.items() if value is not None}
+
+
+async def furnish(cluster: Cluster, namespace: str, **provider: Any) -> None:
+    """Namespace, provider, class and image."""
+    await cluster.namespace(namespace)
+    await cluster.create("Provider", namespace, "fake", {**FAKE, **provider})
+    await cluster.create("VMClass", namespace, "small", CLASS)
+    await cluster.create("VMImage", namespace, "guest", IMAGE)
