@@ -135,7 +135,7 @@ class MachineContract:
             await subject.settle(spec)
         assert len({(await subject.get(spec.identity.uid)).hypervisor_name for spec in specs}) == 2
 
-    @pytest.mark.parametrize("length", [63, 253])
+    @pytest.mark.parametrize("length", [1, 63, 253])
     async def test_every_legal_name_works(self, subject: Subject, length: int) -> None:
         name = ".".join(["a" * 61] * 5)[:length].rstrip(".")
         spec = subject.spec(identity=subject.identity(name))

@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from common import faults, logging, v1
+from common import faults, logging, tracing, v1
 from common.clock import Clock
 from common.errors import (
     ForeignMachineError,
@@ -180,7 +180,8 @@ class Apply:
             await faults.point(BEFORE["create"])
             log.info("machine.create", uid=uid, name=planner.hypervisor_name(self._narrowed.identity))
             try:
-                await parts.driver.create(self._narrowed, job.progress)
+                with tracing.span("driver.create", machine_uid=uid):
+                    await parts.driver.create(self._narrowed, job.progress)
             except asyncio.CancelledError:
                 await self._clear_away(job)
                 raise

@@ -82,6 +82,9 @@ class Driver:
     async def create(self, spec: v1.MachineSpec, progress: Progress) -> None:
         """Make the machine, complete and powered off.
 
+        When it is cancelled, no call of it may go on behind: wait for a thread that cannot be stopped before the
+        cancellation leaves, or the clean-up that follows would be overtaken.
+
         Raises:
             NameConflictError: a foreign machine has the hypervisor name.
             ResourceNotFoundError, ImageNotFoundError, HostFullError: nothing is left behind.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from common import faults, logging, v1
+from common import faults, logging, tracing, v1
 from common.clock import Clock
 from common.errors import ImageNotFoundError, InvalidSpecError
 
@@ -88,16 +88,17 @@ class Images:
 
     def _begin(self, image_id: str, request: v1.PrepareImageRequest) -> Job[v1.Image]:
         async def body(job: Job[v1.Image]) -> v1.Image:
-            try:
-                await faults.point(PREPARE_BEFORE)
-                log.info("image.prepare", image=image_id, namespace=request.namespace, name=request.name)
+            await faults.point(PREPARE_BEFORE)
+            log.info("image.prepare", image=image_id, namespace=request.namespace, name=request.name)
+            with tracing.span("driver.prepare_image", image=image_id):
                 image = await self._driver.prepare_image(request, job.progress)
-                await faults.point(PREPARE_AFTER)
-                return image
-            finally:
-                del self._jobs[image_id]
+            await faults.point(PREPARE_AFTER)
+            return image
 
-        job = self._operations.start("prepare-image", image_id, body)
+        def free(job: Job[v1.Image]) -> None:
+            del self._jobs[image_id]
+
+        job = self._operations.start("prepare-image", image_id, body, at_end=free)
         self._jobs[image_id] = job
         return job
 

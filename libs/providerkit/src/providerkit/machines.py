@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from common import faults, logging, v1
+from common import faults, logging, tracing, v1
 from common.clock import Clock
 from common.errors import (
     ForeignMachineError,
@@ -105,7 +105,7 @@ class Machines:
     def operation_of(self, uid: str) -> str:
         """Id of the operation that runs on a machine and that a client may follow, or ""."""
         job = self._jobs.get(uid)
-        return job.id if job is not None and job.shown and not job.ended.is_set() else ""
+        return job.id if job is not None and job.shown else ""
 
     async def get(self, uid: str) -> v1.Machine:
         """One machine as it is now, ours or not.
@@ -150,8 +150,10 @@ class Machines:
         assert want.identity is not None
         uid, digest, budget = want.identity.uid, _digest(want), self._budget(remaining)
         while (running := self._jobs.get(uid)) is not None:
-            if running.record.kind == "delete":
-                raise OperationInProgressError(f"apply machine {uid}: it is being deleted", retry_after=1.0)
+            if running.record.kind in ("delete", "release"):
+                raise OperationInProgressError(
+                    f"apply machine {uid}: {running.record.kind} is running", retry_after=1.0
+                )
             if not await running.wait(self._clock, budget.left):
                 return self._during(uid, running, want, facts)
         self._raise_once(uid, digest)
@@ -168,9 +170,9 @@ class Machines:
         remaining: float | None = None,
     ) -> Gone:  # fmt: skip
         """Remove a machine, or take our stamp off it; see DeleteMachine in the contract."""
-        uid = self._own_identity(identity).uid
+        uid, kind = self._own_identity(identity).uid, "release" if retain else "delete"
         budget, running = self._budget(remaining), self._jobs.get(uid)
-        if running is not None and running.record.kind == "delete":
+        if running is not None and running.record.kind == kind:
             job: Job[object] = running
         else:
             if running is not None:
@@ -183,7 +185,7 @@ class Machines:
                 await (self._release(uid) if retain else self._destroy(uid, job, grace))
                 return None
 
-            job = self._begin("delete", uid, body)
+            job = self._begin(kind, uid, body)
         if not await job.wait(self._clock, budget.left):
             return Gone(False, self._show(uid, job))
         job.result()
@@ -233,7 +235,8 @@ class Machines:
         job.progress(0.0, "removing")
         async with self._parts.slots.slot():
             await faults.point(BEFORE["destroy"])
-            await self._driver.destroy(uid, job.progress)
+            with tracing.span("driver.destroy", machine_uid=uid):
+                await self._driver.destroy(uid, job.progress)
             await faults.point(AFTER["destroy"])
         if await self._hub.look(uid) is not None:
             raise OperationInProgressError(f"delete machine {uid}: the hypervisor still shows it", retry_after=1.0)
@@ -283,22 +286,17 @@ class Machines:
     def _begin(self, kind: str, uid: str, body: Callable[[Job[T]], Awaitable[T]], digest: str = "") -> Job[T]:
         """Start the job that holds the machine from now on; the caller made sure that none does, or waits for it."""
 
-        async def held(job: Job[T]) -> T:
-            try:
-                return await body(job)
-            except ProviderError as error:
-                if digest:
-                    self._failures[uid] = (digest, error)
-                    while len(self._failures) > _MAX_FAILURES:
-                        self._failures.popitem(last=False)
-                raise
-            finally:
-                if self._jobs.get(uid) is job:
-                    del self._jobs[uid]
-                    self._applies.pop(uid, None)
-                self._hub.touch(uid)
+        def free(job: Job[T]) -> None:
+            if self._jobs.get(uid) is job:
+                del self._jobs[uid]
+                self._applies.pop(uid, None)
+            if digest and job.error is not None and job.record.state is v1.OperationState.FAILED:
+                self._failures[uid] = (digest, job.error)
+                while len(self._failures) > _MAX_FAILURES:
+                    self._failures.popitem(last=False)
+            self._hub.touch(uid)
 
-        job = self._operations.start(kind, uid, held)
+        job = self._operations.start(kind, uid, body, at_end=free)
         self._jobs[uid] = job  # type: ignore[assignment]  # the table does not care for the answer's type
         return job
 
@@ -322,7 +320,7 @@ class Machines:
         """The answer to an apply while another piece of work holds the machine."""
         operation, apply = self._show(uid, job), self._applies.get(uid)
         if apply is None:
-            return Outcome(None, operation)
+            return Outcome(self._hub.known(uid), operation)
         pending = planner.plan(want, apply.seen, facts.capabilities or v1.Capabilities(), facts.limits)
         return Outcome(self._hub.dress(apply.seen), operation, pending, list(apply.applied))
 

@@ -33,7 +33,7 @@ class Job(Generic[T]):
     A body reports through `progress` and asks `cancelled` whether a client (and not the end of the server) stopped it.
     """
 
-    def __init__(self, kind: str, subject: str, now: datetime) -> None:
+    def __init__(self, kind: str, subject: str, now: datetime, at_end: Callable[[Job[T]], None] | None = None) -> None:
         self.record = v1.Operation(id=uuid.uuid4().hex, kind=kind, subject=subject, state=_RUNNING, start_time=now)
         self.ended = asyncio.Event()
         self.cancelled = False
@@ -41,6 +41,7 @@ class Job(Generic[T]):
         """A client knows its id, so that it must be found after its end."""
         self.error: ProviderError | None = None
         self.value: T | None = None
+        self._at_end = at_end
         self._task: asyncio.Task[None] | None = None
         self._watchers: set[asyncio.Event] = set()
 
@@ -97,6 +98,8 @@ class Job(Generic[T]):
             self.record.progress = 1.0
         if state is v1.OperationState.FAILED and error is not None:
             self.record.error = status.to_wire(error)
+        if self._at_end is not None:
+            self._at_end(self)  # before anybody who waits for the end runs: what the job held is free then
         self.ended.set()
         self._tell()
 
@@ -123,16 +126,28 @@ class Operations:
             task.cancel()
         await self._group.__aexit__(kind, error, trace)
 
-    def start(self, kind: str, subject: str, body: Callable[[Job[T]], Awaitable[T]]) -> Job[T]:
-        """Begin work. What the body raises becomes the end of the job and goes no further."""
-        job: Job[T] = Job(kind, subject, self._clock.now())
+    def start(
+        self,
+        kind: str,
+        subject: str,
+        body: Callable[[Job[T]], Awaitable[T]],
+        *,
+        at_end: Callable[[Job[T]], None] | None = None,
+    ) -> Job[T]:
+        """Begin work. What the body raises becomes the end of the job and goes no further.
+
+        Args:
+            at_end: called when the outcome is known and before anybody hears of it; whatever the body came to, even if
+                it was cancelled before it began.
+        """
+        job: Job[T] = Job(kind, subject, self._clock.now(), at_end)
         self._prune()
         self._jobs[job.id] = job  # type: ignore[assignment]  # the table does not care for the answer's type
         task = self._group.create_task(self._run(job, body), name=f"{kind} {subject}")
         job._task = task  # the job and its owner are one thing in two classes
         self._running.add(task)
         self._idle.clear()
-        task.add_done_callback(self._left)
+        task.add_done_callback(lambda task: self._left(job, task))
         return job
 
     def get(self, operation_id: str) -> v1.Operation:
@@ -178,8 +193,7 @@ class Operations:
         try:
             job.value = await body(job)
         except asyncio.CancelledError:
-            error = OperationCancelledError(f"{job.record.kind} of {job.record.subject} was cancelled")
-            job._end(v1.OperationState.CANCELLED, self._clock.now(), error)
+            self._end_cancelled(job)
             if not job.cancelled:
                 raise  # the server ends: the cancellation is not ours to keep
         except ProviderError as error:
@@ -190,9 +204,10 @@ class Operations:
             job._end(v1.OperationState.FAILED, self._clock.now(), InternalError("internal error"))
         else:
             job._end(v1.OperationState.SUCCEEDED, self._clock.now())
-        finally:
-            if not job.shown:
-                self._jobs.pop(job.id, None)
+
+    def _end_cancelled(self, job: Job[T]) -> None:
+        error = OperationCancelledError(f"{job.record.kind} of {job.record.subject} was cancelled")
+        job._end(v1.OperationState.CANCELLED, self._clock.now(), error)
 
     def _find(self, operation_id: str) -> Job[object]:
         self._prune()
@@ -203,7 +218,11 @@ class Operations:
             )
         return job
 
-    def _left(self, task: asyncio.Task[None]) -> None:
+    def _left(self, job: Job[T], task: asyncio.Task[None]) -> None:
+        if not job.ended.is_set():
+            self._end_cancelled(job)  # cancelled before its first step, its body never ran
+        if not job.shown:
+            self._jobs.pop(job.id, None)
         self._running.discard(task)
         if not self._running:
             self._idle.set()

@@ -25,14 +25,24 @@ __all__ = ["BOOT_DATA_SETTING", "boot_data_digest", "check", "hypervisor_name", 
 BOOT_DATA_SETTING = "boot-data"
 """Key of Machine.settings under which a driver reports `boot_data_digest` of the payload that it wrote."""
 
+LONGEST_NAME = 200
+"""Characters; leaves room for the suffixes of files that hypervisors name after machines (255 is their end)."""
+
 ON, OFF, SUSPENDED, PAUSED = v1.PowerState.ON, v1.PowerState.OFF, v1.PowerState.SUSPENDED, v1.PowerState.PAUSED
 _Kind = v1.ChangeKind
 _Effect = v1.Effect
 
 
 def hypervisor_name(identity: v1.MachineIdentity) -> str:
-    """Name on the hypervisor: unique in an installation, readable, free of anything a namespace or name cannot hold."""
-    return f"{identity.namespace}.{identity.name}"
+    """Name on the hypervisor: unique in an installation, readable, free of anything a namespace or name cannot hold.
+
+    One that is longer than LONGEST_NAME ends with a digest of the whole.
+    """
+    name = f"{identity.namespace}.{identity.name}"
+    if len(name) <= LONGEST_NAME:
+        return name
+    digest = hashlib.sha256(name.encode()).hexdigest()[:16]
+    return f"{name[: LONGEST_NAME - 17]}-{digest}"
 
 
 def boot_data_digest(spec: v1.MachineSpec) -> str:

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
-from common import faults
+from common import faults, tracing
 from common.errors import HypervisorUnavailableError
 
 VERBS = (
@@ -72,8 +72,9 @@ class Slots:
         """The same for a caller who holds a slot already."""
         await faults.point(BEFORE[name])
         try:
-            async with asyncio.timeout(self._verb_timeout):
-                await call()
+            with tracing.span(f"driver.{name}", machine_uid=uid):
+                async with asyncio.timeout(self._verb_timeout):
+                    await call()
         except TimeoutError:
             message = (
                 f"{name.replace('_', ' ')} machine {uid}: the hypervisor gave no answer in {self._verb_timeout:g} s"

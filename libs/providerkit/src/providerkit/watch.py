@@ -151,6 +151,11 @@ class Hub:
             machine, token=token_of(machine), operation_id=self._operation_of(uid) if uid else ""
         )
 
+    def known(self, uid: str) -> v1.Machine | None:
+        """One of our machines as it was when it was last seen."""
+        entry = self._entries.get(uid)
+        return self._dressed(entry) if entry is not None and entry.machine is not None else None
+
     def foreign_id(self, name: str) -> str | None:
         """Id of a foreign machine that had this hypervisor name at the last full look; a hint, never a verdict."""
         return self._foreign_names.get(name)
