@@ -7,7 +7,10 @@ IPV4 = rf"^({_OCTET}\.){{3}}{_OCTET}$"
 CIDR4 = rf"^({_OCTET}\.){{3}}{_OCTET}/(3[0-2]|[12]?[0-9])$"
 MAC = r"^([0-9A-Fa-f]{2}[:-]){5}[0-9A-Fa-f]{2}$"
 # registry with an optional port, path, optional tag, optional digest
-IMAGE_REFERENCE = r"^([A-Za-z0-9._-]+|\[[0-9A-Fa-f:]+\])(:[0-9]+)?(/[A-Za-z0-9._-]+)*(:[A-Za-z0-9._-]+)?(@[A-Za-z0-9_+.-]+:[A-Fa-f0-9]{32,})?$"
+IMAGE_REFERENCE = (
+    r"^([A-Za-z0-9._-]+|\[[0-9A-Fa-f:]+\])(:[0-9]+)?(/[A-Za-z0-9._-]+)*(:[A-Za-z0-9._-]+)?"
+    r"(@[A-Za-z0-9_+.-]+:[A-Fa-f0-9]{32,})?$"
+)
 ENDPOINT = r"^[a-z][a-z0-9]*(\+[a-z0-9]+)?://[^\s]*$"
 # five fields, or a name; the meaning of the fields is checked by whoever schedules
 _FIELD = r"[0-9A-Za-z*?/,#-]+"
