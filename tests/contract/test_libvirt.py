@@ -207,12 +207,11 @@ async def subject(
         guest_obeys=False,
         image=source("guest.qcow2"),
         broken_image=source("broken.qcow2"),
-        pace=Pace(call=20.0, settle=20.0, short_wait=3.0, parallel=6),
+        pace=Pace(call=20.0, settle=20.0, short_wait=1.0, parallel=6),
     )
     async with LibvirtSubject(make_driver, world, traits) as subject:
         world.subject = subject
         yield subject
-        await subject.cleanup()
         for domain in libvirt.open(libvirtd.uri).listAllDomains(0):
             await world.remove(domain.UUIDString())
 

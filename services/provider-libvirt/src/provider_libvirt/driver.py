@@ -20,6 +20,8 @@ from provider_libvirt.images import Images
 from provider_libvirt.making import Config
 from provider_libvirt.reading import Reader
 
+CREATING = faults.declare("libvirt.create.begun", "a machine was asked for, and nothing is there yet")
+FILES_MADE = faults.declare("libvirt.create.files", "the disks are made, the domain is not yet defined")
 CREATED = faults.declare("libvirt.create.defined", "the domain is defined, and nobody knows yet")
 DESTROYED = faults.declare("libvirt.destroy.done", "the machine is gone, and nobody knows yet")
 CREATE_SECONDS = 120.0
@@ -127,11 +129,20 @@ class LibvirtDriver(Driver):
     async def create(self, spec: v1.MachineSpec, progress: Progress) -> None:
         """See Driver."""
         found, identity = await self._measure(), making.identity_of(spec)
-        progress(0.1, "making disks and defining the domain")
+        doing = f"create machine {identity.namespace}/{identity.name}"
+        progress(0.1, "making the disks")
+        await faults.point(CREATING)
+        parts = await self._hypervisor.call(
+            doing, lambda c: making.make_parts(c, spec, found, self._config), timeout=CREATE_SECONDS
+        )
+        if parts is None:
+            return
+        progress(0.8, "defining the domain")
+        await faults.point(FILES_MADE)
         await self._change(
             identity.uid,
-            f"create machine {identity.namespace}/{identity.name}",
-            lambda c: making.create(c, spec, found, self._config),
+            doing,
+            lambda c: making.define(c, spec, parts, found, self._config),
             timeout=CREATE_SECONDS,
         )
         await faults.point(CREATED)

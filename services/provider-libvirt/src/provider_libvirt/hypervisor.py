@@ -64,6 +64,7 @@ class Hypervisor:
         self._slow = Threads(4)
         self._connection: libvirt.virConnect | None = None
         self._lost = asyncio.Event()
+        self._up = asyncio.Event()
         self._reason: ProviderError = HypervisorUnavailableError(f"libvirt at {uri}: not connected yet")
         self._connected: list[Callable[[], None]] = []
         self._event: Callable[[str], None] | None = None
@@ -78,6 +79,10 @@ class Hypervisor:
         """Whether libvirt runs on this very host, so that its paths are ours."""
         parts = urlsplit(self.endpoint)
         return not parts.hostname and "ssh" not in parts.scheme
+
+    async def wait_connected(self) -> None:
+        """Wait until there is a connection."""
+        await self._up.wait()
 
     def on_event(self, callback: Callable[[str | None], None]) -> None:
         """Have it called, on the asyncio loop, with the UUID of each domain that changed; None after a reconnect."""
@@ -157,6 +162,7 @@ class Hypervisor:
             pause = FIRST_PAUSE
             self._lost.clear()
             self._connection = connection
+            self._up.set()
             self.generation += 1
             log.info("libvirt.connected", endpoint=self.endpoint, generation=self.generation)
             for tell in self._connected:
@@ -168,6 +174,7 @@ class Hypervisor:
                 self._reason = HypervisorUnavailableError(f"libvirt at {self.endpoint}: the connection was lost")
             finally:
                 self._connection = None
+                self._up.clear()
                 _close_behind(connection)
                 del connection
 

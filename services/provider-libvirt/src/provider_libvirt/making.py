@@ -83,11 +83,26 @@ def ours(connection: libvirt.virConnect, uid: str, owner: str) -> tuple[libvirt.
     return domain, mark
 
 
-def create(connection: libvirt.virConnect, spec: v1.MachineSpec, host: Host, config: Config) -> None:
-    """Make the machine, powered off; one that is there already is success."""
+@dataclass(frozen=True)
+class Parts:
+    """What a machine is put together from: files that exist, devices that are decided."""
+
+    name: str
+    disks: tuple[domains.DiskDevice, ...]
+    disk_stamps: tuple[DiskStamp, ...]
+    interfaces: tuple[ET.Element, ...]
+    nic_stamps: tuple[stamp.NicStamp, ...]
+    boot_path: str
+    serial_log: str
+    made: tuple[tuple[str, str], ...]
+    """Volumes that this call made, as (pool, name)."""
+
+
+def make_parts(connection: libvirt.virConnect, spec: v1.MachineSpec, host: Host, config: Config) -> Parts | None:
+    """Check everything, then make the files; None when the machine is there already. A failure leaves nothing."""
     identity = identity_of(spec)
     if ours(connection, identity.uid, config.owner) is not None:
-        return
+        return None
     name = domain_name(identity)
     _check_name_free(connection, name)
     ensure_default_pool(connection, config)
@@ -97,28 +112,51 @@ def create(connection: libvirt.virConnect, spec: v1.MachineSpec, host: Host, con
     try:
         devices, disk_stamps = _disks(connection, spec, config, made)
         boot_path = write_boot_data(connection, identity.uid, iso, config, made) if iso else ""
-        mark = Stamp(
-            uid=identity.uid,
-            namespace=identity.namespace,
-            name=identity.name,
-            owner=config.owner,
-            created=int(time.time()),
-            boot_digest=boot_data_digest(spec),
-            boot_path=boot_path,
-            hot_add_cpu=bool(spec.cpu and spec.cpu.hot_add),
-            disks=tuple(disk_stamps),
-            nics=tuple(nic_stamps),
-            tags=tuple(sorted(domains.printable(tag) for tag in set(spec.tags))),
-        )
-        serial_log = _serial_log(connection, identity.uid, host, config)
-        xml = domains.domain(
-            spec, name, host, mark,
-            disks=devices, interfaces=interfaces, boot_data=boot_path, serial_log=serial_log,
-        )  # fmt: skip
-        flags = 0 if host.is_test else libvirt.VIR_DOMAIN_DEFINE_VALIDATE
-        connection.defineXMLFlags(xml, flags)
     except BaseException:
         undo(connection, made)
+        raise
+    return Parts(
+        name=name,
+        disks=tuple(devices),
+        disk_stamps=tuple(disk_stamps),
+        interfaces=tuple(interfaces),
+        nic_stamps=tuple(nic_stamps),
+        boot_path=boot_path,
+        serial_log=_serial_log(connection, identity.uid, host, config),
+        made=tuple(made),
+    )
+
+
+def define(connection: libvirt.virConnect, spec: v1.MachineSpec, parts: Parts, host: Host, config: Config) -> None:
+    """Define the domain, stamped, in one call; a failure leaves nothing."""
+    identity = identity_of(spec)
+    mark = Stamp(
+        uid=identity.uid,
+        namespace=identity.namespace,
+        name=identity.name,
+        owner=config.owner,
+        created=int(time.time()),
+        boot_digest=boot_data_digest(spec),
+        boot_path=parts.boot_path,
+        hot_add_cpu=bool(spec.cpu and spec.cpu.hot_add),
+        disks=parts.disk_stamps,
+        nics=parts.nic_stamps,
+        tags=tuple(sorted(domains.printable(tag) for tag in set(spec.tags))),
+    )
+    xml = domains.domain(
+        spec,
+        parts.name,
+        host,
+        mark,
+        disks=list(parts.disks),
+        interfaces=list(parts.interfaces),
+        boot_data=parts.boot_path,
+        serial_log=parts.serial_log,
+    )
+    try:
+        connection.defineXMLFlags(xml, 0 if host.is_test else libvirt.VIR_DOMAIN_DEFINE_VALIDATE)
+    except BaseException:
+        undo(connection, list(parts.made))
         raise
 
 
