@@ -221,3 +221,29 @@ def test_a_secrets_file_that_cannot_be_used_is_named(tmp_path, content, problem)
     with pytest.raises(secrets.SecretError, match=problem) as caught:
         secrets.read_secret(path)
     assert str(path) in str(caught.value)
+
+
+def test_grpcs_own_lines_stay_out_of_the_log(tmp_path):
+    """They would stand between the JSON records, unredacted."""
+    program = """
+import asyncio, sys
+from common import errors, logging, pki, rpc, tls, v1
+SERVICE = "virtrigaud.provider.v1.MachineService"
+class Machines:
+    async def get_machine(self, request, context): return v1.GetMachineResponse()
+async def main(root):
+    ours, theirs = pki.Authority.create(root + "/a"), pki.Authority.create(root + "/b")
+    server = rpc.Server("127.0.0.1:0", tls.server_credentials(ours.issue(root + "/s", "s", ["127.0.0.1"])))
+    server.bind(SERVICE, Machines())
+    async with server, rpc.connect(server.address, theirs.issue(root + "/c", tls.CONTROLLER)) as channel:
+        try:
+            await rpc.stub(channel, SERVICE).get_machine(v1.GetMachineRequest(), timeout=10)
+        except errors.HypervisorUnavailableError as error:
+            logging.get("x").error("refused", problem=str(error))
+logging.setup("s", "info", "json")
+asyncio.run(main(sys.argv[1]))
+"""
+    done = subprocess.run([sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    events = [json.loads(line)["event"] for line in done.stderr.splitlines()]
+    assert events == ["rpc.serving", "refused", "rpc.stopped"]

@@ -69,14 +69,14 @@ async def test_a_client_without_a_certificate_does_not_get_in(serving, issue):
 
 async def test_plaintext_does_not_get_in(serving):
     async with serving() as server, rpc.connect(server.address, insecure=True) as channel:
-        with pytest.raises((errors.HypervisorUnavailableError, errors.OutcomeUnknownError)):
+        with pytest.raises((errors.HypervisorUnavailableError, errors.OutcomeUnknownError), match="does it want TLS"):
             await get(channel)
 
 
 async def test_a_server_of_another_authority_is_not_trusted(serving, tmp_path):
     other = pki.Authority.create(tmp_path / "other").issue(tmp_path / "other-issued", CONTROLLER)
     async with serving() as server, rpc.connect(server.address, other) as channel:
-        with pytest.raises(errors.HypervisorUnavailableError, match="CERTIFICATE_VERIFY_FAILED"):
+        with pytest.raises(errors.HypervisorUnavailableError, match="not from an authority in our CA file"):
             await get(channel)
 
 
@@ -85,7 +85,7 @@ async def test_a_server_of_another_name_is_not_trusted(serving, issue):
     files = issue("virtrigaud-provider")  # not for 127.0.0.1
     async with serving(files) as server:
         async with rpc.connect(server.address, issue()) as channel:
-            with pytest.raises(errors.HypervisorUnavailableError):
+            with pytest.raises(errors.HypervisorUnavailableError, match="is not for this name"):
                 await get(channel)
         async with rpc.connect(server.address, issue(), expected_name="virtrigaud-provider") as channel:
             assert await get(channel) == "m"

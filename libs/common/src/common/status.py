@@ -123,6 +123,16 @@ _NEVER_SENT = (
     "unknown host",
 )
 
+_CURES = (
+    (
+        "Hostname Verification Check failed",
+        "its certificate is not for this name; issue it for the host that is dialled",
+    ),
+    ("CERTIFICATE_VERIFY_FAILED", "its certificate has expired or is not from an authority in our CA file"),
+    ("WRONG_VERSION_NUMBER", "it does not speak TLS"),
+    ("Socket closed", "it hung up; does it want TLS, or not accept our certificate?"),
+)
+
 
 def row(error: ProviderError) -> Row:
     """The row of an error, or of the nearest class above it that has one."""
@@ -173,7 +183,7 @@ def from_rpc_error(error: grpc.RpcError, *, streaming: bool = False) -> Provider
     cls = _BARE.get(code, errors.InternalError)
     if cls is errors.HypervisorUnavailableError and not streaming and not _never_sent(text):
         cls = errors.OutcomeUnknownError
-    return cls(redact.text(f"{_BARE_TEXT.get(cls, 'the call failed')}: {code.name}: {text}"))
+    return cls(redact.text(f"{_BARE_TEXT.get(cls, 'the call failed')}: {_cure(text)}{code.name}: {text}"))
 
 
 def to_wire(error: ProviderError) -> v1.Error:
@@ -267,6 +277,11 @@ def _clamped(seconds: float) -> float:
 
 def _delay(seconds: float) -> timedelta:
     return timedelta(seconds=_clamped(seconds))
+
+
+def _cure(text: str) -> str:
+    """What to look at, where gRPC's words tell only an expert."""
+    return next((f"{cure}: " for words, cure in _CURES if words in text), "")
 
 
 def _never_sent(text: str) -> bool:
