@@ -86,7 +86,7 @@ def test_start_and_stop(process):
     process.start()
     took = time.monotonic() - started
     data = process.directory / "data"
-    for name in ("state.db", "state.db-wal"):
+    for name in ("state.db", "state.db-wal", "state.db-shm"):
         assert stat.S_IMODE((data / name).stat().st_mode) == 0o600
     assert stat.S_IMODE(data.stat().st_mode) == 0o700
     context = ssl.create_default_context(cafile=str(process.directory / "ca.pem"))

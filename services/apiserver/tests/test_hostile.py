@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import json
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -207,6 +209,83 @@ JSON = st.recursive(
     ),
     max_leaves=15,
 )
+
+
+SEEDS: list[tuple[str, dict[str, Any]]] = [
+    (WIDGETS, {"apiVersion": "test.virtrigaud.io/v1", "kind": "Widget", "metadata": {"name": "s", "labels": {"a": "b"}},
+               "spec": {"cpu": 2, "disks": [{"name": "root", "size": 1}], "labels": {"x": "y"}, "image": "i"}}),
+    (MAPS, {"metadata": {"name": "s", "finalizers": ["x.io/y"], "ownerReferences": [
+        {"apiVersion": "x.io/v1", "kind": "K", "name": "n", "uid": "u"}]}, "data": {"a": "1"}, "binaryData": {"b": "AA=="}}),
+    ("/api/v1/namespaces/default/secrets", {"metadata": {"name": "s"}, "type": "kubernetes.io/tls",
+                                            "data": {"tls.crt": "AA==", "tls.key": "AA=="}, "stringData": {"a": "b"}}),
+    ("/api/v1/namespaces", {"metadata": {"name": "s"}, "spec": {"finalizers": ["kubernetes"]}}),
+    ("/api/v1/namespaces/default/events", {"metadata": {"name": "s"}, "involvedObject": {"namespace": "default"},
+                                           "count": 1, "series": {"count": 1, "lastObservedTime": "2026-01-01T00:00:00Z"}}),
+    ("/apis/events.k8s.io/v1/namespaces/default/events", {"metadata": {"name": "t"}, "regarding": {"namespace": "default"},
+        "eventTime": "2026-01-01T00:00:00Z", "action": "a", "reason": "r", "type": "Normal",
+        "reportingController": "c", "reportingInstance": "i"}),
+    ("/apis/coordination.k8s.io/v1/namespaces/default/leases", {"metadata": {"name": "s"}, "spec": {
+        "leaseDurationSeconds": 5, "renewTime": "2026-01-01T00:00:00.000000Z", "holderIdentity": "me"}}),
+    ("/apis/authentication.k8s.io/v1/tokenreviews", {"metadata": {}, "spec": {"token": "x"}}),
+    ("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", {
+        "metadata": {"name": "gizmos.test.virtrigaud.io"},
+        "spec": {"group": "test.virtrigaud.io", "scope": "Cluster", "names": {"plural": "gizmos", "kind": "Gizmo"},
+                 "versions": [{"name": "v1", "served": True, "storage": True,
+                               "subresources": {"status": {}, "scale": {"specReplicasPath": ".spec.n",
+                                                                        "statusReplicasPath": ".status.n"}},
+                               "additionalPrinterColumns": [{"name": "A", "type": "string", "jsonPath": ".spec.a"}],
+                               "schema": {"openAPIV3Schema": {"type": "object", "properties": {"spec": {
+                                   "type": "object", "properties": {"a": {"type": "string", "default": "x"}},
+                                   "x-kubernetes-validations": [{"rule": "has(self.a)", "message": "m"}]}}}}}]}}),
+]  # fmt: skip
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """All paths into a value."""
+    below = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [path, *(p for key, member in below for p in places(member, (*path, key)))]
+
+
+@st.composite
+def spoiled(draw: st.DrawFn) -> tuple[str, Any]:
+    """A valid object with something odd in one or two places."""
+    url, seed = draw(st.sampled_from(SEEDS))
+    body: Any = copy.deepcopy(seed)
+    for _ in range(draw(st.integers(1, 2))):
+        *parents, last = draw(st.sampled_from([p for p in places(body) if p] or [("metadata",)]))
+        here = body
+        for step in parents:
+            here = here[step]
+        here[last] = draw(JSON)
+    return url, body
+
+
+async def tell(api, url: str, body: Any, how: str):
+    """Send a body with a writing verb."""
+    name = body["metadata"].get("name", "s") if isinstance(body.get("metadata"), dict) else "s"
+    named = f"{url}/{name}" if isinstance(name, str) and name.isalnum() else f"{url}/s"
+    if how == "create":
+        return await api.post(url, body)
+    if how == "update":
+        return await api.put(named, body)
+    return await api.patch(f"{named}?fieldManager=m", body, how)
+
+
+@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(made=spoiled(), how=st.sampled_from(["create", "update", "merge", "strategic", "apply"]))
+async def test_no_spoiled_object_breaks_the_server(api, made, how):
+    """Nearly valid objects reach deeper than random ones; reading everything back must work too."""
+    url, body = made
+    for seed_url, seed in SEEDS[:4]:
+        await api.post(seed_url, seed)
+    reply = await tell(api, url, body, how)
+    assert reply.status < 500
+    if url.endswith("reviews"):
+        return
+    table = await api.get(url, accept="application/json;as=Table;v=v1;g=meta.k8s.io")
+    assert table.status == 200
+    assert (await api.get("/openapi/v2")).status == 200
+    assert (await api.get("/apis/test.virtrigaud.io/v1/gizmos")).status in (200, 404)
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -309,12 +309,12 @@ def builtin_resources(crd_strategy: Strategy) -> list[Resource]:
         ),
         make(
             "io.k8s.api.coordination.v1.Lease", "v1", "Lease", "leases", group="coordination.k8s.io",
-            columns=(name_column(), holder, age_column()), strategy=Strategy(validate=_lease_faults),
+            columns=(name_column(), holder, age_column()), strategy=Strategy(validate=_lease_faults), unconditional=False,
         ),
         make(
             CRD, "v1", "CustomResourceDefinition", "customresourcedefinitions", group="apiextensions.k8s.io",
             namespaced=False, short_names=("crd", "crds"), categories=("api-extensions",), has_status=True,
-            columns=_crd_columns(), strategy=crd_strategy, counts_generation=True,
+            columns=_crd_columns(), strategy=crd_strategy, counts_generation=True, unconditional=False,
         ),
     ]  # fmt: skip
 

@@ -132,6 +132,8 @@ def _faults(obj: Object, old: Object | None) -> list[Cause]:
         found.append(_bad("metadata.name", obj["metadata"].get("name"), 'must be spec.names.plural+"."+spec.group'))
     found += _name_faults(names)
     found += _version_faults(spec.get("versions") or [])
+    if spec.get("preserveUnknownFields"):
+        found.append(_bad("spec.preserveUnknownFields", "true", "must be false"))
     if (spec.get("conversion") or {}).get("strategy") != "None":
         text = 'Unsupported value: conversion webhooks are not supported by this server; supported values: "None"'
         found.append(Cause("FieldValueNotSupported", text, "spec.conversion.strategy"))
@@ -258,6 +260,7 @@ def _resource(spec: Object, names: Object, version: Object, storage: str, revisi
         verbs=tuple(v for v in ALL_VERBS if not terminating or v != "create"),
         custom=True,
         counts_generation=True,
+        unconditional=False,
         storage_api_version=f"{spec['group']}/{storage}",
         selectable=frozenset(selectable),
         schema_revision=revision,

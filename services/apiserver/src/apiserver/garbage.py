@@ -110,7 +110,8 @@ class Garbage:
         if place is None:
             return "absent" if self._ops.registry.find_kind(owner.apiVersion, owner.kind) else "unknown"
         if place.namespace and place.namespace != item.namespace:
-            return "absent"  # an owner in another namespace does not count
+            # an owner in another namespace does not count; of an object without namespace nothing can be told
+            return "absent" if item.namespace else "unknown"
         found = self._ops.store.get(place.resource, place.namespace, place.name)
         if found is None:
             return "absent"

@@ -184,6 +184,11 @@ class Operations:
         given = obj["metadata"].setdefault("name", name)
         if given != name:
             raise errors.bad_request(f"the name of the object ({given}) does not match the name on the URL ({name})")
+        if not resource.unconditional and not obj["metadata"].get("resourceVersion"):
+            self.find(resource, namespace, name)  # what does not exist is told first
+            text = "Invalid value: 0: must be specified for an update"
+            causes = [Cause("FieldValueInvalid", text, "metadata.resourceVersion")]
+            raise errors.invalid(resource.group, resource.kind, name, causes)
         return await self.change(resource, namespace, name, lambda _: copy.deepcopy(obj), options, warnings)
 
     async def change(

@@ -78,6 +78,8 @@ class Resource:
     scale: ScalePaths | None = None
     custom: bool = False
     counts_generation: bool = False
+    unconditional: bool = True
+    """Whether an update may leave out the resourceVersion it is based on."""
     label_names: bool = False
     storage: str = ""
     storage_api_version: str = ""

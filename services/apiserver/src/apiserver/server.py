@@ -185,10 +185,11 @@ async def serve(settings: Settings) -> None:
     tokens = Tokens.load(settings.token_file)
     endpoint = settings.data_dir / "endpoint"
     store = Store(settings.data_dir)
+    store.lock()
+    endpoint.unlink(missing_ok=True)  # one that a killed server left behind
     listener = _bind(settings)
     try:
         async with running(store, tokens, event_ttl=settings.event_ttl, crds=settings.crds) as instance:
-            endpoint.unlink(missing_ok=True)  # the store's lock is ours: nobody else writes here
             await _answer(settings, instance, listener, endpoint)
             endpoint.unlink(missing_ok=True)
     finally:

@@ -100,8 +100,7 @@ class Store:
         """
         self._loop = asyncio.get_running_loop()
         try:
-            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._lock = self._take_lock()
+            self.lock()
             self._db = db = self._connect()
             self._load(db)
         except StoreError:
@@ -112,6 +111,20 @@ class Store:
             raise StoreError(f"cannot open the store in {self._directory}: {error}") from error
         self._thread = threading.Thread(target=self._write_loop, name="store-writer", daemon=True)
         self._thread.start()
+
+    def lock(self) -> None:
+        """Take the directory for this process; `open` does it too.
+
+        Raises:
+            StoreError: another server has it, or it cannot be made.
+        """
+        if self._lock is not None:
+            return
+        try:
+            self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._lock = self._take_lock()
+        except OSError as error:
+            raise StoreError(f"cannot open the store in {self._directory}: {error}") from error
 
     def _take_lock(self) -> IO[str]:
         lock = (self._directory / "lock").open("a")

@@ -65,6 +65,8 @@ class Watch(Response):
             self._cursor = self._start(self._since or store.revision)
 
     def _start(self, revision: int) -> int:
+        if revision > self._store.revision:  # a revision of another life of this store
+            raise errors.expired(f"unknown resource version: {revision} (the newest is {self._store.revision})")
         try:
             return self._ring.cursor(revision)
         except Expired as error:
