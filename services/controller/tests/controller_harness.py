@@ -191,7 +191,9 @@ def script(name: str) -> str:
     return str(Path(sys.executable).parent / name)
 
 
-async def until(holds: Callable[[], Awaitable[bool]] | Callable[[], bool], what: str, seconds: float = DEADLINE) -> None:
+async def until(
+    holds: Callable[[], Awaitable[bool]] | Callable[[], bool], what: str, seconds: float = DEADLINE
+) -> None:
     """Wait for something that no API tells of (a file, a port)."""
     try:
         async with asyncio.timeout(seconds):
@@ -260,11 +262,15 @@ def controller_command(cluster: Cluster, home: Path, *flags: str) -> list[str]:
     ]
 
 
+def _clean(home: Path) -> None:
+    home.mkdir(parents=True, exist_ok=True)
+    (home / "ready").unlink(missing_ok=True)
+
+
 @asynccontextmanager
 async def controller(cluster: Cluster, home: Path, *flags: str, **environment: str) -> AsyncIterator[Process]:
     """A controller as a process of its own, its caches filled."""
-    home.mkdir(parents=True, exist_ok=True)
-    (home / "ready").unlink(missing_ok=True)
+    _clean(home)
     async with started(controller_command(cluster, home, *flags), home / "controller.log", **environment) as process:
         await until((home / "ready").exists, "the controller")
         yield process

@@ -1,8 +1,8 @@
 """From the objects that a user writes to the machine that a provider makes: one pure function.
 
-Every field of VirtualMachine, VMClass and VMNetworkAttachment ends in one of three ways: it is in the MachineSpec (and the
-planner says if the provider cannot have it), it is reported in `Composed.ignored`, or it is INFORMATIONAL: text for people
-that asks for nothing. Blocks of a VMNetworkAttachment for other providers are not for this machine and are left alone.
+Every field of VirtualMachine, VMClass and VMNetworkAttachment ends in one of three ways: it is in the MachineSpec (and
+the planner says if the provider cannot have it), it is reported in `Composed.ignored`, or it is INFORMATIONAL: text for
+people that asks for nothing. Blocks of a VMNetworkAttachment for other providers do not concern the machine.
 
 Shared by the controller and `vrtg plan`, so that both always mean the same machine.
 """

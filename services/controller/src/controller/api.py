@@ -127,7 +127,7 @@ class Api:
         return self._decode(resource, answer)
 
     async def replace(self, resource: Resource[T], namespace: str, name: str, manifest: Mapping[str, Any]) -> T:
-        """PUT the whole object; with metadata.resourceVersion it is refused (ConflictError) when somebody was faster."""
+        """PUT the whole object; with a resourceVersion it is refused (ConflictError) when somebody was faster."""
         body = {"apiVersion": resource.api_version, "kind": resource.kind, **manifest}
         answer = await self.request("PUT", resource.path(namespace, name), body=body)
         return self._decode(resource, answer)
@@ -217,11 +217,11 @@ async def connect(kubeconfig: str = "", context: str = "") -> AsyncIterator[Api]
     from kubernetes.aio import client, config
 
     configuration = client.Configuration()
+    path = kubeconfig or os.environ.get("KUBECONFIG") or _home_kubeconfig()
     try:
         if not kubeconfig and "KUBERNETES_SERVICE_HOST" in os.environ:
             config.load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]  # it has no types
         else:
-            path = kubeconfig or os.environ.get("KUBECONFIG") or str(Path("~/.kube/config").expanduser())
             await config.load_kube_config(  # type: ignore[no-untyped-call]  # it has no types
                 path, context or None, client_configuration=configuration
             )
@@ -235,3 +235,7 @@ async def connect(kubeconfig: str = "", context: str = "") -> AsyncIterator[Api]
             yield Api(session, configuration)
             # aiohttp closes TLS connections on the loop's next turns; leaving at once would warn about them.
             await asyncio.sleep(0)
+
+
+def _home_kubeconfig() -> str:
+    return str(Path("~/.kube/config").expanduser())

@@ -1,4 +1,4 @@
-"""A circuit breaker for one provider: after a row of failures it refuses at once, and lets one probe through now and then.
+"""A circuit breaker for one provider: after a row of failures it refuses at once, but for one probe now and then.
 
 Only what says "the hypervisor is away" counts. A refused spec, a missing machine or a full host is an answer.
 """

@@ -1,4 +1,4 @@
-"""VMClass and VMNetworkAttachment: data that machines refer to; they report whether they can be used and by how many."""
+"""VMClass and VMNetworkAttachment: data that machines refer to; each says whether it can be used, and by how many."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """One provider, as the controller holds it: channel, limits, breaker, health, and the stream of its machines.
 
-Keyed by the Provider's UID, so equal names in two namespaces share nothing. A call that hangs costs its own deadline and a
-slot of its own provider; no other provider notices.
+Keyed by the Provider's UID, so equal names in two namespaces share nothing. A call that hangs costs its own deadline
+and a slot of its own provider; no other provider notices.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ class RateLimit:
 
 
 class Connection:
-    """Run `run()` in a task group. `wake` is called with the UID of each machine or image that something happened to."""
+    """Run `run()` in a task group. `wake` gets the UID of each machine or image that something happened to."""
 
     def __init__(
         self,
@@ -225,8 +225,8 @@ class Connection:
         while True:
             try:
                 await self._describe()
-                async for revision in self._watch(revision):
-                    delay = FIRST_RETRY
+                async for seen in self._watch(revision):
+                    revision, delay = seen, FIRST_RETRY
             except ProviderError as error:
                 log.info("provider.watch.interrupted", provider=self.name, error=str(error))
             self.synced.clear()

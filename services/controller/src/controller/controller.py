@@ -55,7 +55,7 @@ class Controller:
         concurrency: int = 16,
         resync: float = 600.0,
     ) -> None:
-        """Args: runtimes: makes the runtimes by mode, given the reader of Secrets and whom to tell of a changed server."""
+        """Args: runtimes: makes them by mode, given the reader of Secrets and whom to tell of a changed server."""
         self._clock, self._metrics = clock, metrics
         self.recorder = Recorder(api, clock)
         self.bad = BadObjects(api, self.recorder, metrics, clock)

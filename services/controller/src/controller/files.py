@@ -1,4 +1,4 @@
-"""Private files: 0600 in a 0700 directory, and whole directories that change in one step, as the kubelet mounts Secrets."""
+"""Private files: 0600 in a 0700 directory; whole directories change in one step, as the kubelet mounts Secrets."""
 
 from __future__ import annotations
 

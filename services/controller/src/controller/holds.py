@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 
-class Hold(Exception):  # noqa: N818  # it is a state and no error
+class Hold(Exception):
     """The object cannot be brought further now.
 
     Args:

@@ -1,7 +1,7 @@
 """VMImage: prepared once on each provider that needs it, known by the UIDs of both and the digest of the source.
 
-The registry holds what providers said since this controller started. It is filled by asking them: a finished image answers at
-once, so nothing is ever taken from an old status.
+The registry holds what providers said since this controller started. It is filled by asking them: a finished image
+answers at once, so nothing is ever taken from an old status.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from datetime import datetime
 
 import msgspec
-from common import v1
 from common import status as errors
+from common import v1
 from common.clock import Clock
 from common.errors import ImageInUseError, ImageNotFoundError, InvalidSpecError, NotSupportedError, ProviderError
 from common.status import Action
@@ -221,7 +221,7 @@ class ImageReconciler:
         return None
 
     async def _remove(self, entry: ProviderStatus) -> tuple[str, str] | None:
-        """Remove it from one provider; answers with what is in the way. A Provider that is gone has nothing left of ours."""
+        """Remove it from one provider; answers with what is in the way. On a Provider that is gone nothing can be."""
         provider = next((p for p in self._caches.providers.values() if p.metadata.uid == entry.provider_uid), None)
         if provider is None:
             return None

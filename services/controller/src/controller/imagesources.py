@@ -85,7 +85,8 @@ async def _source(image: VMImage, provider_type: str, secrets: Secrets) -> v1.Im
         raise NotSupportedError("spec.source.dataVolume: DataVolumes are not supported; give a URL or a file")
     given = ", ".join(name for name, block in blocks.items() if block is not None) or "nothing"
     raise InvalidSpecError(
-        f"spec.source: has no source for a provider of type {provider_type} (it has {given}); add source.{provider_type} or source.http"
+        f"spec.source: has no source for a provider of type {provider_type} (it has {given}); "
+        f"add source.{provider_type} or source.http"
     )
 
 

@@ -22,7 +22,7 @@ log = logging.get(__name__)
 
 PAGE = 500
 WATCH_SECONDS = 240
-"""The server is asked to end a watch after so long (times a random factor): a connection that died unseen costs no more."""
+"""The server is asked to end a watch after so long: a connection that died unseen costs no more."""
 FIRST_RETRY, MOST_RETRY = 0.5, 30.0
 
 Name = tuple[str, str]

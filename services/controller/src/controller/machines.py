@@ -1,4 +1,4 @@
-"""VirtualMachine: resolve, apply, report. It carries; what separates spec and machine is the provider's to find and to do."""
+"""VirtualMachine: resolve, apply, report. What separates spec and machine is the provider's to find and to do."""
 
 from __future__ import annotations
 
@@ -147,8 +147,8 @@ class MachineReconciler:
         provider = self._references.provider(vm)
         if bound is not None and vm.status.id and bound.uid and bound.uid != provider.metadata.uid:
             message = (
-                f"the machine is on a Provider {bound.namespace}/{bound.name} that was deleted; the one of that name now is "
-                "another. Delete this object with the annotation virtrigaud.io/orphan-on-delete, or restore the Provider"
+                f"the machine was on a Provider {bound.namespace}/{bound.name} that is gone; the one of that name now "
+                "is another. Restore it, or delete this object with the annotation virtrigaud.io/orphan-on-delete"
             )
             raise Hold("ProviderRefMismatch", message)
         if provider.metadata.deletion_timestamp and bound is None:
@@ -275,8 +275,8 @@ class MachineReconciler:
         except MachineNotFoundError as error:
             connection.remember(vm.metadata.uid, None)
             message = (
-                f"machine {vm.status.hypervisor_name or vm.status.id} is not on the hypervisor any more. It is not made anew, "
-                "because its disks are gone; set spec.onMissing: Recreate to have a new one, or delete this object"
+                f"machine {vm.status.hypervisor_name or vm.status.id} is not on the hypervisor any more. It is not made "
+                "anew, because its disks are gone; set spec.onMissing: Recreate to have a new one, or delete this object"
             )
             if not vm.status.id:
                 message = "there is no such machine to adopt; adopting machines is not supported yet"
@@ -372,7 +372,7 @@ class MachineReconciler:
     async def _report_deletion(self, vm: VirtualMachine, deletion: Deletion) -> None:
         blocked = deletion.blocked
         if blocked is not None and blocked.unreachable:
-            cure = f'; it goes on when the provider answers, or set the annotation {ORPHAN}: "true" or {FORCE_DELETE}: "true"'
+            cure = f'; it goes on when the provider answers, or set annotation {ORPHAN} or {FORCE_DELETE} to "true"'
             deletion = Deletion(blocked=dataclasses.replace(blocked, message=blocked.message + cure))
         status = deleting_status(vm, deletion, self._clock.now())
         await self._writer.status(self._caches.machines, vm, status)

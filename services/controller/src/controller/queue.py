@@ -1,7 +1,7 @@
 """The work queue: equal keys never run twice at once, and no lane can starve another.
 
-A lane is whatever may hang as one (a provider, in practice). Each has a limit of keys that run at the same time; lanes that
-have work and room take turns. A key that is added while it runs is run once more afterwards.
+A lane is whatever may hang as one (a provider, in practice). Each has a limit of keys that run at the same time; lanes
+that have work and room take turns. A key that is added while it runs is run once more afterwards.
 """
 
 from __future__ import annotations

@@ -77,8 +77,8 @@ class References:
             namespace = ref.namespace or vm.metadata.namespace
             if namespace != vm.metadata.namespace:
                 message = (
-                    f"VMNetworkAttachment {namespace}/{ref.name} (spec.networks[{nic.name}]) is in another namespace, and "
-                    f"attachments cannot be shared; make one in {vm.metadata.namespace}"
+                    f"VMNetworkAttachment {namespace}/{ref.name} (spec.networks[{nic.name}]) is in another namespace, "
+                    f"and attachments cannot be shared; make one in {vm.metadata.namespace}"
                 )
                 raise Hold(NOT_ALLOWED, message)
             found[nic.name] = self._get(self._caches.networks, "VMNetworkAttachment", namespace, ref.name)

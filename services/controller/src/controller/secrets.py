@@ -1,4 +1,4 @@
-"""Secrets, read by GET when they are needed and never kept; every value that is read is masked in all logs from then on."""
+"""Secrets, read by GET when they are needed and never kept; what is read is masked in all logs from then on."""
 
 from __future__ import annotations
 

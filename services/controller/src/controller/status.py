@@ -134,9 +134,9 @@ def status_of(vm: VirtualMachine, outcome: Outcome, now: datetime) -> VirtualMac
     status.reconfigure_task_ref = outcome.operation.id if outcome.operation is not None and not making else None
     if problem is None:
         status.pending_changes = [_pending(change) for change in outcome.pending[:MAX_PENDING]]
-    if any(change.kind not in (v1.ChangeKind.CREATE, v1.ChangeKind.SET_POWER) for change in outcome.applied):
-        if not any(change.kind is v1.ChangeKind.CREATE for change in outcome.applied):
-            status.last_reconfigure_time = timestamp(now)
+    done = {change.kind for change in outcome.applied}
+    if done - {v1.ChangeKind.SET_POWER} and v1.ChangeKind.CREATE not in done:
+        status.last_reconfigure_time = timestamp(now)
     verdict = _verdict(vm, status, outcome)
     status.phase = verdict.phase  # type: ignore[assignment]  # one of the schema's words, by the tables above
     status.message = verdict.ready.message
@@ -187,10 +187,11 @@ def _condition_happenings(before: VirtualMachineStatus, after: VirtualMachineSta
     found = []
     ready, was = find(after.conditions, READY), find(before.conditions, READY)
     quiet = ("Creating", "Updating", "TaskInProgress", "PowerDrift", RESTART_REQUIRED)
-    if ready is not None and ready.status != "True" and ready.reason not in quiet:
-        if was is None or (was.reason, was.message) != (ready.reason, ready.message):
-            kind = NORMAL if ready.reason == "WaitingForDependencies" else WARNING
-            found.append(Happening(kind, ready.reason, ready.message))
+    told = (was.reason, was.message) if was is not None else None
+    loud = ready is not None and ready.status != "True" and ready.reason not in quiet
+    if ready is not None and loud and told != (ready.reason, ready.message):
+        kind = NORMAL if ready.reason == "WaitingForDependencies" else WARNING
+        found.append(Happening(kind, ready.reason, ready.message))
     for kind in (RESTART_REQUIRED, FIELDS_IGNORED):
         now, old = find(after.conditions, kind), find(before.conditions, kind)
         if now is not None and now.status == "True" and (old is None or old.message != now.message):

@@ -7,7 +7,7 @@ from typing import Literal, Protocol
 
 from kinds.provider import Provider
 
-from ..connection import Target
+from controller.connection import Target
 
 Phase = Literal["Pending", "Starting", "Running", "Stopping", "Failed"]
 

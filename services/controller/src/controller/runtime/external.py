@@ -10,11 +10,11 @@ from typing import Literal
 from common.tls import TlsFiles
 from kinds.provider import Provider
 
-from ..connection import Target
-from ..files import private_directory, replace_directory
-from ..holds import Hold
-from ..secrets import Secrets
-from . import RuntimeState
+from controller.connection import Target
+from controller.files import private_directory, replace_directory
+from controller.holds import Hold
+from controller.runtime import RuntimeState
+from controller.secrets import Secrets
 
 _ADDRESS = re.compile(r"(unix:/.+|[^\s:/]+:[0-9]{1,5}|\[[0-9a-fA-F:]+\]:[0-9]{1,5})")
 
@@ -50,8 +50,8 @@ class ExternalRuntime:
         if not name:
             if self._default is None:
                 message = (
-                    "no TLS material: set spec.runtime.service.tls.secretRef (tls.crt, tls.key, ca.crt), or tls.enabled: "
-                    "false for plain text"
+                    "no TLS material: set spec.runtime.service.tls.secretRef (tls.crt, tls.key, ca.crt), or "
+                    "tls.enabled: false for plain text"
                 )
                 return RuntimeState("Failed", "SecretRefMissing", message)
             return RuntimeState("Running", "External", f"dialling {address}", Target(address, self._default))

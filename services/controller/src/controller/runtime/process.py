@@ -22,11 +22,11 @@ from common.pki import Authority
 from common.tls import TlsFiles
 from kinds.provider import Provider
 
-from ..connection import Target
-from ..files import digest_of, private_directory, replace_directory
-from ..holds import Hold
-from ..secrets import Secrets
-from . import RuntimeState
+from controller.connection import Target
+from controller.files import digest_of, private_directory, replace_directory
+from controller.holds import Hold
+from controller.runtime import RuntimeState
+from controller.secrets import Secrets
 
 log = logging.get(__name__)
 
@@ -38,6 +38,8 @@ STEADY = 30.0
 GRACE = 20.0
 """Seconds between the end of its input and SIGKILL."""
 LOG_LIMIT = 10 << 20
+SHARED_IMAGES = Path("/var/lib/virtrigaud/images")
+"""Image files of the whole machine, beside those of this controller."""
 CERTIFICATE_DAYS = 30
 PASSED_ON = (
     "PATH",
@@ -95,7 +97,7 @@ class ProcessRuntime:
         rng: random.Random,
         changed: Callable[[str], None],
     ) -> None:
-        """Args: client: the controller's own certificate. changed: called with a Provider's UID when its server changed."""
+        """Args: client: the controller's own certificate. changed: gets the UID of a Provider whose server changed."""
         self._settings, self._authority, self._client, self._secrets = settings, authority, client, secrets
         self._clock, self._rng, self._changed = clock, rng, changed
         self._children: dict[str, Child] = {}
