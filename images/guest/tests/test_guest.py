@@ -57,7 +57,11 @@ async def ask(address: Path, *requests: dict[str, Any], greeting: bool = False) 
 
 
 class Machine:
-    """A guest under QEMU's emulator, with no libvirt in between. `lines` is what it said on its serial console, without the prefix."""
+    """A guest under QEMU's emulator, with no libvirt in between.
+
+    Attributes:
+        lines: what it reported on its serial console, without the prefix.
+    """
 
     def __init__(self, process: asyncio.subprocess.Process, folder: Path) -> None:
         self._process = process
