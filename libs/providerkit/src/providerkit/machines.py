@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
-from common import faults, logging, tracing, v1
+from common import faults, logging, tracing, v1, wire
 from common.clock import Clock
 from common.errors import (
     ForeignMachineError,
@@ -393,5 +393,6 @@ def _known(field: str, value: v1.PowerAction | v1.RestartPolicy) -> None:
 
 def _digest(want: v1.MachineSpec) -> str:
     """Tells specs apart without keeping their secrets."""
-    ordered = dataclasses.replace(want, extra_config=dict(sorted(want.extra_config.items())))
-    return hashlib.sha256(repr(ordered).encode("utf-8", "backslashreplace")).hexdigest()
+    bare = dataclasses.replace(want, extra_config={})  # a map has no order on the wire
+    extra = repr(sorted(want.extra_config.items())).encode("utf-8", "backslashreplace")
+    return hashlib.sha256(wire.codec(v1.MachineSpec).dumps(bare) + extra).hexdigest()

@@ -14,7 +14,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Sequence
 
-from common import v1
+from common import v1, wire
 from common.errors import InvalidSpecError
 
 from .refusals import narrow
@@ -51,10 +51,11 @@ def boot_data_digest(spec: v1.MachineSpec) -> str:
     Salted with the UID, so that equal payloads of two machines do not show as equal.
     """
     boot = spec.boot_data or v1.BootData()
+    addressing = wire.codec(v1.GuestAddressing)
     nics = [
-        [nic.name, nic.mac, repr(nic.addressing)]
+        [nic.name, nic.mac, addressing.dumps(nic.addressing).hex()]
         for nic in spec.nics
-        if nic.addressing not in (None, v1.GuestAddressing())
+        if nic.addressing is not None and nic.addressing != v1.GuestAddressing()
     ]
     if boot == v1.BootData() and not nics:
         return ""

@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
-from common import logging, v1
+from common import logging, v1, wire
 from common.clock import Clock
 from common.errors import HypervisorUnavailableError, ProviderError
 
@@ -31,6 +31,8 @@ log = logging.get(__name__)
 
 T = TypeVar("T")
 
+_CODEC = wire.codec(v1.Machine)
+
 BATCH = 200
 MAX_TOMBSTONES = 10_000
 """Removed machines that are remembered for subscribers who resume; one that lags further gets a fresh snapshot."""
@@ -38,8 +40,9 @@ MAX_TOMBSTONES = 10_000
 
 def token_of(machine: v1.Machine) -> str:
     """Token of a state: equal states have equal tokens. Token and operation are no part of the state."""
-    bare = dataclasses.replace(machine, token="", operation_id="", settings=dict(sorted(machine.settings.items())))
-    return hashlib.sha256(repr(bare).encode("utf-8", "backslashreplace")).hexdigest()[:32]
+    bare = dataclasses.replace(machine, token="", operation_id="", settings={})  # a map has no order on the wire
+    settings = repr(sorted(machine.settings.items())).encode("utf-8", "backslashreplace")
+    return hashlib.sha256(_CODEC.dumps(bare) + settings).hexdigest()[:32]
 
 
 @dataclass(slots=True)

@@ -1,0 +1,325 @@
+"""Promises of `Machines` that need a hand on the clock, the driver or the faults."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+from typing import cast
+
+import pytest
+from common import v1
+from common.clock import ManualClock
+from common.errors import (
+    HostFullError,
+    HypervisorUnavailableError,
+    NotSupportedError,
+    OperationInProgressError,
+    WrongPowerStateError,
+)
+from common.faults import FaultPlan
+from providerkit.apply import Outcome
+from providerkit.machines import MachineSettings
+
+from .conftest import GIB, MakeRoom, Room
+
+ON, OFF, SUSPENDED = v1.PowerState.ON, v1.PowerState.OFF, v1.PowerState.SUSPENDED
+ALLOWED = v1.RestartPolicy.ALLOWED
+
+
+async def apply(room: Room, spec: v1.MachineSpec, **fields: object) -> Outcome:
+    return cast("Outcome", await room.apply(spec, **fields))
+
+
+async def end_of(room: Room, operation: v1.Operation) -> v1.Operation:
+    """The operation as it ended."""
+    states = [state async for state in room.operations.watch(operation.id)]
+    return states[-1]
+
+
+async def test_a_caller_waits_a_moment_and_gets_the_operation(make_room: MakeRoom) -> None:
+    """The wait is the kit's, or most of the caller's own deadline if that is shorter."""
+    for remaining, moment in ((None, 1.0), (0.5, 0.4)):
+        clock = ManualClock()
+        async with make_room(clock=clock, watching=False) as room:
+            room.world.hang("copy_disk")
+            request = v1.ApplyMachineRequest(spec=room.spec())
+            async with asyncio.TaskGroup() as group:
+                call = group.create_task(room.machines.apply(request, remaining=remaining))
+                await clock.wait_sleeping()
+                await clock.advance(moment - 0.01)
+                assert not call.done()
+                await clock.advance(0.02)
+                outcome = await call
+            assert outcome.operation is not None
+            assert outcome.operation.kind == "create"
+            assert [change.kind for change in outcome.pending] == [v1.ChangeKind.CREATE]
+
+
+async def test_nothing_is_kept_of_settled_machines(room: Room) -> None:
+    """No lock, no job, no record outlives its work."""
+    specs = [room.spec(ON) for _ in range(10)]
+    for spec in specs:
+        await room.apply(spec)
+        await room.machines.delete(spec.identity)
+    assert (room.machines._jobs, room.machines._applies, dict(room.machines._failures)) == ({}, {}, {})
+    assert room.operations.known() == []
+    assert (room.world.machines, room.world.volumes) == ({}, {})
+
+
+async def test_a_failure_that_nobody_heard_is_told_once(make_room: MakeRoom) -> None:
+    async with make_room(machine_settings=MachineSettings(short_wait=0.01)) as room:
+        spec = room.spec()
+        room.world.misbehave.latency["create"] = 0.05
+        room.world.fail("create", HostFullError("no room"))
+        operation = (await apply(room, spec)).operation
+        assert operation is not None
+        assert (await end_of(room, operation)).state is v1.OperationState.FAILED
+        with pytest.raises(HostFullError, match="no room"):
+            await room.apply(spec)
+        room.world.misbehave.latency.clear()
+        assert (await apply(room, spec)).machine is not None
+
+
+async def test_a_failure_of_another_spec_is_not_told(make_room: MakeRoom) -> None:
+    """A new spec is a new try: what failed before says nothing about it."""
+    async with make_room(machine_settings=MachineSettings(short_wait=0.01)) as room:
+        spec = room.spec()
+        room.world.misbehave.latency["create"] = 0.05
+        room.world.fail("create", HostFullError("no room"))
+        operation = (await apply(room, spec)).operation
+        assert operation is not None
+        await end_of(room, operation)
+        room.world.misbehave.latency.clear()
+        spec.cpu = v1.CpuSpec(count=1)
+        assert (await apply(room, spec)).machine is not None
+
+
+async def test_a_verb_that_hangs_ends_as_unavailable(make_room: MakeRoom) -> None:
+    async with make_room(machine_settings=MachineSettings(verb_timeout=0.05)) as room:
+        spec = room.spec()
+        await room.apply(spec)
+        room.world.hang("power_on")
+        spec.power = v1.PowerSpec(state=ON)
+        with pytest.raises(HypervisorUnavailableError, match="power on machine"):
+            await room.apply(spec)
+        room.world.unhang()
+        outcome = await apply(room, spec)
+        assert outcome.machine is not None
+        assert outcome.machine.power is ON
+
+
+async def test_a_graceful_shutdown_needs_no_event(make_room: MakeRoom) -> None:
+    """When the event is lost, the next look in a few seconds sees it."""
+    clock = ManualClock()
+    async with make_room(clock=clock, watching=False, guest_shutdown_seconds=2.0) as room:
+        spec = room.spec(ON)
+        await room.apply(spec)
+        room.world.misbehave.unheard = True
+        spec.power = v1.PowerSpec(state=OFF, graceful=True)
+        async with asyncio.TaskGroup() as group:
+            call = group.create_task(apply(room, spec))
+            await clock.wait_sleeping()
+            await clock.advance(1.5)
+            operation = (await call).operation
+            assert operation is not None
+            end = group.create_task(end_of(room, operation))
+            while not end.done():
+                await clock.advance(1.0)
+        assert end.result().state is v1.OperationState.SUCCEEDED
+        assert room.world.machines[spec.identity.uid].power is OFF
+        assert room.world.calls["power_off"] == 0, "the guest obeyed: nobody had to cut the power"
+
+
+async def test_a_deaf_guest_is_asked_again_and_then_cut(make_room: MakeRoom) -> None:
+    clock = ManualClock()
+    async with make_room(clock=clock, watching=False) as room:
+        spec = room.spec(ON)
+        await room.apply(spec)
+        room.world.misbehave.deaf.add(spec.identity.uid)
+        spec.power = v1.PowerSpec(state=OFF, graceful=True, graceful_timeout=timedelta(seconds=60))
+        async with asyncio.TaskGroup() as group:
+            group.create_task(apply(room, spec))
+            for _ in range(59):
+                await clock.wait_sleeping()
+                await clock.advance(1.0)
+            assert room.world.machines[spec.identity.uid].power is ON
+            assert 2 <= room.world.calls["ask_shutdown"] <= 4
+            await clock.advance(2.0)
+            while room.world.machines[spec.identity.uid].power is ON:
+                await clock.advance(0.1)
+        assert 60 <= clock.monotonic() < 63
+
+
+async def test_a_shutdown_without_force_says_that_it_is_still_on(make_room: MakeRoom) -> None:
+    async with make_room() as room:
+        spec = room.spec(ON)
+        uid = spec.identity.uid
+        await room.apply(spec)
+        room.world.misbehave.deaf.add(uid)
+        request = v1.RunPowerActionRequest(uid=uid, action=v1.PowerAction.SHUTDOWN, timeout=timedelta(seconds=0.05))
+        with pytest.raises(WrongPowerStateError, match="did not power off"):
+            await room.machines.act(request)
+        assert room.world.machines[uid].power is ON
+        request.force_after_timeout = True
+        outcome = await room.machines.act(request)
+        assert outcome.machine is not None
+        assert outcome.machine.power is OFF
+
+
+async def test_a_forced_reboot_is_a_cold_one(room: Room) -> None:
+    spec = room.spec(ON)
+    await room.apply(spec)
+    room.world.misbehave.deaf.add(spec.identity.uid)
+    outcome = await room.machines.act(
+        v1.RunPowerActionRequest(
+            uid=spec.identity.uid,
+            action=v1.PowerAction.REBOOT,
+            timeout=timedelta(seconds=0.02),
+            force_after_timeout=True,
+        )
+    )
+    assert outcome.machine is not None
+    assert outcome.machine.power is ON
+    assert (room.world.calls["power_off"], room.world.calls["power_on"]) == (1, 2)
+
+
+async def test_a_restart_that_does_not_help_is_not_repeated(room: Room) -> None:
+    """A setting that the hypervisor never takes must not restart a production machine for ever."""
+    spec = room.spec(ON)
+    uid = spec.identity.uid
+    await room.apply(spec)
+    set_memory = room.driver.set_memory
+
+    async def ignores(uid: str, memory: v1.MemorySpec, *, live: bool) -> None:
+        await set_memory(uid, v1.MemorySpec(size_bytes=GIB), live=live)
+
+    room.driver.set_memory = ignores  # type: ignore[method-assign]  # a hypervisor that does not do what it is told
+    spec.memory = v1.MemorySpec(size_bytes=GIB // 2)
+    for _ in range(3):
+        outcome = await apply(room, spec, restart_policy=ALLOWED)
+        assert outcome.machine is not None
+        assert outcome.machine.power is ON
+    assert room.world.calls["ask_shutdown"] == 1
+    codes = {reason.code for change in outcome.pending for reason in change.reasons}
+    assert "RestartDidNotHelp" in codes
+    assert room.world.machines[uid].power is ON
+
+
+async def test_first_boot_data_alone_restarts_nothing(room: Room) -> None:
+    spec = room.spec(ON)
+    spec.boot_data = v1.BootData(user_data="one")
+    await room.apply(spec)
+    spec.boot_data = v1.BootData(user_data="two")
+    outcome = await apply(room, spec, restart_policy=ALLOWED)
+    assert outcome.applied == []
+    assert [change.field for change in outcome.pending] == ["boot_data"]
+    assert room.world.calls["ask_shutdown"] == 0
+
+
+async def test_settings_that_wait_are_brought_by_one_restart(room: Room) -> None:
+    spec = room.spec(ON)
+    await room.apply(spec)
+    room.world.machines[spec.identity.uid].pending_restart = ["cpu: another model after restart"]
+    held = await apply(room, spec)
+    assert [change.kind for change in held.pending] == [v1.ChangeKind.RESTART]
+    done = await apply(room, spec, restart_policy=ALLOWED)
+    assert done.pending == []
+    assert done.machine is not None
+    assert done.machine.power is ON
+
+
+async def test_a_verb_that_the_driver_lacks_holds_up_nothing_else(room: Room) -> None:
+    spec = room.spec()
+    await room.apply(spec)
+    room.world.fail("set_tags", NotSupportedError("no tags on Tuesdays"))
+    spec.tags, spec.description = ["a"], "hello"
+    outcome = await apply(room, spec)
+    assert [change.field for change in outcome.applied] == ["description"]
+    assert [(c.field, c.effect) for c in outcome.pending] == [("tags", v1.Effect.UNSUPPORTED)]
+    assert "no tags on Tuesdays" in outcome.pending[0].reasons[-1].message
+
+
+async def test_no_more_changes_at_once_than_allowed(make_room: MakeRoom) -> None:
+    async with make_room(machine_settings=MachineSettings(max_concurrent_changes=3)) as room:
+        now = most = 0
+        create = room.driver.create
+
+        async def counted(spec: v1.MachineSpec, progress: object) -> None:
+            nonlocal now, most
+            now += 1
+            most = max(most, now)
+            await asyncio.sleep(0)
+            await create(spec, progress)  # type: ignore[arg-type]
+            now -= 1
+
+        room.driver.create = counted  # type: ignore[method-assign]  # only counts
+        async with asyncio.TaskGroup() as group:
+            for _ in range(20):
+                group.create_task(apply(room, room.spec()))
+        assert most == 3
+        assert len(room.world.machines) == 20
+
+
+async def test_other_work_on_the_machine_is_named(make_room: MakeRoom) -> None:
+    async with make_room(machine_settings=MachineSettings(short_wait=0.02)) as room:
+        spec = room.spec()
+        await room.apply(spec)
+        room.world.hang("power_on")
+        action = v1.RunPowerActionRequest(uid=spec.identity.uid, action=v1.PowerAction.START)
+        outcome = await room.machines.act(action)
+        assert outcome.operation is not None
+        with pytest.raises(OperationInProgressError, match="start is running"):
+            await room.machines.act(v1.RunPowerActionRequest(uid=spec.identity.uid, action=v1.PowerAction.STOP))
+        held = await apply(room, spec)
+        assert held.operation is not None
+        assert held.operation.id == outcome.operation.id
+        assert held.machine is not None
+
+
+async def test_an_apply_waits_for_no_delete(make_room: MakeRoom) -> None:
+    """Whoever applies while the machine is being deleted must not bring it back to life by waiting."""
+    async with make_room(machine_settings=MachineSettings(short_wait=0.02)) as room:
+        spec = room.spec()
+        await room.apply(spec)
+        room.world.hang("destroy")
+        assert (await room.machines.delete(spec.identity)).operation is not None
+        with pytest.raises(OperationInProgressError, match="delete is running"):
+            await room.apply(spec)
+        room.world.unhang()
+        async with asyncio.timeout(5):
+            while not (await room.machines.delete(spec.identity)).gone:
+                pass
+        assert room.world.machines == {}
+
+
+async def test_the_end_of_the_server_clears_nothing_away(make_room: MakeRoom) -> None:
+    """Only a client's cancel removes what a create half made; the next server goes on from it."""
+    world = None
+    with FaultPlan().hangs("fake.create.volumes").installed():
+        async with make_room(machine_settings=MachineSettings(short_wait=0.02)) as room:
+            world, spec = room.world, room.spec()
+            assert (await apply(room, spec)).operation is not None
+    assert world.machines == {}
+    assert len(world.volumes) == 1
+    async with make_room(world=world) as room:
+        await room.apply(spec)
+        assert len(world.machines) == 1
+        assert len(world.volumes) == 1
+
+
+async def test_a_precondition_is_checked_again_when_its_turn_has_come(make_room: MakeRoom) -> None:
+    """Waiting for a slot may age a plan."""
+    async with make_room(machine_settings=MachineSettings(max_concurrent_changes=1, short_wait=0.05)) as room:
+        spec, other = room.spec(), room.spec()
+        token = (await apply(room, spec)).machine.token  # type: ignore[union-attr]
+        room.world.hang("copy_disk")
+        await room.apply(other)  # holds the only slot
+        spec.tags = ["a"]
+        outcome = await apply(room, spec, precondition=token)
+        assert outcome.operation is not None
+        room.world.power_behind_our_back(spec.identity.uid, ON)
+        room.world.unhang()
+        last = await end_of(room, outcome.operation)
+        assert last.error is not None
+        assert last.error.reason == "StalePrecondition"
+        assert room.world.machines[spec.identity.uid].tags == []
