@@ -17,6 +17,9 @@ from typing import Any
 import aiohttp
 import msgspec
 from common import pki
+from providerkit.fake import FakeDriver, FakeHypervisor
+from providerkit.machines import MachineSettings
+from providerkit.serving import ServingSettings, serve
 
 CRDS = Path(__file__).parents[3] / "deploy" / "crds"
 GROUP = "/apis/infra.virtrigaud.io/v1beta1"
@@ -299,3 +302,23 @@ async def furnish(cluster: Cluster, namespace: str, **provider: Any) -> None:
     await cluster.create("Provider", namespace, "fake", {**FAKE, **provider})
     await cluster.create("VMClass", namespace, "small", CLASS)
     await cluster.create("VMImage", namespace, "guest", IMAGE)
+
+
+OWNER = "test-installation"
+
+
+@asynccontextmanager
+async def hypervisor(**knobs: Any) -> AsyncIterator[tuple[FakeHypervisor, dict[str, Any]]]:
+    """A fake hypervisor in this process behind a real provider server, and the Provider spec that names it."""
+    world = FakeHypervisor()
+    driver = FakeDriver(world, owner=OWNER, **knobs)
+    machines = MachineSettings(short_wait=0.05)
+    settings = ServingSettings(insecure=True, owner=OWNER, grace=0.2, health_timeout=1.0, machines=machines)
+    async with serve(driver, settings, registry=None) as serving:
+        runtime = {
+            "mode": "External",
+            "address": serving.server.address,
+            "service": {"tls": {"enabled": False}},
+        }
+        yield world, {**FAKE, "runtime": runtime}
+        world.unhang()

@@ -275,8 +275,8 @@ class MachineReconciler:
         except MachineNotFoundError as error:
             connection.remember(vm.metadata.uid, None)
             message = (
-                f"machine {vm.status.hypervisor_name or vm.status.id} is not on the hypervisor any more. It is not made "
-                "anew, because its disks are gone; set spec.onMissing: Recreate to have a new one, or delete this object"
+                f"machine {vm.status.hypervisor_name or vm.status.id} is not on the hypervisor any more. It is not "
+                "made anew, because its disks are gone; set spec.onMissing: Recreate to have a new one, or delete this object"
             )
             if not vm.status.id:
                 message = "there is no such machine to adopt; adopting machines is not supported yet"
