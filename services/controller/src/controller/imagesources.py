@@ -126,13 +126,15 @@ async def _http(image: VMImage, block: VMImageSourceHttp, secrets: Secrets) -> v
         raise NotSupportedError(f"{where}.clientCert: client certificates are not supported yet")
     if auth is not None and auth.bearer is not None:
         bearer = auth.bearer
-        token = await secrets.text(namespace, bearer.secret_ref.name, (bearer.token_key or "token",), f"{where}.bearer")
+        token = await secrets.credential(
+            namespace, bearer.secret_ref.name, (bearer.token_key or "token",), f"{where}.bearer"
+        )
         headers["Authorization"] = f"Bearer {token.strip()}"
     elif auth is not None and auth.basic_auth is not None:
         basic = auth.basic_auth
         name, place = basic.secret_ref.name, f"{where}.basicAuth"
-        user = await secrets.text(namespace, name, (basic.username_key or "username",), place)
-        password = await secrets.text(namespace, name, (basic.password_key or "password",), place)
+        user = await secrets.credential(namespace, name, (basic.username_key or "username",), place)
+        password = await secrets.credential(namespace, name, (basic.password_key or "password",), place)
         coded = base64.b64encode(f"{user.strip()}:{password.strip()}".encode()).decode()
         headers["Authorization"] = f"Basic {coded}"
     url = v1.UrlSource(url=block.url, headers=headers)

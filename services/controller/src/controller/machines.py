@@ -14,7 +14,7 @@ from common.errors import (
     ProviderError,
 )
 from common.status import Action, action
-from kinds.compose import Defaults, FieldReport, compose
+from kinds.compose import BootSources, Defaults, FieldReport, compose
 from kinds.provider import Provider
 from kinds.virtualmachine import BoundProvider, VirtualMachine
 from kinds.vmclass import VMClass
@@ -28,7 +28,7 @@ from .images import Registry
 from .informer import Name
 from .objects import subject_of
 from .references import Caches, References
-from .secrets import Secrets
+from .secrets import Secrets, scrub
 from .status import (
     DELETE_BLOCKED,
     MISSING,
@@ -111,12 +111,18 @@ class MachineReconciler:
         vm = await self._writer.add_finalizer(self._caches.machines, vm, FINALIZER)
         provider = await self._bound(vm)
         connection = self._connected(provider)
-        if failure := connection.take_failure(vm.metadata.uid):
-            raise failure
-        request, ignored = await self._request(vm, provider, connection)
-        vm = await self._announce(vm, provider, connection)
-        await faults.point(BEFORE_APPLY)
-        answer = await self._call(vm, connection, request)
+        boot = await self._secrets.boot_sources(vm)
+        try:
+            if failure := connection.take_failure(vm.metadata.uid):
+                raise failure
+            request, ignored = await self._request(vm, provider, connection, boot)
+            vm = await self._announce(vm, provider, connection)
+            await faults.point(BEFORE_APPLY)
+            answer = await self._call(vm, connection, request)
+        except ProviderError as error:
+            if (message := scrub(str(error), boot)) == str(error):
+                raise
+            raise type(error)(message, retry_after=error.retry_after) from None  # its cause would show the secret
         await faults.point(AFTER_APPLY)
         connection.remember(vm.metadata.uid, answer.machine)
         if answer.operation is not None:
@@ -185,11 +191,10 @@ class MachineReconciler:
         return self._connections.get(bound.uid) if bound is not None and bound.uid else None
 
     async def _request(
-        self, vm: VirtualMachine, provider: Provider, connection: Connection
+        self, vm: VirtualMachine, provider: Provider, connection: Connection, boot: BootSources
     ) -> tuple[v1.ApplyMachineRequest, list[FieldReport]]:
         vmclass: VMClass = self._references.vmclass(vm)
         networks = self._references.networks(vm)
-        boot = await self._secrets.boot_sources(vm)
         image_id, notes = await self._image(vm, provider, connection)
         composed = compose(vm, vmclass, image_id, networks, boot, self._owner(), Defaults.of(provider))
         adopted = vm.metadata.labels.get(ADOPTED) == "true"
@@ -276,7 +281,8 @@ class MachineReconciler:
             connection.remember(vm.metadata.uid, None)
             message = (
                 f"machine {vm.status.hypervisor_name or vm.status.id} is not on the hypervisor any more. It is not "
-                "made anew, because its disks are gone; set spec.onMissing: Recreate to have a new one, or delete this object"
+                "made anew, because its disks are gone; set spec.onMissing: Recreate to have a new one, or delete "
+                "this object"
             )
             if not vm.status.id:
                 message = "there is no such machine to adopt; adopting machines is not supported yet"

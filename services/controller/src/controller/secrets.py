@@ -1,7 +1,12 @@
-"""Secrets, read by GET when they are needed and never kept; what is read is masked in all logs from then on."""
+"""Secrets, read by GET when they are needed and never kept.
+
+Credentials are masked in every log from then on. First-boot data are too many and too ordinary for that (a line such as
+`packages:` would garble all logs), so they are cut out of the messages that concern their own machine.
+"""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 
 from common import redact
@@ -14,6 +19,8 @@ from .holds import WAITING, Hold
 
 USER_DATA_KEYS = ("userdata", "user-data", "cloud-init", "cloud-config")
 META_DATA_KEYS = ("metadata", "meta-data", "meta_data")
+SHORTEST = 6
+"""Shorter parts of boot data ("true", "/dev") are no secrets, and cutting them out would garble messages."""
 IGNITION_KEYS = ("ignition", "userdata", "user-data", "config.ign")
 
 
@@ -22,15 +29,20 @@ class Secrets:
 
     def __init__(self, api: Api) -> None:
         self._api = api
+        self._masked: set[bytes] = set()
 
     async def get(self, namespace: str, name: str, where: str) -> dict[str, bytes]:
         """All values. Raises: Hold: there is no such Secret."""
         secret: Secret | None = await self._api.get(SECRETS, namespace, name)
         if secret is None:
             raise Hold(WAITING, f"Secret {namespace}/{name} ({where}) does not exist", again=60.0)
-        values = secret.data or {}
+        return secret.data or {}
+
+    async def credentials(self, namespace: str, name: str, where: str) -> dict[str, bytes]:
+        """All values, masked in every log from now on. Raises: Hold: there is no such Secret."""
+        values = await self.get(namespace, name, where)
         for value in values.values():
-            _mask(value)
+            self._mask(value.decode(errors="ignore"))
         return values
 
     async def text(self, namespace: str, name: str, keys: Iterable[str], where: str) -> str:
@@ -47,6 +59,12 @@ class Secrets:
         wanted = " or ".join(keys)
         raise Hold(WAITING, f"Secret {namespace}/{name} ({where}) has no key {wanted}", again=60.0)
 
+    async def credential(self, namespace: str, name: str, keys: Iterable[str], where: str) -> str:
+        """As `text`, and masked in every log from now on."""
+        value = await self.text(namespace, name, keys, where)
+        self._mask(value)
+        return value
+
     async def boot_sources(self, vm: VirtualMachine) -> BootSources:
         """What the VM's boot data refer to."""
         user, meta = vm.spec.user_data, vm.spec.meta_data
@@ -60,12 +78,24 @@ class Secrets:
             if source is not None and source.secret_ref is not None and source.secret_ref.name:
                 ref = source.secret_ref.name
                 found[name] = await self.text(vm.metadata.namespace, ref, keys, f"{where}.secretRef")
-            if source is not None and source.inline:
-                _mask(source.inline.encode())
         return BootSources(**found)
 
+    def _mask(self, text: str) -> None:
+        """Once each: every new one makes the register of all logs larger."""
+        digest = hashlib.sha256(text.encode()).digest()
+        if digest not in self._masked:
+            self._masked.add(digest)
+            redact.register(text)
 
-def _mask(value: bytes) -> None:
-    """Whole values and their lines: an error may quote a part."""
-    text = value.decode(errors="ignore")
-    redact.register(text)
+
+def scrub(message: str, boot: BootSources) -> str:
+    """The message without anything that the boot data of Secrets hold: whole lines, and the values in them."""
+    parts = set()
+    for text in (boot.user_data, boot.meta_data, boot.ignition):
+        for line in (text or "").splitlines():
+            _, _, value = line.partition(":")
+            parts |= {line.strip(), value.strip().strip("\"',")}
+    for part in sorted(parts, key=len, reverse=True):
+        if len(part) >= SHORTEST:
+            message = message.replace(part, redact.MASK)
+    return message

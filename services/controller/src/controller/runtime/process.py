@@ -191,7 +191,7 @@ class ProcessRuntime:
                 f"spec.credentialSecretRef: Secret {namespace}/{ref.name} is in another namespace; copy it to "
                 f"{provider.metadata.namespace}"
             )
-        values = await self._secrets.get(namespace, ref.name, "spec.credentialSecretRef")
+        values = await self._secrets.credentials(namespace, ref.name, "spec.credentialSecretRef")
         replace_directory(place / "credentials", values)
         return digest_of(values)
 
