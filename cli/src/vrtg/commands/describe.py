@@ -40,7 +40,7 @@ def describe(resource: str, name: str, /, *, where: Where = HERE) -> None:
 def _line(title: str, value: object) -> None:
     if value not in (None, "", [], {}):
         text = clean(value)
-        print(f"{title + ':':<16}{paint(text, COLOUR_OF.get(text, ''))}")
+        print(f"{title + ':':<18}{paint(text, COLOUR_OF.get(text, ''))}")
 
 
 def _head(kind: Resource, body: Body) -> None:
@@ -130,7 +130,7 @@ def _events(api: Api, kind: Resource, body: Body, namespace: str | None) -> None
     uid = body["metadata"].get("uid")
     events = [e for e in api.list(EVENT, namespace)["items"] if e.get("involvedObject", {}).get("uid") == uid]
     if not events:
-        print("\nEvents:         none")
+        print("\nEvents:           none")
         return
     print("\nEvents:")
     events.sort(key=_when)

@@ -62,4 +62,4 @@ def _show(one: Plan) -> None:
 
 
 def _row(change: PlannedChange) -> list[str]:
-    return [change.field, change.effect, change.change, "; ".join(change.reasons)]
+    return [change.field or "machine", change.effect, change.change, "; ".join(change.reasons)]

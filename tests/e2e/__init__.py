@@ -1,0 +1,1 @@
+"""The whole stack on a real libvirtd, spoken to through kubectl alone."""

@@ -1,0 +1,159 @@
+"""The embedded stack over a private libvirtd, as a user has it: kubectl in front, virsh behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from libvirtd.private import PrivateLibvirtd
+
+ROOT = Path(__file__).resolve().parents[2]
+EXAMPLES = ROOT / "examples" / "quickstart"
+GROUP = "infra.virtrigaud.io/v1beta1"
+SHARED = "default"
+"""Namespace of the provider, the classes and the image that every test uses."""
+PATIENCE = 60.0
+"""Longest wait in seconds for what takes a few; a busy machine needs more."""
+
+Object = dict[str, Any]  # Any: JSON
+
+
+class Stack:
+    """One embedded stack. Every question goes through kubectl or virsh; every wait is theirs."""
+
+    def __init__(self, home: Path, libvirtd: PrivateLibvirtd, image: Path) -> None:
+        self.home, self.libvirtd, self.image = home, libvirtd, image
+        self.kubeconfig = home / "kubeconfig"
+
+    def up(self) -> None:
+        (self.home / "images").mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(self.image, self.home / "images" / "virtrigaud-guest.qcow2")
+        self.vrtg("up")
+
+    def down(self) -> None:
+        self.vrtg("down")
+
+    def vrtg(self, *arguments: str) -> str:
+        """Run vrtg on this stack."""
+        environment = {**os.environ, "VIRTRIGAUD_HOME": str(self.home)}
+        environment.pop("KUBECONFIG", None)
+        command = [sys.executable, "-m", "vrtg", *arguments]
+        result = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=150, check=False)
+        assert result.returncode == 0, f"vrtg {' '.join(arguments)}: {result.stderr}\n{self.logs()}"
+        return result.stdout
+
+    # -- kubectl ---------------------------------------------------------------------------------------------------
+
+    def _kubectl(self, arguments: tuple[str, ...], stdin: str = "") -> subprocess.CompletedProcess[str]:
+        command = ["kubectl", "--kubeconfig", str(self.kubeconfig), "--cache-dir", str(self.home / "cache"), *arguments]
+        return subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=180, check=False)
+
+    def kubectl(self, *arguments: str, stdin: str = "") -> str:
+        """Run kubectl, which must succeed."""
+        result = self._kubectl(arguments, stdin)
+        assert result.returncode == 0, f"kubectl {' '.join(arguments)}: {result.stderr}{result.stdout}"
+        return result.stdout
+
+    def refused(self, *arguments: str, stdin: str = "") -> str:
+        """Run kubectl, which must fail; answers with what it says."""
+        result = self._kubectl(arguments, stdin)
+        assert result.returncode != 0, f"kubectl {' '.join(arguments)} succeeded: {result.stdout}"
+        return result.stderr
+
+    def apply(self, *objects: Object) -> None:
+        self.kubectl("apply", "-f", "-", stdin="\n".join(json.dumps(body) for body in objects))
+
+    def get(self, kind: str, name: str, namespace: str = SHARED) -> Object:
+        body: Object = json.loads(self.kubectl("get", kind, name, "-n", namespace, "-o", "json"))
+        return body
+
+    def patch(self, kind: str, name: str, spec: Object, namespace: str = SHARED) -> None:
+        self.kubectl("patch", kind, name, "-n", namespace, "--type=merge", "-p", json.dumps({"spec": spec}))
+
+    def wait(self, kind: str, name: str, what: str, namespace: str = SHARED, seconds: float = PATIENCE) -> None:
+        """`kubectl wait --for=WHAT`; on failure, says what is true instead."""
+        result = self._kubectl(("wait", f"{kind}/{name}", "-n", namespace, f"--for={what}", f"--timeout={seconds:g}s"))
+        if result.returncode != 0:
+            described = self._kubectl(("describe", kind, name, "-n", namespace)).stdout
+            raise AssertionError(f"{kind} {name}: not {what}: {result.stderr}\n{described}\n{self.logs()}")
+
+    def events(self, name: str, namespace: str) -> list[str]:
+        """Reasons of a machine's events."""
+        selector = f"involvedObject.name={name}"
+        items = json.loads(self.kubectl("get", "events", "-n", namespace, "--field-selector", selector, "-o", "json"))
+        return [item["reason"] for item in items["items"]]
+
+    # -- virsh -----------------------------------------------------------------------------------------------------
+
+    def virsh(self, *arguments: str) -> str:
+        command = ["virsh", "-q", "-c", self.libvirtd.uri, *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
+
+    def domains(self) -> dict[str, str]:
+        """State of every domain, by name."""
+        lines = [line.split(None, 2) for line in self.virsh("list", "--all").splitlines() if line.strip()]
+        return {name: state for _, name, state in lines}
+
+    def volumes(self) -> set[str]:
+        """Names of every volume in the pool, freshly looked up."""
+        self.virsh("pool-refresh", self.libvirtd.pool)
+        return {line.split()[0] for line in self.virsh("vol-list", self.libvirtd.pool).splitlines() if line.strip()}
+
+    # -- processes -------------------------------------------------------------------------------------------------
+
+    def component_pid(self, name: str) -> int:
+        """Process of the apiserver or the controller."""
+        state = json.loads((self.home / "run" / "state.json").read_text())
+        return int(state["components"][name]["pid"])
+
+    def controller_pid(self) -> int:
+        return self.component_pid("controller")
+
+    def kill(self, pid: int) -> None:
+        """SIGKILL, and wait until it is gone."""
+        descriptor = os.pidfd_open(pid)
+        try:
+            signal.pidfd_send_signal(descriptor, signal.SIGKILL)
+            assert select.select([descriptor], [], [], 10)[0], f"process {pid} survived SIGKILL"
+        finally:
+            os.close(descriptor)
+
+    def logs(self) -> str:
+        """The last lines of every log, for the reader of a failure."""
+        parts = []
+        for path in sorted((self.home / "logs").glob("*.log")):
+            lines = path.read_text(errors="replace").splitlines()[-15:]
+            parts.append(f"--- {path.name}\n" + "\n".join(lines))
+        return "\n".join(parts)
+
+
+# -- objects -----------------------------------------------------------------------------------------------------------
+
+
+def manifest(kind: str, name: str, spec: Object, namespace: str = SHARED) -> Object:
+    return {"apiVersion": GROUP, "kind": kind, "metadata": {"name": name, "namespace": namespace}, "spec": spec}
+
+
+def machine(name: str, namespace: str, **spec: Any) -> Object:  # Any: whatever the spec takes
+    """A small machine on the shared provider, class, image and the namespace's own network."""
+    whole: Object = {
+        "providerRef": {"name": "local", "namespace": SHARED},
+        "classRef": {"name": "tiny", "namespace": SHARED},
+        "imageRef": {"name": "guest", "namespace": SHARED},
+        "networks": [{"name": "eth0", "networkRef": {"name": "wire"}}],
+        "powerState": "On",
+    }
+    return manifest("VirtualMachine", name, {**whole, **spec}, namespace)
+
+
+def condition(body: Object, kind: str) -> Object:
+    """A condition of an object; empty where it has none."""
+    found = [c for c in body.get("status", {}).get("conditions", []) if c["type"] == kind]
+    return found[0] if found else {}
