@@ -38,7 +38,7 @@ def test_kill_nine_loses_no_acknowledged_write(process):
     acknowledged: dict[str, str] = {}
     deleting: set[str] = set()
     deleted: set[str] = set()
-    for round_ in range(4):
+    for round_ in range(3):
         process.start()
         url = process.url
         enough = threading.Event()

@@ -38,7 +38,12 @@ def test_apply_is_three_way(kubectl):
 
 
 def test_apply_of_a_custom_resource(kubectl):
+    assert "created" in kubectl("apply", "-f", "-", stdin=manifest())
+    assert "unchanged" in kubectl("apply", "-f", "-", stdin=manifest())
     kubectl("apply", "-f", "-", stdin=manifest(disks=[{"name": "root", "size": 1}]))
+    before = kubectl.json("get", "widget", "w1")
+    kubectl("apply", "-f", "-", stdin=manifest(disks=[{"name": "root", "size": 1}]))
+    assert kubectl.json("get", "widget", "w1") == before  # kubectl sends the list again: defaults made it differ
     kubectl("apply", "-f", "-", stdin=manifest(cpu=4, disks=[{"name": "root", "size": 2}, {"name": "data"}]))
     spec = kubectl.json("get", "widget", "w1")["spec"]
     assert (spec["cpu"], spec["power"]) == (4, "On")

@@ -97,7 +97,7 @@ def _config_map_faults(obj: Object, old: Object | None) -> list[Cause]:
         found.append(Cause("FieldValueInvalid", text, f"data[{key}]"))
     size = sum(len(v.encode()) for f in ("data", "binaryData") for v in (obj.get(f) or {}).values())
     if size > MAX_DATA:
-        found.append(Cause("FieldValueTooLong", f"Too long: may not be more than {MAX_DATA} bytes", ""))
+        found.append(Cause("FieldValueTooLong", f"Too long: may not be more than {MAX_DATA} bytes", "data"))
     return found + _immutable_faults(obj, old, ("data", "binaryData"))
 
 
@@ -309,7 +309,8 @@ def builtin_resources(crd_strategy: Strategy) -> list[Resource]:
         ),
         make(
             "io.k8s.api.coordination.v1.Lease", "v1", "Lease", "leases", group="coordination.k8s.io",
-            columns=(name_column(), holder, age_column()), strategy=Strategy(validate=_lease_faults), unconditional=False,
+            columns=(name_column(), holder, age_column()), strategy=Strategy(validate=_lease_faults),
+            unconditional=False,
         ),
         make(
             CRD, "v1", "CustomResourceDefinition", "customresourcedefinitions", group="apiextensions.k8s.io",
