@@ -132,16 +132,24 @@ def _streaming(method: Method, function: Callable[..., Any], streams: Streams) -
             raise HypervisorUnavailableError("the server is shutting down")
         request = _requests(method, data) if method.client_streaming else _request(method, data)
         answers = function(request, context)
-        with streams.running():
-            try:
-                async for answer in answers:
-                    yield method.response.dumps(answer)
-            except asyncio.CancelledError:
+        try:
+            while True:
+                try:
+                    # A stopping server may cancel what waits in here and nothing else: a cancellation that struck
+                    # gRPC's own write would leave the call open until the grace is over.
+                    with streams.running():
+                        answer = await anext(answers)
+                except StopAsyncIteration:
+                    return
+                except asyncio.CancelledError:
+                    if streams.stopping:
+                        raise HypervisorUnavailableError("the server is shutting down") from None
+                    raise
+                yield method.response.dumps(answer)
                 if streams.stopping:
-                    raise HypervisorUnavailableError("the server is shutting down") from None
-                raise
-            finally:
-                await answers.aclose()  # its own clean-up runs now and not when it is collected
+                    raise HypervisorUnavailableError("the server is shutting down")
+        finally:
+            await answers.aclose()  # its own clean-up runs now and not when it is collected
 
     return call
 
