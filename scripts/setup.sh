@@ -86,6 +86,9 @@ need seabios any_file /usr/share/seabios/bios-256k.bin
 need ovmf any_file /usr/share/OVMF/OVMF_CODE_4M.fd /usr/share/OVMF/OVMF_CODE.fd
 need dnsmasq-base has dnsmasq
 need iptables has iptables
+if [ "$profile" = test ]; then
+    need iproute2 has ip # for a libvirtd in a network namespace
+fi
 # libvirt-python comes as source.
 need gcc has gcc
 need libc6-dev any_file /usr/include/stdio.h

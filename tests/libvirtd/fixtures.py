@@ -9,10 +9,11 @@ import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
-from .private import LibvirtdUnavailableError, PrivateLibvirtd, check_available
+from .private import LibvirtdUnavailableError, PrivateLibvirtd
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CACHE = REPOSITORY / ".cache"
@@ -23,7 +24,7 @@ def require_real() -> bool:
     return os.environ.get("REQUIRE_REAL", "") not in ("", "0")
 
 
-def missing(reason: str) -> None:
+def missing(reason: str) -> NoReturn:
     """Skip the test for want of a real part, or fail it where REQUIRE_REAL=1 says that all must be there."""
     if require_real():
         pytest.fail(f"REQUIRE_REAL=1, but {reason}", pytrace=False)
@@ -33,12 +34,12 @@ def missing(reason: str) -> None:
 def start_private_libvirtd() -> Iterator[PrivateLibvirtd]:
     """The body of a fixture of any scope: a private libvirtd, ended with all its guests when the generator closes."""
     try:
-        check_available()
-        daemon = PrivateLibvirtd(CACHE / "libvirt-capabilities")
-        daemon.__enter__()
+        daemon = PrivateLibvirtd(CACHE / "libvirt-capabilities").__enter__()
+        reason = ""
     except LibvirtdUnavailableError as error:
-        missing(str(error))
-        raise AssertionError("unreachable") from error
+        reason = str(error)
+    if reason:
+        missing(reason)
     try:
         yield daemon
     finally:

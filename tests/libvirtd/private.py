@@ -101,6 +101,7 @@ def check_available() -> None:
     _program("qemu-system-x86_64", "qemu-system-x86")
     _program("dnsmasq", "dnsmasq-base")
     _program("iptables", "iptables")
+    _program("ip", "iproute2")
     for name in ("unshare", "nsenter"):
         _program(name, "util-linux")
     if os.geteuid() != 0:
@@ -218,6 +219,10 @@ class PrivateLibvirtd:
         assert self._keeper is not None, "not started"
         return _children(self._keeper.pid)[0]
 
+    def _enter(self) -> list[str]:
+        # --root too: from within a chroot, the root of the mount namespace alone would be the machine's own.
+        return ["nsenter", "-t", str(self._inside), "--mount", "--root", "--wd", "--net", "--pid"]
+
     def start(self, *, timeout: float = 30.0) -> None:
         """Start libvirtd and wait until its drivers are ready; networks and guests that already run are found again.
 
@@ -235,7 +240,7 @@ class PrivateLibvirtd:
             with output:
                 self._process = subprocess.Popen(
                     [
-                        *("nsenter", "-t", str(self._inside), "--mount", "--net", "--pid"),
+                        *self._enter(),
                         _program("libvirtd", "libvirt-daemon-system"),
                         *("--pid-file", "/run/libvirt/libvirtd.pid"),  # /run itself is the machine's
                     ],
@@ -307,7 +312,7 @@ class PrivateLibvirtd:
 
     def run(self, *argv: str) -> str:
         """Run a command where libvirtd lives (its network, its mounts); its output, or CalledProcessError."""
-        command = ["nsenter", "-t", str(self._inside), "--mount", "--net", "--pid", *argv]
+        command = [*self._enter(), *argv]
         return subprocess.run(command, check=True, text=True, stdout=subprocess.PIPE, timeout=60).stdout
 
     def _end_keeper(self) -> None:
