@@ -251,6 +251,42 @@ async def tell(api, url: str, body: Any, how: str):
     return await api.patch(f"{named}?fieldManager=m", body, how)
 
 
+async def test_a_patch_cannot_fill_the_memory(api):
+    """Each copy doubles the object."""
+    await api.post(MAPS, {"metadata": {"name": "p"}, "data": {"a": "x" * 1000}})
+    bomb = [{"op": "copy", "from": "/data", "path": f"/data/b{n}"} for n in range(40)]
+    reply = await api.patch(f"{MAPS}/p", bomb, "json")
+    assert (reply.status, status(reply)["reason"]) == (422, "Invalid")
+    assert "exceed" in reply.json["message"]
+
+
+async def test_patches_cannot_grow_an_object_without_end(api):
+    raw = WIDGETS + "/big"
+    await api.post(WIDGETS, {"metadata": {"name": "big"}, "spec": {"cpu": 1, "raw": {}}})
+    statuses = [(await api.patch(raw, {"spec": {"raw": {f"k{n}": "x" * (1 << 20)}}})).status for n in range(4)]
+    assert statuses == [200, 200, 413, 413]
+
+
+@pytest.mark.timeout(30)
+async def test_wide_objects_are_handled_in_time(api):
+    """Nothing on the way of a write is quadratic in what a client sends."""
+    wide = {f"k{n}": "v" for n in range(6_000)}
+    disks = [{"name": f"d{n}", "size": n} for n in range(6_000)]
+    config = {"apiVersion": "test.virtrigaud.io/v1", "kind": "Widget", "metadata": {"name": "wide"}}
+    url = f"{WIDGETS}/wide?fieldManager=m"
+    assert (await api.patch(url, {**config, "spec": {"cpu": 1, "labels": wide, "disks": disks}}, "apply")).status == 201
+    fewer = dict(list(wide.items())[::2])
+    changed = await api.patch(url, {**config, "spec": {"cpu": 1, "labels": fewer, "disks": disks[::2]}}, "apply")
+    assert changed.status == 200, changed.body[:300]
+    assert len(changed.json["spec"]["disks"]) == 3_000
+    accounts = "/api/v1/namespaces/default/serviceaccounts"
+    secrets = [{"name": f"s{n}"} for n in range(6_000)]
+    await api.post(accounts, {"metadata": {"name": "wide"}, "secrets": secrets})
+    order = {"$setElementOrder/secrets": secrets[::-1], "secrets": [{"name": "s1", "kind": "x"}]}
+    patched = await api.patch(f"{accounts}/wide", order, "strategic")
+    assert patched.json["secrets"][0]["name"] == "s5999"
+
+
 @settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(made=spoiled(), how=st.sampled_from(["create", "update", "merge", "strategic", "apply"]))
 async def test_no_spoiled_object_breaks_the_server(api, made, how):

@@ -277,3 +277,29 @@ def test_shaping_is_idempotent_and_never_fails(value):
 )
 def test_schema_that_is_not_structural(raw, field):
     assert field in [c.field for c in structure.faults(raw, "s")]
+
+
+def test_what_has_not_changed_is_not_held_against_an_object():
+    """A schema that became stricter must not stop a finalizer from being removed, nor an unrelated edit."""
+    schema = spec(
+        cpu={"type": "integer", "minimum": 4},
+        name={**TEXT, "x-kubernetes-validations": [rule("self != 'bad'", message="bad")]},
+        disks={
+            "type": "array",
+            "x-kubernetes-list-type": "map",
+            "x-kubernetes-list-map-keys": ["name"],
+            "items": {
+                "type": "object",
+                "required": ["size"],
+                "properties": {"name": TEXT, "size": {"type": "integer"}},
+            },
+        },
+    )
+    old = {"cpu": 1, "name": "bad", "disks": [{"name": "a"}]}
+    assert faults(schema, old) != []
+    assert faults(schema, old, old) == []
+    assert faults(schema, {**old, "disks": [{"name": "b", "size": 1}, {"name": "a"}]}, old) == []
+    assert next(f for f, _ in faults(schema, {**old, "cpu": 2}, old)) == "spec.cpu"
+    assert next(f for f, _ in faults(schema, {**old, "disks": [{"name": "b"}]}, old)) == "spec.disks[0].size"
+    assert faults(schema, {**old, "cpu": 4, "name": "bad"}, old) == []
+    assert next(f for f, _ in faults(schema, {**old, "cpu": True}, {**old, "cpu": 1})) == "spec.cpu"

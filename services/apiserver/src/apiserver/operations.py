@@ -19,7 +19,7 @@ from .patch.managers import Manager
 from .resources import Object, Registry, Resource
 from .schema.shaping import apply_defaults, drop_nulls, prune
 from .schema.validation import validate, walk
-from .store import Change, NamespaceInUse, NamespaceMissing, Stale, Store, StoreError
+from .store import MAX_OBJECT, Change, NamespaceInUse, NamespaceMissing, Stale, Store, StoreError, TooLarge
 from .watch import Item
 
 log = structlog.get_logger(__name__)
@@ -458,6 +458,8 @@ class Operations:
             return await self.store.commit(change)
         except NamespaceMissing as error:
             raise errors.not_found("", "namespaces", change.namespace) from error
+        except TooLarge as error:
+            raise errors.too_large(MAX_OBJECT) from error
         except StoreError as error:
             raise errors.storage_failed() from error
 

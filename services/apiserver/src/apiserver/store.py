@@ -36,6 +36,8 @@ CREATE INDEX IF NOT EXISTS objects_namespace ON objects (namespace) WHERE namesp
 """
 FORMAT = "1"
 NAMESPACES = "namespaces"
+MAX_OBJECT = 3 << 20
+"""Bytes of one object; many small patches must not make what no request could send."""
 
 
 class StoreError(Exception):
@@ -48,6 +50,10 @@ class Stale(Exception):
 
 class NamespaceMissing(Exception):
     """The namespace was deleted before the object could be created."""
+
+
+class TooLarge(Exception):
+    """The object is above the limit for one object."""
 
 
 class NamespaceInUse(Exception):
@@ -306,6 +312,8 @@ class Store:
         revision = self._written + 1
         change.obj["metadata"]["resourceVersion"] = str(revision)
         data = msgspec.json.encode(change.obj)
+        if len(data) > MAX_OBJECT and not change.delete:
+            return TooLarge()
         if change.delete:
             self._writer.execute("DELETE FROM objects WHERE resource=? AND namespace=? AND name=?", key)
         else:

@@ -190,35 +190,36 @@ def _all(schema: Schema | None, value: Any, path: Path) -> set[Path]:
     return found
 
 
-def remove(schema: Schema | None, value: Any, paths: Paths) -> Any:
+def remove(schema: Schema | None, value: Any, paths: Iterable[Path]) -> Any:
     """Return the value without the given fields; a container that this empties goes too."""
     if isinstance(value, dict):
-        return _remove_members(schema, value, paths)
+        return _remove_members(schema, value, _by_head(paths))
     entries = keyed(schema, value) if isinstance(value, list) else None
     if entries is None:
         return value
-    kept = []
-    for element, member in entries.items():
-        if (element,) in paths:
-            continue
-        below = frozenset(p[1:] for p in paths if len(p) > 1 and p[0] == element)
-        kept.append(remove(schema.items if schema else None, member, below) if below else member)
-    return kept
+    heads = _by_head(paths)
+    items = schema.items if schema else None
+    return [remove(items, m, heads.get(e, ())) for e, m in entries.items() if () not in heads.get(e, ())]
 
 
-def _remove_members(schema: Schema | None, value: dict[str, Any], paths: Paths) -> dict[str, Any]:
+def _by_head(paths: Iterable[Path]) -> dict[str, set[Path]]:
+    """Return the rest of each path by its first element; an empty rest stands for the element itself."""
+    heads: dict[str, set[Path]] = {}
+    for path in paths:
+        heads.setdefault(path[0], set()).add(path[1:])
+    return heads
+
+
+def _remove_members(schema: Schema | None, value: dict[str, Any], heads: dict[str, set[Path]]) -> dict[str, Any]:
     out = {}
     for key, member in value.items():
-        element = f"f:{key}"
-        if (element,) in paths:
-            continue
-        below = frozenset(p[1:] for p in paths if len(p) > 1 and p[0] == element)
-        if below:
+        below = heads.get(f"f:{key}")
+        if below is None:
+            out[key] = member
+        elif () not in below:
             left = remove(schema.child(key) if schema else None, member, below)
             if left or not member or not isinstance(left, dict | list):
                 out[key] = left
-        else:
-            out[key] = member
     return out
 
 

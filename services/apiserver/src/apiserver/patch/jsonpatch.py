@@ -5,7 +5,10 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+import msgspec
+
 MAX_OPERATIONS = 10_000
+MAX_COPIED = 3 << 20
 
 
 class PatchError(Exception):
@@ -41,9 +44,14 @@ def json_patch(target: Any, operations: Any) -> Any:
     if len(operations) > MAX_OPERATIONS:
         raise PatchMismatch(f"the patch has {len(operations)} operations; the limit is {MAX_OPERATIONS}")
     doc = copy.deepcopy(target)
+    copied = 0
     for operation in operations:
         if not isinstance(operation, dict) or not isinstance(operation.get("path"), str):
             raise PatchError("each operation of a JSON patch needs op and path")
+        if operation.get("op") == "copy" and isinstance(operation.get("from"), str):
+            copied += len(msgspec.json.encode(_get(doc, operation["from"])))
+            if copied > MAX_COPIED:  # a few copies into themselves would fill the memory
+                raise PatchMismatch(f"the copies of this patch exceed {MAX_COPIED} bytes")
         doc = _apply(doc, operation)
     return doc
 

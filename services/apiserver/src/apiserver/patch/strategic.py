@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 from typing import Any
 
+import msgspec
+
 from apiserver.schema.nodes import Schema
 
 from .jsonpatch import PatchError
@@ -83,25 +85,27 @@ def _member(schema: Schema | None, old: Any, new: Any, order: Any) -> Any:
 def _merge_list(schema: Schema, old: list[Any], new: list[Any]) -> list[Any]:
     key = schema.patch_key
     if not key:
-        merged = list(old)
-        for value in new:
-            if value not in merged:
-                merged.append(copy.deepcopy(value))
-        return merged
+        known = {_text(value) for value in old}
+        return list(old) + [copy.deepcopy(value) for value in new if _text(value) not in known]
     if any(isinstance(v, dict) and v.get(_PATCH) == "replace" for v in new):
         return [copy.deepcopy(v) for v in new if not (isinstance(v, dict) and v.get(_PATCH) == "replace")]
-    out = [copy.deepcopy(v) for v in old]
+    out: dict[bytes, Any] = {}
+    for index, value in enumerate(old):
+        named = isinstance(value, dict) and key in value
+        out[_text(value[key]) if named else f"#{index}".encode()] = copy.deepcopy(value)
     for value in new:
         if not isinstance(value, dict) or key not in value:
-            raise PatchError(f"map: {value!r} does not contain declared merge key: {key}")
-        at = next((i for i, have in enumerate(out) if isinstance(have, dict) and have.get(key) == value[key]), None)
+            raise PatchError(f"map: an entry does not contain declared merge key: {key}")
+        name = _text(value[key])
         if value.get(_PATCH) == "delete":
-            out = [have for have in out if not (isinstance(have, dict) and have.get(key) == value[key])]
-        elif at is None:
-            out.append(_merge(schema.items, {}, value))
+            out.pop(name, None)
         else:
-            out[at] = _merge(schema.items, out[at], value)
-    return out
+            out[name] = _merge(schema.items, out.get(name) or {}, value)
+    return list(out.values())
+
+
+def _text(value: Any) -> bytes:
+    return msgspec.json.encode(value, order="deterministic")
 
 
 def _ordered(schema: Schema | None, values: list[Any], order: Any) -> list[Any]:
@@ -113,9 +117,10 @@ def _ordered(schema: Schema | None, values: list[Any], order: Any) -> list[Any]:
     def identity(value: Any) -> Any:
         return value.get(key) if key and isinstance(value, dict) else value
 
-    wanted = [identity(entry) for entry in order]
-    named = sorted((v for v in values if identity(v) in wanted), key=lambda v: wanted.index(identity(v)))
-    others = [(index, v) for index, v in enumerate(values) if identity(v) not in wanted]
-    for index, value in others:
-        named.insert(min(index, len(named)), value)
+    rank = {_text(identity(entry)): index for index, entry in enumerate(order)}
+    named = [v for v in values if _text(identity(v)) in rank]
+    named.sort(key=lambda v: rank[_text(identity(v))])
+    for index, value in enumerate(values):
+        if _text(identity(value)) not in rank:
+            named.insert(min(index, len(named)), value)
     return named

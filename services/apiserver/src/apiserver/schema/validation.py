@@ -13,6 +13,8 @@ from datetime import date, datetime
 from typing import Any
 from urllib.parse import urlsplit
 
+import msgspec
+
 from apiserver.errors import Cause
 
 from .nodes import MISSING, Schema
@@ -22,8 +24,12 @@ MAX_CAUSES = 100
 
 
 def validate(schema: Schema, value: dict[str, Any], old: dict[str, Any] | None = None) -> list[Cause]:
-    """List what is wrong with an object; `old` is its stored form on update, for transition rules."""
-    found = list(walk(schema, value, "", root=True))
+    """List what is wrong with an object.
+
+    `old` is its stored form on update: transition rules compare with it, and what has not changed is not held against
+    the new object (validation ratcheting), so a schema that became stricter never keeps a finalizer in place.
+    """
+    found = list(walk(schema, value, "", MISSING if old is None else old, root=True))
     if found:
         if _has_rules(schema):
             text = (
@@ -76,8 +82,19 @@ def _type_fits(schema: Schema, value: Any) -> bool:
     return name == schema.type or (schema.type == "number" and name == "integer")
 
 
-def walk(schema: Schema, value: Any, path: str, *, root: bool = False) -> Iterator[Cause]:
-    """Yield the faults of a value and of all below it."""
+def unchanged(value: Any, old: Any) -> bool:
+    """Tell whether two JSON values are the same, number types included (Python thinks that true is 1)."""
+    return old is not MISSING and value == old and _encode(value) == _encode(old)
+
+
+def _encode(value: Any) -> bytes:
+    return msgspec.json.encode(value, order="deterministic")
+
+
+def walk(schema: Schema, value: Any, path: str, old: Any = MISSING, *, root: bool = False) -> Iterator[Cause]:
+    """Yield the faults of a value and of all below it, except where it equals the old one."""
+    if unchanged(value, old):
+        return
     if value is None:
         if schema.nullable or schema.opaque:
             return
@@ -93,15 +110,16 @@ def walk(schema: Schema, value: Any, path: str, *, root: bool = False) -> Iterat
         return
     yield from _values(schema, value, path)
     if isinstance(value, dict):
-        yield from _members(schema, value, path, root)
+        yield from _members(schema, value, path, old, root)
     elif isinstance(value, list):
         if schema.items is not None:
+            past = _past(schema, old)
             for index, member in enumerate(value):
-                yield from walk(schema.items, member, f"{path}[{index}]")
+                yield from walk(schema.items, member, f"{path}[{index}]", past(member))
         yield from _unique(schema, value, path)
 
 
-def _members(schema: Schema, value: dict[str, Any], path: str, root: bool) -> Iterator[Cause]:
+def _members(schema: Schema, value: dict[str, Any], path: str, old: Any, root: bool) -> Iterator[Cause]:
     dot = f"{path}." if path else ""
     for name in schema.required:
         if name not in value:
@@ -115,7 +133,7 @@ def _members(schema: Schema, value: dict[str, Any], path: str, root: bool) -> It
             continue
         child = schema.child(key)
         if child is not None:
-            yield from walk(child, member, f"{dot}{key}")
+            yield from walk(child, member, f"{dot}{key}", old.get(key, MISSING) if isinstance(old, dict) else MISSING)
 
 
 def _unique(schema: Schema, values: list[Any], path: str) -> Iterator[Cause]:
@@ -221,8 +239,11 @@ def _rules(schema: Schema, value: Any, old: Any, path: str) -> Iterator[Cause]:
     """Yield broken CEL rules, of this node and of all below it."""
     if value is None:
         return
+    same = bool(schema.rules) and unchanged(value, old)
     for rule in schema.rules:
         if rule.transition and old is MISSING and not rule.optional_old:
+            continue
+        if same and not rule.transition:
             continue
         try:
             held = rule.holds(schema, value, old, old is not MISSING)
@@ -240,8 +261,9 @@ def _rules(schema: Schema, value: Any, old: Any, path: str) -> Iterator[Cause]:
                 before = old.get(key, MISSING) if isinstance(old, dict) else MISSING
                 yield from _rules(child, member, before, f"{path}.{key}" if path else key)
     elif isinstance(value, list) and schema.items is not None:
+        past = _past(schema, old)
         for index, member in enumerate(value):
-            yield from _rules(schema.items, member, _correlate(schema, member, old), f"{path}[{index}]")
+            yield from _rules(schema.items, member, past(member), f"{path}[{index}]")
 
 
 def _broken(reason: str, kind: str, told: str, path: str) -> Cause:
@@ -254,12 +276,16 @@ def _broken(reason: str, kind: str, told: str, path: str) -> Cause:
     return Cause(reason, text, path.lstrip(".") or "<nil>")
 
 
-def _correlate(schema: Schema, member: Any, old: Any) -> Any:
-    """Return the old entry of a keyed list; entries of other lists have no past."""
-    if schema.list_type != "map" or not isinstance(old, list) or not isinstance(member, dict):
-        return MISSING
-    key = [member.get(name) for name in schema.map_keys]
-    return next((o for o in old if isinstance(o, dict) and [o.get(n) for n in schema.map_keys] == key), MISSING)
+def _past(schema: Schema, old: Any) -> Callable[[Any], Any]:
+    """Return what finds the old entry of a keyed list; entries of other lists have no past."""
+    if schema.list_type != "map" or not isinstance(old, list):
+        return lambda member: MISSING
+
+    def key(member: dict[str, Any]) -> bytes:
+        return _encode([member.get(name) for name in schema.map_keys])
+
+    known = {key(member): member for member in old if isinstance(member, dict)}
+    return lambda member: known.get(key(member), MISSING) if isinstance(member, dict) else MISSING
 
 
 def _reads(reader: Callable[[str], object]) -> Callable[[str], bool]:
