@@ -241,4 +241,9 @@ printf '\x55\xaa' | dd of="$disk" bs=1 seek=510 conv=notrunc status=none
 mkdir -p "$out/guest/$hash"
 qemu-img convert -c -f raw -O qcow2 "$disk" "$out/guest/$hash/.new.$$"
 (cd "$out/guest/$hash" && mv ".new.$$" virtrigaud-guest.qcow2 && sha256sum virtrigaud-guest.qcow2 >virtrigaud-guest.qcow2.sha256)
+# The cache keeps three builds, and the packages of the last.
+find "$out/guest" -mindepth 1 -maxdepth 1 -type d ! -name debs -printf '%T@ %p\n' | sort -rn | tail -n +4 | cut -d ' ' -f 2- |
+    xargs -r -d '\n' rm -rf
+awk '{print $2}' "$answer" | sort >"$work/wanted"
+find "$out/guest/debs" -name '*.deb' -printf '%f\n' | sort | comm -23 - "$work/wanted" | (cd "$out/guest/debs" && xargs -r -d '\n' rm -f)
 publish "built $hash, $(($(stat -c %s "$image") / 1024 / 1024)) MiB"
