@@ -151,7 +151,7 @@ class ProcessRuntime:
         place = private_directory(self._settings.directory / meta.uid)
         credentials = await self._credentials(provider, place)
         # Leaves alone what is good for long enough yet, so looking again does not mean new keys.
-        label = f"virtrigaud-provider-{meta.namespace}-{meta.name}"[:64]
+        label = f"virtrigaud-provider-{meta.uid}"  # one DNS label holds no namespace and name of 63 characters each
         tls = self._authority.issue(place / "tls", label, sans=["127.0.0.1", "localhost"], days=CERTIFICATE_DAYS)
         runtime = spec.runtime
         level = {"warn": "warning"}.get(runtime.log_level, runtime.log_level) if runtime is not None else "info"
