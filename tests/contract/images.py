@@ -6,7 +6,7 @@ import asyncio
 import uuid
 
 import pytest
-from common import v1
+from common import status, v1
 from common.errors import (
     BrokenImageError,
     ChecksumMismatchError,
@@ -39,8 +39,6 @@ async def prepare(subject: Subject, wish: v1.PrepareImageRequest) -> v1.Image:
 
 
 def _error(operation: v1.Operation) -> ProviderError:
-    from common import status
-
     assert operation.error is not None
     return status.from_wire(operation.error)
 

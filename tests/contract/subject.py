@@ -12,7 +12,6 @@ from datetime import timedelta
 
 import pytest
 from common import faults, rpc, v1
-from common.errors import OperationInProgressError
 from common.rpc import Stub
 from providerkit.driver import Driver
 from providerkit.machines import MachineSettings
@@ -117,7 +116,6 @@ class Subject:
         self._make_driver = make_driver
         self._stack = AsyncExitStack()
         self._server = AsyncExitStack()
-        self._made: list[str] = []
 
     async def __aenter__(self) -> Subject:
         await self._start()
@@ -164,10 +162,8 @@ class Subject:
     # -- making specs ----------------------------------------------------------------------------------------------
 
     def identity(self, name: str = "web", uid: str = "", namespace: str = "contract") -> v1.MachineIdentity:
-        """A new identity; `cleanup` removes what was made for it."""
-        identity = v1.MachineIdentity(uid=uid or str(uuid.uuid4()), namespace=namespace, name=name, owner=OWNER)
-        self._made.append(identity.uid)
-        return identity
+        """A new identity."""
+        return v1.MachineIdentity(uid=uid or str(uuid.uuid4()), namespace=namespace, name=name, owner=OWNER)
 
     def spec(
         self, name: str = "", *, power: v1.PowerState = OFF, identity: v1.MachineIdentity | None = None
@@ -270,14 +266,6 @@ class Subject:
                         found: v1.Machine = machine
                         return found
         raise AssertionError("the watch ended")
-
-    async def cleanup(self) -> None:
-        """Remove every machine that was made."""
-        for uid in self._made:
-            try:
-                await self.delete(v1.MachineIdentity(uid=uid, namespace="contract", name="cleanup", owner=OWNER))
-            except OperationInProgressError:
-                continue
 
 
 @asynccontextmanager

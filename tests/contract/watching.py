@@ -56,6 +56,16 @@ class View:
             self._take(message)
             self._changed.set()
 
+    async def take_one(self) -> None:
+        """Connect, take messages until one moves the position, and break off."""
+        before = self.revision
+        request = v1.WatchMachinesRequest(resume_revision=before, heartbeat=timedelta(seconds=0.2))
+        async with self._subject.machines.watch_machines(request) as messages:
+            async for message in messages:
+                self._take(message)
+                if self._in_snapshot is None and (message.events or self.revision != before):
+                    return
+
     def _take(self, message: v1.WatchMachinesResponse) -> None:
         if message.snapshot_start:
             self._in_snapshot = set()
@@ -132,6 +142,31 @@ class WatchContract:
             assert again.snapshots == 0
             assert kept.identity.uid in again.machines
             assert again.events <= 2
+
+    async def test_reconnecting_all_the_time_misses_nothing(self, subject: Subject) -> None:
+        """A client that breaks off after each message knows in the end what a list tells."""
+        view = View(subject)
+        specs = [subject.spec() for _ in range(6)]
+
+        async def life() -> None:
+            for spec in specs:
+                await subject.settle(spec)
+            for spec in specs[::2]:
+                await subject.delete(spec.identity)
+            for spec in specs[1::2]:
+                spec.power.state = ON
+                await subject.settle(spec)
+
+        def complete() -> bool:
+            known = {spec.identity.uid: view.machines.get(spec.identity.uid) for spec in specs}
+            powers = {uid: machine.power for uid, machine in known.items() if machine is not None}
+            return powers == {spec.identity.uid: ON for spec in specs[1::2]}
+
+        async with asyncio.timeout(6 * subject.pace.settle), asyncio.TaskGroup() as group:
+            group.create_task(life())
+            while not complete():
+                await view.take_one()
+        assert set(view.machines) == {machine.identity.uid for machine in await subject.every()}
 
     @pytest.mark.parametrize("revision", ["gone-1", "-", "0", "\u00b2-\u00b2", "x" * 5000, "a-99999999999999999999"])
     async def test_a_revision_of_nowhere_gets_a_fresh_snapshot(self, subject: Subject, revision: str) -> None:
