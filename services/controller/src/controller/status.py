@@ -174,7 +174,7 @@ def happenings(before: VirtualMachineStatus, after: VirtualMachineStatus, outcom
     if outcome.drifted:
         message = f"the machine was {after.power_state} though the spec did not change; putting it right"
         found.append(Happening(WARNING, "PowerDrift", message))
-    elif before.power_state and after.power_state and after.power_state != before.power_state:
+    elif before.power_state and after.power_state not in (None, "Unknown", before.power_state):
         found.append(Happening(NORMAL, "PowerChanged", f"power went from {before.power_state} to {after.power_state}"))
     done = [c for c in outcome.applied if c.kind not in (v1.ChangeKind.CREATE, v1.ChangeKind.SET_POWER)]
     if done and before.id:
@@ -339,6 +339,8 @@ def _ready(
     if machine.power is v1.PowerState.PAUSED:
         why = machine.power_reason or "the hypervisor stopped its CPUs"
         return Wish(READY, "False", "MachinePaused", f"the machine does not run: {why}")
+    if machine.power not in POWER:
+        return Wish(READY, "Unknown", "PowerUnknown", "the hypervisor does not tell the power state")
     if outcome.drifted:
         return Wish(READY, "False", "PowerDrift", "the power is not what the spec says; it is being put right")
     if outcome.operation is not None:
