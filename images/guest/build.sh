@@ -71,6 +71,8 @@ resolve() {
 # What apt would answer depends on its lists alone; asking takes a second, so the answer is kept.
 lists=$(stat -c '%n %Y %s' /var/lib/apt/lists /var/lib/apt/lists/*_Packages* /var/lib/apt/lists/*_InRelease "${BASH_SOURCE[0]}" 2>/dev/null | sha256sum | cut -c 1-16)
 mkdir -p "$out/guest/debs"
+exec {lock}>"$out/guest/lock" # one build at a time; the lock goes with the process
+flock "$lock"
 answer=$out/guest/packages.$lists
 if [ ! -s "$answer" ]; then
     resolve >"$work/packages"
