@@ -338,5 +338,5 @@ def _delete(connection: libvirt.virConnect, wanted: str) -> None:
 def _user(connection: libvirt.virConnect, volume: str) -> str:
     """Who stands on the image, for people."""
     with contextlib.suppress(libvirt.libvirtError):  # the machine of the volume may be gone
-        return f"machine {connection.lookupByUUIDString(volume[:36]).name()}"
+        return f"machine {connection.lookupByUUIDString(volume[:36]).name()} ({volume[:36]})"
     return f"volume {volume}"

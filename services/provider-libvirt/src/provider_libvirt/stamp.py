@@ -106,19 +106,20 @@ class Stamp:
                 "image": disk.image_id,
                 "provisioning": v1.DiskProvisioning(disk.provisioning).name or "THIN",
             }
-            ET.SubElement(root, "disk", attributes)
+            ET.SubElement(root, _TAG + "disk", attributes)
         for nic in self.nics:
             kind = v1.NetworkKind(nic.kind).name or "NAMED"
             attributes = {"name": nic.name, "kind": kind, "network": nic.network, "source": nic.source}
-            ET.SubElement(root, "nic", attributes)
+            ET.SubElement(root, _TAG + "nic", attributes)
         for tag in self.tags:
-            ET.SubElement(root, "tag", {"value": tag})
+            ET.SubElement(root, _TAG + "tag", {"value": tag})
         return root
 
     def xml(self) -> str:
-        """As text for virDomainSetMetadata, which declares the namespace itself and refuses one that is there already."""
+        """As text for virDomainSetMetadata, which puts it into the namespace itself and refuses what is in it already."""
         root = self.element()
-        root.tag = "machine"
+        for element in root.iter():
+            element.tag = element.tag.removeprefix(_TAG)
         return ET.tostring(root, encoding="unicode")
 
 
@@ -136,9 +137,9 @@ def read(domain: ET.Element) -> Stamp | None:
         boot_digest=found.get("boot-digest", ""),
         boot_path=found.get("boot-path", ""),
         hot_add_cpu=found.get("hot-add-cpu") == "yes",
-        disks=tuple(_disk(e) for e in found.iterfind("disk") if e.get("name")),
-        nics=tuple(_nic(e) for e in found.iterfind("nic") if e.get("name")),
-        tags=tuple(e.get("value", "") for e in found.iterfind("tag")),
+        disks=tuple(_disk(e) for e in found.iterfind(_TAG + "disk") if e.get("name")),
+        nics=tuple(_nic(e) for e in found.iterfind(_TAG + "nic") if e.get("name")),
+        tags=tuple(e.get("value", "") for e in found.iterfind(_TAG + "tag")),
     )
 
 
