@@ -353,7 +353,10 @@ def shared_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process
     made.start()
     yield made
     assert made.end() == 0
-    assert "defect" not in made.log()
+    log = made.log()
+    assert "defect" not in log
+    assert TOKEN not in log
+    assert "hunter2" not in log  # the secret that tests store
 
 
 @dataclass

@@ -103,6 +103,17 @@ async def test_an_owner_of_an_unknown_kind_proves_nothing(api):
     assert (await api.get(f"{MAPS}/child")).status == 200
 
 
+async def test_an_owner_in_a_namespace_proves_nothing_for_a_cluster_object(api):
+    """As in Kubernetes: such a reference cannot be resolved, so nothing is deleted for it."""
+    owner = await make(api, "owner")
+    ref = {"apiVersion": "v1", "kind": "ConfigMap", "name": "owner", "uid": owner["metadata"]["uid"]}
+    await api.post("/api/v1/namespaces", {"metadata": {"name": "child", "ownerReferences": [ref]}})
+    dead = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "no", "uid": "no-such-uid"}}
+    await make(api, "marker", dead)
+    await gone(api, f"{MAPS}/marker")  # handled after the child
+    assert "deletionTimestamp" not in (await api.get("/api/v1/namespaces/child")).json["metadata"]
+
+
 async def test_namespace_takes_its_content_along(api):
     await api.post("/api/v1/namespaces", {"metadata": {"name": "team"}})
     inside = "/api/v1/namespaces/team/configmaps"
@@ -113,7 +124,8 @@ async def test_namespace_takes_its_content_along(api):
     await gone(api, f"{inside}/a")
     refused = await api.post(inside, {"metadata": {"name": "late"}})
     assert (refused.status, refused.json["details"]["causes"][0]["reason"]) == (403, "NamespaceTerminating")
-    assert (await api.get("/api/v1/namespaces/team")).status == 200
+    told = await changed(api, "/api/v1/namespaces/team", lambda o: o["status"].get("conditions"))
+    assert "configmaps has 1 resource instances" in told["status"]["conditions"][0]["message"]
     await api.patch(f"{inside}/held", {"metadata": {"finalizers": None}})
     await gone(api, "/api/v1/namespaces/team")
     assert (await api.get("/api/v1/configmaps?fieldSelector=metadata.namespace%3Dteam")).json["items"] == []

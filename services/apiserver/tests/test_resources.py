@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+from pathlib import Path
 from typing import Any
+
+from apiserver.auth import Tokens, User
+from apiserver.server import running
+from apiserver.store import Store
 
 WIDGETS = "/apis/test.virtrigaud.io/v1/namespaces/default/widgets"
 MAPS = "/api/v1/namespaces/default/configmaps"
@@ -295,3 +301,56 @@ async def test_duplicate_fields_are_told(api):
     assert reply.header("warning") == ['299 - "duplicate field \\"data.a\\""']
     strict = await api.post(f"{MAPS}?fieldValidation=Strict", body)
     assert strict.status == 400
+
+
+async def test_concurrent_patches_all_count(api):
+    """A patch that lost a race is applied to what won it."""
+    await api.post(MAPS, config_map("a"))
+    async with asyncio.TaskGroup() as group:
+        for index in range(40):
+            group.create_task(api.patch(f"{MAPS}/a", {"data": {f"k{index}": "x"}}))
+    assert len((await api.get(f"{MAPS}/a")).json["data"]) == 40
+
+
+async def test_custom_resources_are_served_after_a_restart(memory, api, make_widget):
+    """The definition comes from the store: nobody has to apply it again."""
+    directory = Path(memory) / "again"
+    tokens = Tokens([("test-token", User("admin"))])
+    async with running(Store(directory), tokens, crds=Path(__file__).parent / "fixtures") as first:
+        api.app = first.application
+        made = (await api.post(WIDGETS, make_widget())).json
+    async with running(Store(directory), tokens) as second:
+        api.app = second.application
+        assert (await api.get(f"{WIDGETS}/w1")).json == made
+        revision = (await api.get(WIDGETS)).json["metadata"]["resourceVersion"]
+        async with api.watch(f"{WIDGETS}?watch=1&resourceVersion={revision}") as stream:
+            await api.patch(f"{WIDGETS}/w1", {"spec": {"cpu": 3}})
+            assert (await stream.next())["object"]["spec"]["cpu"] == 3
+
+
+async def test_update_of_a_custom_resource_names_its_revision(api, make_widget):
+    await api.post(WIDGETS, make_widget())
+    reply = await api.put(f"{WIDGETS}/w1", make_widget(cpu=3))
+    assert (reply.status, reply.json["details"]["causes"][0]["field"]) == (422, "metadata.resourceVersion")
+
+
+async def test_metrics_count_requests(api, make_widget):
+    await api.post(WIDGETS, make_widget())
+    await api.get(f"{WIDGETS}/none")
+    text = (await api.get("/metrics")).body.decode()
+    assert 'apiserver_requests_total{code="201",resource="widgets",verb="create"} 1.0' in text
+    assert 'resource="none"' not in text
+    assert "apiserver_store_revision" in text
+
+
+async def test_reviews_store_nothing(api):
+    group = "/apis/authorization.k8s.io/v1"
+    review = {"spec": {"resourceAttributes": {"verb": "delete", "resource": "widgets"}}}
+    assert (await api.post(f"{group}/selfsubjectaccessreviews", review)).json["status"]["allowed"] is True
+    who = (await api.post("/apis/authentication.k8s.io/v1/selfsubjectreviews", {})).json
+    assert who["status"]["userInfo"]["username"] == "admin"
+    tokens = "/apis/authentication.k8s.io/v1/tokenreviews"
+    known = (await api.post(tokens, {"spec": {"token": "test-token"}})).json
+    assert (known["status"]["authenticated"], "token" in known["spec"]) == (True, False)
+    unknown = (await api.post(tokens, {"spec": {"token": "guess"}})).json
+    assert unknown["status"]["authenticated"] is False

@@ -55,8 +55,31 @@ class Namespaces:
             if resource.namespaced and (count := await delete_all(self._ops, resource, name)):
                 left[resource.qualified] = count
         if left:
-            return  # the last of them rings again when it goes
-        await self._remove(name)
+            await self._explain(name, left)  # the last of them rings again when it goes
+        else:
+            await self._remove(name)
+
+    async def _explain(self, name: str, left: dict[str, int]) -> None:
+        """Say in the namespace's conditions what it still waits for."""
+        kinds = ", ".join(f"{kind} has {count} resource instances" for kind, count in sorted(left.items()))
+        wanted = {
+            "type": "NamespaceContentRemaining",
+            "status": "True",
+            "reason": "SomeResourcesRemain",
+            "message": f"Some resources are remaining: {kinds}; their finalizers hold them",
+        }
+
+        def edit(obj: Object) -> Object:
+            status = obj.setdefault("status", {})
+            others = [c for c in status.get("conditions") or [] if c.get("type") != wanted["type"]]
+            before: Object = next((c for c in status.get("conditions") or [] if c.get("type") == wanted["type"]), {})
+            since = before.get("lastTransitionTime", self._ops.now())
+            status["conditions"] = [*others, {**wanted, "lastTransitionTime": since}]
+            return obj
+
+        namespaces = self._ops.registry.find("", "v1", NAMESPACES)
+        if namespaces is not None:
+            await self._ops.change(namespaces, "", name, edit, WriteOptions(subresource="status"))
 
     async def _remove(self, name: str) -> None:
         item = self._ops.store.get(NAMESPACES, "", name)

@@ -72,6 +72,13 @@ def _check_tls(settings: Settings) -> None:
         ) from error
 
 
+def _warn_exposed(*paths: Path) -> None:
+    """Say which of the secret files other users can read."""
+    for path in paths:
+        if path.stat().st_mode & 0o077:
+            log.warning("file.exposed", path=str(path), cure="chmod 600")
+
+
 def _write_endpoint(path: Path, text: str) -> None:
     """Write the file in one step: who sees it sees all of it."""
     temporary = path.with_suffix(".tmp")
@@ -182,6 +189,7 @@ async def serve(settings: Settings) -> None:
         StartError, StoreError, TokenFileError, ApiError: it could not start.
     """
     _check_tls(settings)
+    _warn_exposed(settings.token_file, settings.tls_key)
     tokens = Tokens.load(settings.token_file)
     endpoint = settings.data_dir / "endpoint"
     store = Store(settings.data_dir)

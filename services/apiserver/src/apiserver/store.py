@@ -330,6 +330,13 @@ class Store:
     def _namespace_used(self, name: str) -> bool:
         return self._writer.execute("SELECT 1 FROM objects WHERE namespace=? LIMIT 1", (name,)).fetchone() is not None
 
+    def _tell(self, event: Event) -> None:
+        for listener in self._listeners:
+            try:
+                listener(event)
+            except Exception:  # a defect in a listener must not leave a durable write unanswered
+                log.exception("store.listener.defect", resource=event.item.resource, name=event.item.name)
+
     def _publish(self, outcomes: list[tuple[Change, asyncio.Future[Item], Item | Exception]]) -> None:
         for change, future, outcome in outcomes:
             if isinstance(outcome, Exception):
@@ -347,7 +354,6 @@ class Store:
             self._revision = outcome.revision
             event = Event(outcome, before, change.delete)
             self.ring(outcome.resource).publish(event)
-            for listener in self._listeners:
-                listener(event)
+            self._tell(event)
             if not future.cancelled():
                 future.set_result(outcome)
