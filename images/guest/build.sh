@@ -198,7 +198,7 @@ for name in $MODULES; do module "$name"; done
 say "initramfs"
 find "$root" -exec touch -h -d "@$EPOCH" {} +
 # LZ4: reading costs the boot loader more, under emulation, than unpacking costs the kernel.
-(cd "$root" && find . | sort | "$busybox" cpio -o -H newc -R 0:0 2>/dev/null) >"$work/initrd.cpio"
+(cd "$root" && find . | sort | "$busybox" cpio -o -H newc -R 0:0 --renumber-inodes --ignore-devno 2>/dev/null) >"$work/initrd.cpio"
 packaged "$(first bin/lz4)" -q -l -12 "$work/initrd.cpio" "$work/initrd"
 kernel=$(find "$tree" -name "vmlinuz-$version" | head -n 1)
 
