@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-import cel
-
+from .celengine import cel
 from .celfunctions import functions_of
 
 if TYPE_CHECKING:
