@@ -323,3 +323,43 @@ async def test_a_precondition_is_checked_again_when_its_turn_has_come(make_room:
         assert last.error is not None
         assert last.error.reason == "StalePrecondition"
         assert room.world.machines[spec.identity.uid].tags == []
+
+
+async def test_a_shutdown_by_spec_and_one_by_action_are_two_things(make_room: MakeRoom) -> None:
+    """An action never joins an apply that happens to shut the machine down; the same action joins itself."""
+    async with make_room(machine_settings=MachineSettings(short_wait=0.02)) as room:
+        spec = room.spec(ON)
+        uid = spec.identity.uid
+        await room.apply(spec)
+        room.world.misbehave.deaf.add(uid)
+        spec.power = v1.PowerSpec(state=OFF, graceful=True)
+        by_spec = (await apply(room, spec)).operation
+        assert by_spec is not None
+        assert by_spec.kind == "shutdown"
+        action = v1.RunPowerActionRequest(uid=uid, action=v1.PowerAction.SHUTDOWN)
+        with pytest.raises(OperationInProgressError, match="shutdown is running"):
+            await room.machines.act(action)
+        room.operations.cancel(by_spec.id)
+        await end_of(room, by_spec)
+        first, second = await room.machines.act(action), await room.machines.act(action)
+        assert first.operation is not None
+        assert second.operation is not None
+        assert first.operation.id == second.operation.id
+
+
+async def test_a_delete_with_grace_lets_the_guest_shut_down(room: Room) -> None:
+    spec = room.spec(ON)
+    await room.apply(spec)
+    assert (await room.machines.delete(spec.identity, grace=5)).gone
+    assert (room.world.calls["ask_shutdown"], room.world.calls["power_off"]) == (1, 0)
+
+
+async def test_a_release_is_no_delete(make_room: MakeRoom) -> None:
+    """A delete that comes while the stamp is being taken off must not be told that the machine is gone."""
+    async with make_room(machine_settings=MachineSettings(short_wait=0.02)) as room:
+        spec = room.spec()
+        await room.apply(spec)
+        room.world.hang("release")
+        assert not (await room.machines.delete(spec.identity, retain=True)).gone
+        assert (await room.machines.delete(spec.identity)).gone
+        assert (room.world.machines, room.world.volumes) == ({}, {})

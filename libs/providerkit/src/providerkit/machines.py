@@ -150,10 +150,8 @@ class Machines:
         assert want.identity is not None
         uid, digest, budget = want.identity.uid, _digest(want), self._budget(remaining)
         while (running := self._jobs.get(uid)) is not None:
-            if running.record.kind in ("delete", "release"):
-                raise OperationInProgressError(
-                    f"apply machine {uid}: {running.record.kind} is running", retry_after=1.0
-                )
+            if running.begun_as in ("delete", "release"):
+                raise OperationInProgressError(f"apply machine {uid}: {running.begun_as} is running", retry_after=1.0)
             if not await running.wait(self._clock, budget.left):
                 return self._during(uid, running, want, facts)
         self._raise_once(uid, digest)
@@ -172,7 +170,7 @@ class Machines:
         """Remove a machine, or take our stamp off it; see DeleteMachine in the contract."""
         uid, kind = self._own_identity(identity).uid, "release" if retain else "delete"
         budget, running = self._budget(remaining), self._jobs.get(uid)
-        if running is not None and running.record.kind == kind:
+        if running is not None and running.begun_as == kind:
             job: Job[object] = running
         else:
             if running is not None:
@@ -208,17 +206,21 @@ class Machines:
 
         kind = action.name.lower()
         budget = self._budget(remaining)
-        job = await self._exclusive(kind, uid, body, budget, join=action is v1.PowerAction.SHUTDOWN)
+        job = await self._exclusive(kind, uid, body, budget, join=kind if action is v1.PowerAction.SHUTDOWN else "")
         if not await job.wait(self._clock, budget.left):
             return Outcome(self._hub.dress(await self._hub.look(uid)), self._show(uid, job))
         return Outcome(job.result())
 
     async def exclusive(
-        self, kind: str, uid: str, body: Callable[[Job[T]], Awaitable[T]], *, remaining: float | None = None
+        self, kind: str, uid: str, about: str, body: Callable[[Job[T]], Awaitable[T]], *, remaining: float | None = None
     ) -> tuple[T | None, v1.Operation | None]:
-        """Other work that holds one machine (snapshots, clones): its result, or the operation when it takes longer."""
+        """Other work that holds one machine (snapshots, clones): its result, or the operation when it takes longer.
+
+        Args:
+            about: what tells this piece of work from others of its kind; asking for the same again joins it.
+        """
         budget = self._budget(remaining)
-        job = await self._exclusive(kind, _uid(uid), body, budget, join=True)
+        job = await self._exclusive(kind, _uid(uid), body, budget, join=f"{kind} {about}")
         if not await job.wait(self._clock, budget.left):
             return None, self._show(uid, job)
         return job.result(), None
@@ -229,9 +231,11 @@ class Machines:
         seen = await self._hub.look(uid)
         _refuse_foreign("delete", uid, seen)
         if seen is not None and grace is not None and seen.power is ON:
-            job.progress(0.0, "shutting down")
-            await self._parts.power.wait_off(uid, grace)
-            _refuse_foreign("delete", uid, await self._hub.look(uid))
+            facts = await self._driver.describe()
+            if (facts.capabilities or v1.Capabilities()).graceful_shutdown:
+                job.progress(0.0, "shutting down")
+                await self._parts.power.wait_off(uid, grace)
+                _refuse_foreign("delete", uid, await self._hub.look(uid))
         job.progress(0.0, "removing")
         async with self._parts.slots.slot():
             await faults.point(BEFORE["destroy"])
@@ -301,15 +305,18 @@ class Machines:
         return job
 
     async def _exclusive(
-        self, kind: str, uid: str, body: Callable[[Job[T]], Awaitable[T]], budget: _Budget, *, join: bool
+        self, kind: str, uid: str, body: Callable[[Job[T]], Awaitable[T]], budget: _Budget, *, join: str
     ) -> Job[T]:
+        """Begin work when nothing else holds the machine; the same work, if it runs already, is joined."""
         while (running := self._jobs.get(uid)) is not None:
-            if join and running.record.kind == kind:
-                return running  # type: ignore[return-value]  # equal kinds have equal answers
+            if join and running.begun_as == join:
+                return running  # type: ignore[return-value]  # the same work has the same kind of answer
             if not await running.wait(self._clock, budget.left):
-                text = f"{kind} machine {uid}: operation {running.record.kind} is running on it"
+                text = f"{kind} machine {uid}: {running.record.kind} is running on it"
                 raise OperationInProgressError(text, retry_after=1.0)
-        return self._begin(kind, uid, body)
+        job = self._begin(kind, uid, body)
+        job.begun_as = join or kind
+        return job
 
     def _show(self, uid: str, job: Job[T]) -> v1.Operation:
         shown = job.show()

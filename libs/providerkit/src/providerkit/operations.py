@@ -35,6 +35,8 @@ class Job(Generic[T]):
 
     def __init__(self, kind: str, subject: str, now: datetime, at_end: Callable[[Job[T]], None] | None = None) -> None:
         self.record = v1.Operation(id=uuid.uuid4().hex, kind=kind, subject=subject, state=_RUNNING, start_time=now)
+        self.begun_as = kind
+        """What it was begun as; the record's kind may become more exact on the way ("apply" turns into "shutdown")."""
         self.ended = asyncio.Event()
         self.cancelled = False
         self.shown = False

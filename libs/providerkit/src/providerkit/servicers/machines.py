@@ -86,7 +86,8 @@ class MachineServicer:
             await self._driver.clone(request, job.progress)
 
         uid = request.target.identity.uid
-        _, operation = await self._machines.exclusive("clone", uid, body, remaining=context.time_remaining())
+        remaining, source = context.time_remaining(), request.source_uid
+        _, operation = await self._machines.exclusive("clone", uid, source, body, remaining=remaining)
         machine = None if operation is not None else await self._machines.get(uid)
         return v1.CloneMachineResponse(machine=machine, operation=operation)
 

@@ -25,7 +25,9 @@ class SnapshotServicer:
             return await self._driver.create_snapshot(request, job.progress)
 
         remaining, uid = context.time_remaining(), request.machine_uid
-        snapshot, operation = await self._machines.exclusive("create-snapshot", uid, body, remaining=remaining)
+        snapshot, operation = await self._machines.exclusive(
+            "create-snapshot", uid, request.uid, body, remaining=remaining
+        )
         return v1.CreateSnapshotResponse(snapshot=snapshot, operation=operation)
 
     async def delete_snapshot(self, request: v1.DeleteSnapshotRequest, context: Context) -> v1.DeleteSnapshotResponse:
@@ -35,7 +37,7 @@ class SnapshotServicer:
             await self._driver.delete_snapshot(request, job.progress)
 
         remaining, uid = context.time_remaining(), request.machine_uid
-        _, operation = await self._machines.exclusive("delete-snapshot", uid, body, remaining=remaining)
+        _, operation = await self._machines.exclusive("delete-snapshot", uid, request.uid, body, remaining=remaining)
         return v1.DeleteSnapshotResponse(gone=operation is None, operation=operation)
 
     async def revert_snapshot(self, request: v1.RevertSnapshotRequest, context: Context) -> v1.RevertSnapshotResponse:
@@ -45,7 +47,7 @@ class SnapshotServicer:
             await self._driver.revert_snapshot(request, job.progress)
 
         remaining, uid = context.time_remaining(), request.machine_uid
-        _, operation = await self._machines.exclusive("revert-snapshot", uid, body, remaining=remaining)
+        _, operation = await self._machines.exclusive("revert-snapshot", uid, request.uid, body, remaining=remaining)
         return v1.RevertSnapshotResponse(operation=operation)
 
     async def list_snapshots(self, request: v1.ListSnapshotsRequest, context: Context) -> v1.ListSnapshotsResponse:
