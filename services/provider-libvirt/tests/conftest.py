@@ -30,7 +30,9 @@ MIB = 1 << 20
 class Bench:
     """A driver in session, on one daemon."""
 
-    def __init__(self, daemon: PrivateLibvirtd, images: Path, *, call_timeout: float = 10.0, pool: str = "default") -> None:
+    def __init__(
+        self, daemon: PrivateLibvirtd, images: Path, *, call_timeout: float = 10.0, pool: str = "default"
+    ) -> None:
         clock = SystemClock()
         self.daemon = daemon
         self.hypervisor = Hypervisor(daemon.uri, clock=clock, call_timeout=call_timeout)
@@ -79,7 +81,9 @@ class Bench:
     def files(self, uid: str) -> list[str]:
         """Every file of a machine, in the pool and in libvirt's own directories."""
         places = (self.daemon.pool_path, self.daemon.path / "lib")
-        return [line for place in places for line in self.daemon.run("find", str(place), "-name", f"*{uid}*").splitlines()]
+        return [
+            line for place in places for line in self.daemon.run("find", str(place), "-name", f"*{uid}*").splitlines()
+        ]
 
 
 def quiet(_part: float, _phase: str) -> None:

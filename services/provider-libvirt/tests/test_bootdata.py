@@ -38,7 +38,9 @@ def read_back(iso: bytes) -> dict[str, str]:
 
 def test_user_data_arrives_as_it_stands_and_metadata_is_ours_under_the_users() -> None:
     script = "#!/bin/sh\necho 'ä <&>' \"$HOME\"\n"
-    spec = machine_spec("web", boot_data=v1.BootData(user_data=script, meta_data="local-hostname: other\nzone: [1, 2]\n"))
+    spec = machine_spec(
+        "web", boot_data=v1.BootData(user_data=script, meta_data="local-hostname: other\nzone: [1, 2]\n")
+    )
     files = read_back(bootdata.iso(spec, MACS))
     assert files["user-data"] == script
     assert yaml.safe_load(files["meta-data"]) == {
@@ -95,7 +97,9 @@ def test_static_addresses_are_matched_by_mac() -> None:
     }
 
 
-@pytest.mark.parametrize("text", ["- a\n- list\n", "a: [", "just words", "1: number key", "!!python/object:os.system {}"])
+@pytest.mark.parametrize(
+    "text", ["- a\n- list\n", "a: [", "just words", "1: number key", "!!python/object:os.system {}"]
+)
 def test_metadata_that_is_no_mapping_is_refused_without_repeating_it(text: str) -> None:
     spec = machine_spec(boot_data=v1.BootData(meta_data=text))
     with pytest.raises(InvalidSpecError, match=r"boot_data\.meta_data") as refusal:

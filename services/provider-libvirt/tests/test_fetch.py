@@ -150,7 +150,9 @@ async def server() -> AsyncIterator[TestServer]:
         stopped.set()
 
 
-async def take(server: TestServer, path: str, *, limit: int = 1 << 30, hosts: str = "127.0.0.1", **fields: object) -> bytes:
+async def take(
+    server: TestServer, path: str, *, limit: int = 1 << 30, hosts: str = "127.0.0.1", **fields: object
+) -> bytes:
     source = v1.UrlSource(url=str(server.make_url("/")).rstrip("/") + path, **fields)  # type: ignore[arg-type]  # fields of the message
     return b"".join([chunk async for chunk in fetch.Download(source, fetch.Policy([hosts]), limit=limit).chunks()])
 

@@ -87,7 +87,8 @@ async def test_P1_P15_W25_a_whole_life_leaves_the_base_image_as_it_was_and_nothi
 
     await bench.driver.power_on(uid)
     up = await bench.wait(
-        uid, lambda m: {a.nic for a in m.addresses} == {"lan", "fixed"} and m.guest.hostname == "db" and m.guest.os != ""
+        uid,
+        lambda m: {a.nic for a in m.addresses} == {"lan", "fixed"} and m.guest.hostname == "db" and m.guest.os != "",
     )
     addresses = {address.nic: address for address in up.addresses}
     assert addresses["fixed"].address == "192.168.222.5"
@@ -144,7 +145,9 @@ async def test_P2_delete_keeps_the_base_image_and_disks_that_we_did_not_make(ben
 async def test_P6_W7_foreign_domains_are_never_touched(bench: Bench) -> None:
     connection = libvirt.open(bench.daemon.uri)
     spec, other = machine_spec("taken"), machine_spec("uid-taken")
-    template = "<domain type='qemu'><name>{}</name><uuid>{}</uuid><memory>16384</memory><os><type>hvm</type></os></domain>"
+    template = (
+        "<domain type='qemu'><name>{}</name><uuid>{}</uuid><memory>16384</memory><os><type>hvm</type></os></domain>"
+    )
     by_name = connection.defineXML(template.format("lab.taken", uuid.uuid4()))
     by_uid = connection.defineXML(template.format("elsewhere", uid_of(other)))
     before = [domain.XMLDesc(0) for domain in (by_name, by_uid)]
@@ -358,6 +361,7 @@ async def test_W22_a_hanging_libvirtd_is_unavailable_within_the_timeout(
     own_libvirtd: PrivateLibvirtd, guest_image: Path
 ) -> None:
     async with bench_on(own_libvirtd, guest_image.parent, call_timeout=1.0) as bench:
+        await bench.hypervisor.wait_connected()
         await bench.driver.check()
         own_libvirtd.pause()
         try:

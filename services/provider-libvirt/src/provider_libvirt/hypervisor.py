@@ -9,20 +9,22 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import tempfile
 import threading
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import urlencode, urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 import libvirt
 from common import logging
 from common.clock import Clock
-from common.errors import CredentialsRefusedError, HypervisorUnavailableError, InvalidSpecError, ProviderError
+from common.errors import CredentialsRefusedError, HypervisorUnavailableError, ProviderError
 
 from provider_libvirt import eventloop
 from provider_libvirt.background import running
 from provider_libvirt.libvirt_errors import is_code, mapped
+from provider_libvirt.remote import Credentials, connection_uri
 from provider_libvirt.threads import Threads
 
 log = logging.get(__name__)
@@ -30,6 +32,7 @@ T = TypeVar("T")
 
 KEEPALIVE_SECONDS = 5
 KEEPALIVE_COUNT = 3
+CONNECT_SECONDS = 15.0
 FIRST_PAUSE = 0.5
 LONGEST_PAUSE = 15.0
 _LOST_CODES = (libvirt.VIR_ERR_INVALID_CONN, libvirt.VIR_ERR_RPC, libvirt.VIR_ERR_NO_CONNECT)
@@ -59,7 +62,8 @@ class Hypervisor:
         self.generation = 0
         """Counts connections; what was learned from an earlier one may be wrong."""
         self._clock = clock
-        self._credentials = credentials
+        self._credentials = Credentials(credentials)
+        self._scratch = Path()
         self._calls = Threads(concurrency)
         self._slow = Threads(4)
         self._connection: libvirt.virConnect | None = None
@@ -94,11 +98,13 @@ class Hypervisor:
         """Keep the connection until the context is left; entering waits for the first attempt, not for its success."""
         eventloop.ensure_running()
         tried = asyncio.Event()
-        async with running(self._keep(tried), "libvirt connection"):
-            with contextlib.suppress(TimeoutError):  # an endpoint that hangs must not hold up the start
-                async with asyncio.timeout(self.call_timeout):
-                    await tried.wait()
-            yield
+        with tempfile.TemporaryDirectory(prefix="virtrigaud-libvirt-") as scratch:
+            self._scratch = Path(scratch)
+            async with running(self._keep(tried), "libvirt connection"):
+                with contextlib.suppress(TimeoutError):  # an endpoint that hangs must not hold up the start
+                    async with asyncio.timeout(CONNECT_SECONDS):
+                        await tried.wait()
+                yield
 
     async def call(self, doing: str, use: Callable[[libvirt.virConnect], T], *, timeout: float | None = None) -> T:
         """Call libvirt on a thread.
@@ -181,7 +187,8 @@ class Hypervisor:
     async def _open(self) -> libvirt.virConnect:
         """Connect; however long the hypervisor takes, there is only one attempt at a time."""
         loop = asyncio.get_running_loop()
-        uri, credentials = self._uri(), self._secrets()
+        uri = connection_uri(self.endpoint, self._credentials, self._scratch)
+        credentials = self._credentials.answers()
         answer: asyncio.Future[libvirt.virConnect] = loop.create_future()
 
         def settle(connection: libvirt.virConnect | None, error: BaseException | None) -> None:
@@ -210,7 +217,7 @@ class Hypervisor:
 
         threading.Thread(target=work, name="libvirt-open", daemon=True).start()
         while True:
-            done, _ = await asyncio.wait({answer}, timeout=self.call_timeout)
+            done, _ = await asyncio.wait({answer}, timeout=CONNECT_SECONDS)
             if done:
                 return answer.result()
             self._reason = HypervisorUnavailableError(
@@ -239,52 +246,6 @@ class Hypervisor:
         ):
             with contextlib.suppress(libvirt.libvirtError):  # a driver without this event: the slow refresh sees it
                 connection.domainEventRegisterAny(None, kind, changed, None)
-
-    # -- credentials -----------------------------------------------------------------------------------------------
-
-    def _file(self, name: str) -> Path | None:
-        if self._credentials is None:
-            return None
-        path = self._credentials / name
-        return path if path.is_file() else None
-
-    def _uri(self) -> str:
-        """The URI with the paths that ssh needs: host keys are checked, nothing is ever asked, no secret is in it.
-
-        Source: libvirt "Remote URIs": keyfile, known_hosts, no_tty, sshauth.
-        """
-        parts = urlsplit(self.endpoint)
-        transport = parts.scheme.partition("+")[2]
-        if parts.password is not None:
-            raise InvalidSpecError(f"endpoint {parts.scheme}://{parts.hostname}: put the password into the credentials")
-        if transport not in ("ssh", "libssh2", "libssh"):
-            return self.endpoint
-        query = parts.query.split("&") if parts.query else []
-        given = {item.partition("=")[0] for item in query}
-        extra: dict[str, str] = {}
-        if "no_tty" not in given and transport == "ssh":
-            extra["no_tty"] = "1"
-        if "keyfile" not in given and (key := self._file("ssh-privatekey")):
-            extra["keyfile"] = str(key)
-        if transport != "ssh":
-            if "known_hosts" not in given and (hosts := self._file("known_hosts")):
-                extra["known_hosts"] = str(hosts)
-            if "known_hosts_verify" not in given:
-                extra["known_hosts_verify"] = "normal"
-        query += [urlencode(extra)] if extra else []
-        netloc = parts.netloc
-        if "@" not in netloc and (user := self._file("username")):
-            netloc = f"{user.read_text().strip()}@{netloc}"
-        return urlunsplit((parts.scheme, netloc, parts.path, "&".join(query), ""))
-
-    def _secrets(self) -> dict[int, str]:
-        secrets: dict[int, str] = {}
-        if user := self._file("username"):
-            secrets[libvirt.VIR_CRED_AUTHNAME] = secrets[libvirt.VIR_CRED_USERNAME] = user.read_text().strip()
-        if password := self._file("password"):
-            secret = password.read_text().rstrip("\r\n")
-            secrets[libvirt.VIR_CRED_PASSPHRASE] = secrets[libvirt.VIR_CRED_NOECHOPROMPT] = secret
-        return secrets
 
 
 def _open_blocking(uri: str, secrets: dict[int, str], lost: Callable[[libvirt.virConnect], None]) -> libvirt.virConnect:

@@ -62,10 +62,10 @@ class Reader:
         """Every domain, by UUID: one bulk call for the states, and one read for each that is new or changed."""
         now = self._clock.monotonic()
         known = {uid: k for uid, k in self._known.items() if now - k.read < LONGEST_MEMORY}
-        doubts = {uid: self._doubt(uid) for uid in known}
+        everything, each = self._all_doubts, dict(self._doubts)
         raws, fresh = await self._hypervisor.call("observe all machines", lambda c: read_all(c, known), timeout=60.0)
         for raw in fresh:
-            self._remember(raw, doubts.get(raw.uid, self._doubt(raw.uid)))
+            self._remember(raw, (everything, each.get(raw.uid, 0)))
         for uid in self._known.keys() - {raw.uid for raw in raws}:
             self.forget(uid)
             self._doubts.pop(uid, None)

@@ -1,0 +1,93 @@
+"""Remote endpoints: the URI that libvirt gets, with paths of credentials in it and never a secret.
+
+Host keys are always checked, and nothing is ever asked on a terminal.
+Source: libvirt, "Remote support": transports ssh, libssh, libssh2, tls; parameters keyfile, known_hosts,
+known_hosts_verify, no_tty, command, sshauth.
+"""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from urllib.parse import urlencode, urlsplit, urlunsplit
+
+import libvirt
+from common.errors import InvalidSpecError
+
+
+class Credentials:
+    """A directory with any of `username`, `password`, `ssh-privatekey`, `known_hosts`; read anew at each connection."""
+
+    def __init__(self, directory: Path | None) -> None:
+        self._directory = directory
+
+    def file(self, name: str) -> Path | None:
+        """The file, if it is there."""
+        path = self._directory / name if self._directory is not None else None
+        return path if path is not None and path.is_file() else None
+
+    def text(self, name: str) -> str | None:
+        """Its content without the line end, if it is there."""
+        path = self.file(name)
+        return path.read_text().rstrip("\r\n") if path is not None else None
+
+    def answers(self) -> dict[int, str]:
+        """What to say when libvirt asks, by kind of question."""
+        answers: dict[int, str] = {}
+        if (user := self.text("username")) is not None:
+            answers[libvirt.VIR_CRED_AUTHNAME] = answers[libvirt.VIR_CRED_USERNAME] = user
+        if (password := self.text("password")) is not None:
+            answers[libvirt.VIR_CRED_PASSPHRASE] = answers[libvirt.VIR_CRED_NOECHOPROMPT] = password
+        return answers
+
+
+def connection_uri(endpoint: str, credentials: Credentials, scratch: Path) -> str:
+    """The URI to open.
+
+    Args:
+        scratch: private directory for the ssh command that knows where the host keys are.
+    Raises:
+        InvalidSpecError: a password in the URI, or one that the transport cannot use.
+    """
+    parts = urlsplit(endpoint)
+    if parts.password is not None:
+        raise InvalidSpecError(
+            "endpoint: holds a password; put it into the file `password` of the credentials directory"
+        )
+    transport = parts.scheme.partition("+")[2]
+    if transport not in ("ssh", "libssh", "libssh2"):
+        return endpoint
+    query = parts.query.split("&") if parts.query else []
+    given = {item.partition("=")[0] for item in query}
+    key, hosts = credentials.file("ssh-privatekey"), credentials.file("known_hosts")
+    wanted: dict[str, str] = {}
+    if key is not None:
+        wanted["keyfile"] = str(key)
+    if transport == "ssh":
+        if key is None and credentials.file("password") is not None:
+            raise InvalidSpecError(
+                "endpoint: the ssh transport takes no password; give `ssh-privatekey`, or use qemu+libssh://"
+            )
+        wanted["no_tty"] = "1"
+        if hosts is not None:
+            wanted["command"] = str(_ssh_command(scratch, hosts))
+    else:
+        wanted["known_hosts_verify"] = "normal"
+        if hosts is not None:
+            wanted["known_hosts"] = str(hosts)
+        if key is None and credentials.file("password") is not None:
+            wanted["sshauth"] = "password,keyboard-interactive"
+    query += [urlencode({name: value}, safe="/,") for name, value in wanted.items() if name not in given]
+    netloc = parts.netloc
+    if "@" not in netloc and (user := credentials.text("username")):
+        netloc = f"{user}@{netloc}"
+    return urlunsplit((parts.scheme, netloc, parts.path, "&".join(query), ""))
+
+
+def _ssh_command(scratch: Path, hosts: Path) -> Path:
+    """libvirt has no parameter for OpenSSH's host keys, only one for the command."""
+    path = scratch / "ssh"
+    options = f"-o UserKnownHostsFile={shlex.quote(str(hosts))} -o StrictHostKeyChecking=yes -o IdentitiesOnly=yes"
+    path.write_text(f'#!/bin/sh\nexec ssh {options} "$@"\n')
+    path.chmod(0o700)
+    return path
