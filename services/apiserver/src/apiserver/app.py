@@ -53,6 +53,9 @@ class Metrics:
         Gauge("apiserver_store_revision", "Newest revision", registry=self.registry).set_function(revision)
 
 
+OPENAPI_V2_PROTOBUF = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf"
+
+
 class Application:
     """Answers HTTP requests."""
 
@@ -149,6 +152,10 @@ class Application:
         return _json(discovery.api_versions() if core else discovery.api_groups(registry))
 
     def _openapi2(self, request: Request) -> Response:
+        if OPENAPI_V2_PROTOBUF in accept_of(request):
+            # An empty document is a valid one, and kubectl takes a kind that it does not find there to the server, which
+            # validates anyway. Without it, `kubectl apply` fails for a List and for a kind with a typing error.
+            return Response(b"", media_type=OPENAPI_V2_PROTOBUF)
         if not forms(accept_of(request)):
             raise errors.not_acceptable("application/json (OpenAPI v2 is not served as protobuf; use /openapi/v3)")
         return Response(self._documents.version2(), media_type="application/json")

@@ -210,7 +210,7 @@ class Operations:
         for _ in range(_ATTEMPTS):
             item = self.find(resource, namespace, name)
             old = resource.load(item)
-            new = self._next(resource, old, edit(copy.deepcopy(old)), options, tracked=tracked)
+            new = self._next(resource, old, edit(resource.load(item)), options, tracked=tracked)
             if new is old or _same(old, new):
                 return Outcome(old, warnings=warnings)
             gone = vanishes(resource, new)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
 from .celengine import cel
@@ -173,6 +173,7 @@ def wanted_of(text: str, name: str) -> Wanted:
     return tree
 
 
+@lru_cache(maxsize=4096)
 def escape(name: str) -> str:
     """Return the name by which an expression reads a member."""
     if name in _RESERVED:
