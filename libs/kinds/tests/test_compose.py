@@ -222,7 +222,8 @@ def test_bad_wishes_name_the_field_and_the_cure(machine: Any, size: dict[str, An
 # -- every field ------------------------------------------------------------------------------------------------------
 
 SAMPLES: dict[str, Any] = {
-    "spec.resources.cpu": 5, "spec.cpu": 5, "spec.importedDisk.path": "/pool/disk", "spec.network.vsphere.distributedSwitch.uuid": "50-2e",
+    "spec.resources.cpu": 5, "spec.cpu": 5, "spec.importedDisk.path": "/pool/disk",
+    "spec.network.vsphere.distributedSwitch.uuid": "50-2e",
     "spec.networks[].dns": "9.9.9.9", "spec.networks[].addresses": ["192.0.2.5/24"], "spec.networks[].mtu": 1400,
     "spec.memory": "3Gi", "spec.diskDefaults.size": "41Gi", "spec.lifecycle.gracefulShutdownTimeout": "31s",
     "spec.resourceLimits.memoryLimit": "3Gi", "spec.resourceLimits.memoryReservation": "1Gi",

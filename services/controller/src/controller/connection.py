@@ -131,6 +131,7 @@ class Connection:
         Raises:
             ProviderError: as the provider said; HypervisorUnavailableError at once while the breaker is open.
         """
+        self._open_channel()  # first: a connection that is still being made is no silence of the provider
         self.breaker.allow()
         try:
             async with asyncio.timeout(timeout), self._slots:

@@ -51,6 +51,11 @@ ADOPTED = "virtrigaud.io/adopted"
 APPLY = 60.0
 """Deadline of ApplyMachine and DeleteMachine, seconds: short steps finish in it, long ones are operations."""
 
+FOLLOW_UP = 15.0
+"""Seconds after which a machine with a running operation is looked at, should its end not have been heard."""
+BLOCKED = 60.0
+"""Seconds between two looks at a removal that waits for its Provider."""
+
 BEFORE_APPLY = faults.declare("controller.machine.before-apply", "the intent is stored, the provider was not asked yet")
 AFTER_APPLY = faults.declare("controller.machine.after-apply", "the provider has acted, the status does not say so yet")
 BEFORE_RELEASE = faults.declare("controller.machine.before-release", "the machine is gone, the object is not yet")
@@ -135,7 +140,7 @@ class MachineReconciler:
             ignored=ignored,
         )
         await self._report(vm, outcome)
-        return None
+        return FOLLOW_UP if answer.operation is not None else None
 
     async def _bound(self, vm: VirtualMachine) -> Provider:
         """The provider that has, or shall have, the machine. Raises: Hold: the spec names another than it is on."""
@@ -334,7 +339,7 @@ class MachineReconciler:
             connection.follow(answer.operation, vm.metadata.uid)
         if not answer.gone:
             await self._report_deletion(vm, Deletion(operation=answer.operation))
-            return None if answer.operation is not None else 2.0
+            return FOLLOW_UP if answer.operation is not None else 2.0
         connection.remember(vm.metadata.uid, None)
         await faults.point(BEFORE_RELEASE)
         if orphan or policy == "Retain":
@@ -352,10 +357,12 @@ class MachineReconciler:
         provider = self._caches.providers.get(bound.namespace, bound.name)
         cure = f'bring it back, or set the annotation {ORPHAN}: "true" to keep the machine and drop this object'
         if provider is None or (bound.uid and provider.metadata.uid != bound.uid):
-            raise Hold("ProviderUnavailable", f"Provider {label}, which has the machine, does not exist; {cure}")
+            raise Hold(
+                "ProviderUnavailable", f"Provider {label}, which has the machine, does not exist; {cure}", again=BLOCKED
+            )
         connection = self._connections.get(provider.metadata.uid)
         if connection is None:
-            raise Hold("ProviderUnavailable", f"Provider {label} is not running; {cure}")
+            raise Hold("ProviderUnavailable", f"Provider {label} is not running; {cure}", again=BLOCKED)
         return connection
 
     async def _call_delete(self, vm: VirtualMachine, connection: Connection, *, retain: bool) -> Any:

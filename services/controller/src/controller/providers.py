@@ -101,13 +101,9 @@ class ProviderReconciler:
                 self._connections.close(uid)
             return self._connections.get(uid)
         label = f"{provider.metadata.namespace}/{provider.metadata.name}"
-        known = self._connections.get(uid)
-        connection = self._connections.ensure(
+        return self._connections.ensure(
             uid, label, state.target, health_policy(provider), limits(provider), lambda: self._wake(uid)
         )
-        if connection is not known:
-            self._wake_users(provider)
-        return connection
 
     async def _report(self, provider: Provider, state: RuntimeState, connection: Connection | None) -> None:
         users = self._users(provider)
@@ -116,7 +112,7 @@ class ProviderReconciler:
         status = provider_status(provider, state, self._mode(provider), health, info, len(users), self._clock.now())
         await self._writer.status(self._caches.providers, provider, status)
         available = bool(status.healthy)
-        if self._available.get(provider.metadata.uid, provider.status.healthy) != available:
+        if self._available.get(provider.metadata.uid, bool(provider.status.healthy)) != available:
             message = status_message(status)
             kind, reason = (NORMAL, "Available") if available else (WARNING, "Unavailable")
             self._recorder.record(subject_of(provider, self.kind), kind, reason, message)

@@ -1,0 +1,178 @@
+"""Informers and the Api against a real API server, and references between cached objects."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from common.clock import SystemClock
+from controller.api import Api, ConflictError, ExpiredError, NotFoundError, RefusedError, connect, error_from
+from controller.core import NAMESPACES, Meta, Namespace, Secret
+from controller.files import replace_directory
+from controller.index import Index
+from controller.informer import BadObject, Informer
+from controller.objects import CLASSES, VIRTUAL_MACHINES
+from controller.references import granted
+from controller.secrets import Secrets, scrub
+from controller_harness import CLASS, Cluster, machine, until
+from kinds.compose import BootSources
+from kinds.metadata import LabelSelector, LabelSelectorRequirement
+from kinds.vmclass import VMClass
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+
+@asynccontextmanager
+async def running(cluster: Cluster, namespace: str, **options: Any) -> AsyncIterator[tuple[Api, Informer[VMClass]]]:
+    """An informer of VMClasses, its cache filled."""
+    async with connect(str(cluster.kubeconfig)) as api:
+        informer = Informer(api, CLASSES, SystemClock(), random.Random(1), namespace=namespace, **options)
+        async with asyncio.TaskGroup() as group:
+            task = group.create_task(informer.run())
+            await informer.synced.wait()
+            yield api, informer
+            task.cancel()
+
+
+async def test_a_cache_follows_the_server(cluster: Cluster, namespace: str):
+    await cluster.namespace(namespace)
+    for number in range(7):
+        await cluster.create("VMClass", namespace, f"c{number}", CLASS)
+    async with running(cluster, namespace, page=3) as (_, informer):  # three pages
+        changes: list[tuple[bool, bool]] = []
+        informer.subscribe(lambda before, after: changes.append((before is not None, after is not None)))
+        assert len(informer) == 7
+        await cluster.create("VMClass", namespace, "new", CLASS)
+        await until(lambda: informer.get(namespace, "new") is not None, "the new object")
+        await cluster.patch("VMClass", namespace, "new", {"spec": {"cpu": 4}})
+        await until(lambda: informer.get(namespace, "new").spec.cpu == 4, "the change")
+        await cluster.delete("VMClass", namespace, "new")
+        await until(lambda: informer.get(namespace, "new") is None, "the removal")
+        assert changes == [(False, True), (True, True), (True, False)]
+
+
+async def test_a_bad_object_stops_nothing_but_itself(cluster: Cluster, namespace: str):
+    """An object that does not decode (written past the schema, or by a newer version) is told and left out."""
+    bad: list[BadObject] = []
+    await cluster.namespace(namespace)
+    await cluster.create("VMClass", namespace, "good", CLASS)
+    async with running(cluster, namespace, on_bad=lambda _, found: bad.append(found)) as (_, informer):
+        raw = {"metadata": {"name": "odd", "namespace": namespace, "resourceVersion": "7"}, "spec": {"cpu": "many"}}
+        informer._take(msgspec.Raw(msgspec.json.encode(raw)))  # as the stream would hand it over
+        assert [found.meta.name for found in bad] == ["odd"]
+        assert "Expected `int`" in bad[0].error
+        await cluster.create("VMClass", namespace, "later", CLASS)
+        await until(lambda: informer.get(namespace, "later") is not None, "the next object")
+        assert informer.get(namespace, "odd") is None
+        assert (namespace, "odd") in informer.bad
+
+
+async def test_an_expired_version_is_listed_anew(cluster: Cluster, namespace: str):
+    """410 on the watch: what changed meanwhile is found by comparing."""
+    await cluster.namespace(namespace)
+    await cluster.create("VMClass", namespace, "a", CLASS)
+    async with running(cluster, namespace) as (api, informer):
+        await cluster.create("VMClass", namespace, "b", CLASS)
+        await until(lambda: informer.get(namespace, "b") is not None, "the object")
+        informer._items[(namespace, "ghost")] = informer.get(namespace, "a")
+        await informer._list()
+        assert informer.get(namespace, "ghost") is None
+        assert isinstance(error_from(410, b'{"reason":"Expired","message":"too old"}', "watch"), ExpiredError)
+        assert await api.get(CLASSES, namespace, "nothing") is None
+
+
+async def test_the_api_names_its_refusals(cluster: Cluster, namespace: str):
+    await cluster.namespace(namespace)
+    created = await cluster.create("VMClass", namespace, "a", CLASS)
+    async with connect(str(cluster.kubeconfig)) as api:
+        with pytest.raises(ConflictError):
+            await api.create(CLASSES, namespace, {"metadata": {"name": "a"}, "spec": CLASS})
+        with pytest.raises(NotFoundError):
+            await api.patch(CLASSES, namespace, "b", {"spec": {"cpu": 1}})
+        with pytest.raises(RefusedError, match="cpu"):
+            await api.patch(CLASSES, namespace, "a", {"spec": {"cpu": 0}})
+        stale = {"metadata": {"resourceVersion": created["metadata"]["resourceVersion"]}, "spec": {"cpu": 2}}
+        await api.patch(CLASSES, namespace, "a", stale)
+        with pytest.raises(ConflictError):
+            await api.patch(CLASSES, namespace, "a", {**stale, "spec": {"cpu": 3}})
+        found: Namespace | None = await api.get(NAMESPACES, "", namespace)
+        assert found is not None
+
+
+async def test_a_secret_that_lacks_the_key_is_named_and_never_shown(cluster: Cluster, namespace: str):
+    await cluster.namespace(namespace)
+    await cluster.secret(namespace, "boot", other="canary-11aa")
+    boot = {"cloudInit": {"secretRef": {"name": "boot"}}}
+    await cluster.create("VirtualMachine", namespace, "web", machine(userData=boot))
+    async with connect(str(cluster.kubeconfig)) as api:
+        vm = await api.get(VIRTUAL_MACHINES, namespace, "web")
+        with pytest.raises(Exception, match=f"Secret {namespace}/boot .* has no key userdata or user-data") as refused:
+            await Secrets(api).boot_sources(vm)
+        assert "canary" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("selector", "labels", "allowed"),
+    [
+        (None, {"team": "blue"}, False),
+        (LabelSelector(), {}, True),
+        (LabelSelector(), None, False),  # the namespace is not known: no grant
+        (LabelSelector(match_labels={"team": "blue"}), {"team": "blue", "x": "y"}, True),
+        (LabelSelector(match_labels={"team": "blue"}), {"team": "red"}, False),
+        (LabelSelector(match_expressions=[LabelSelectorRequirement(key="t", operator="Exists")]), {"t": ""}, True),
+        (LabelSelector(match_expressions=[LabelSelectorRequirement(key="t", operator="Exists")]), {}, False),
+    ],
+)
+async def test_W70_grants(selector: LabelSelector | None, labels: dict[str, str] | None, allowed: bool):
+    assert granted(selector, "owner", "other", labels) is allowed
+    assert granted(selector, "owner", "owner", labels)
+
+
+async def test_scrubbed_messages_hold_nothing_of_the_boot_data():
+    boot = BootSources(user_data="#cloud-config\npassword: 'hunter22'\nok: yes\n")
+    assert scrub("failed at password: 'hunter22'", boot) == "failed at [redacted]"
+    assert scrub("bad value hunter22 in yes", boot) == "bad value [redacted] in yes"
+    assert scrub("no room", boot) == "no room"
+    assert "hunter22" not in repr(boot)
+    assert repr(Secret(Meta(name="s", namespace="n"), {"k": b"hunter22"})) == "Secret(n/s)"
+
+
+async def test_a_directory_changes_in_one_step(tmp_path: Path):
+    link = tmp_path / "credentials"
+    assert replace_directory(link, {"user": b"a", "password": b"b"})
+    assert not replace_directory(link, {"user": b"a", "password": b"b"})
+    before = link.resolve()
+    assert replace_directory(link, {"user": b"a"})
+    assert sorted(entry.name for entry in link.iterdir()) == ["user"]
+    assert not before.exists()
+    assert (link / "user").stat().st_mode & 0o777 == 0o600
+    for name in ("../x", "a/b", "", "..data"):
+        with pytest.raises(ValueError, match="is no name of a file"):
+            replace_directory(link, {name: b""})
+
+
+async def test_the_index_follows_references():
+    def vm(name: str, provider: str) -> Any:
+        meta = {"name": name, "namespace": "ns", "uid": f"uid-{name}"}
+        spec = machine(providerRef={"name": provider})
+        return msgspec.convert({"metadata": meta, "spec": spec}, VIRTUAL_MACHINES.type)
+
+    index = Index()
+    first, second = vm("a", "p"), vm("b", "p")
+    index.update(None, first)
+    index.update(None, second)
+    assert index.users("Provider", "ns", "p") == {("ns", "a"), ("ns", "b")}
+    moved = vm("a", "q")
+    index.update(first, moved)
+    assert index.users("Provider", "ns", "p") == {("ns", "b")}
+    assert index.users("VMImage", "ns", "guest") == {("ns", "a"), ("ns", "b")}
+    assert index.by_uid("uid-a") == ("ns", "a")
+    index.update(moved, None)
+    assert index.users("Provider", "ns", "q") == frozenset()
+    assert index.by_uid("uid-a") is None
