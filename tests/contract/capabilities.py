@@ -319,7 +319,7 @@ ALL = [field.name for field in dataclasses.fields(v1.Capabilities)]
 class CapabilityContract:
     """Each capability, declared or not."""
 
-    def test_every_capability_has_its_proof(self) -> None:
+    def test_P30_P32_every_capability_has_its_proof(self) -> None:
         """A new capability cannot be forgotten here."""
         assert set(ALL) == set(EXERCISES) | set(ELSEWHERE) | LATER
         assert set(ALL) == set(REFUSED) | ANSWERED_BY_CALLS | HOW

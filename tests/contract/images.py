@@ -64,7 +64,7 @@ class ImageContract:
         assert [image.id for image in listed.images].count(first.id) == 1
         await subject.images.delete_image(v1.DeleteImageRequest(id=first.id), timeout=subject.pace.call)
 
-    async def test_equal_requests_share_one_operation(self, subject: Subject) -> None:
+    async def test_W40_equal_requests_share_one_operation(self, subject: Subject) -> None:
         wish = request(_source(subject))
         subject.faults.hangs("images.prepare.before")
         async with asyncio.TaskGroup() as group:

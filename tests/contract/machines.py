@@ -93,7 +93,7 @@ class MachineContract:
         await subject.settle(spec)
         assert await subject.world.count(spec.identity.uid) == 1
 
-    async def test_a_restarted_server_finds_its_machines(self, subject: Subject) -> None:
+    async def test_W34_a_restarted_server_finds_its_machines(self, subject: Subject) -> None:
         """Nothing is remembered but what the hypervisor holds."""
         spec = subject.spec()
         before = (await subject.settle(spec)).machine

@@ -12,7 +12,7 @@ from .subject import Subject
 class OperationContract:
     """Get, list, cancel, watch."""
 
-    async def test_an_operation_can_be_found_and_followed(self, subject: Subject) -> None:
+    async def test_P39_P41_an_operation_can_be_found_and_followed(self, subject: Subject) -> None:
         spec = subject.spec()
         async with subject.world.slow_create():
             answer = await subject.apply(spec)

@@ -101,7 +101,7 @@ class WatchContract:
             for spec in specs:
                 assert view.machines[spec.identity.uid] == await subject.get(spec.identity.uid)
 
-    async def test_every_change_shows(self, subject: Subject) -> None:
+    async def test_P37_every_change_shows(self, subject: Subject) -> None:
         async with View(subject).following() as view:
             await view.wait_snapshot()
             spec = subject.spec(power=ON)

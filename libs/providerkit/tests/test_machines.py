@@ -36,7 +36,7 @@ async def end_of(room: Room, operation: v1.Operation) -> v1.Operation:
     return states[-1]
 
 
-async def test_a_caller_waits_a_moment_and_gets_the_operation(make_room: MakeRoom) -> None:
+async def test_P38_a_caller_waits_a_moment_and_gets_the_operation(make_room: MakeRoom) -> None:
     """The wait is the kit's, or most of the caller's own deadline if that is shorter."""
     for remaining, moment in ((None, 1.0), (0.5, 0.4)):
         clock = ManualClock()

@@ -330,7 +330,7 @@ TABLE: dict[str, tuple[Edit, list[Row]]] = {
 
 
 @pytest.mark.parametrize("name", TABLE)
-def test_decides(name: str) -> None:
+def test_W13_W14_W15_decides(name: str) -> None:
     edit, rows = TABLE[name]
     want, machine, caps = wanted(), seen(), copy.deepcopy(FAKE_CAPABILITIES)
     edit(want, machine, caps)
