@@ -149,6 +149,12 @@ async def test_openapi_of_a_custom_kind(api, instance):
     assert "application/strategic-merge-patch+json" not in patch["requestBody"]["content"]
 
 
+async def test_openapi_2_as_protobuf_is_an_empty_document(api):
+    """kubectl asks for it when it applies a List or a misspelt kind; the server validates anyway."""
+    reply = await api.get("/openapi/v2", accept="application/com.github.proto-openapi.spec.v2@v1.0+protobuf")
+    assert (reply.status, reply.body) == (200, b"")
+
+
 async def test_openapi_2_has_no_words_of_3(api):
     document = (await api.get("/openapi/v2")).json
     assert document["swagger"] == "2.0"

@@ -153,9 +153,10 @@ class Application:
 
     def _openapi2(self, request: Request) -> Response:
         if OPENAPI_V2_PROTOBUF in accept_of(request):
-            # An empty document is a valid one, and kubectl takes a kind that it does not find there to the server, which
-            # validates anyway. Without it, `kubectl apply` fails for a List and for a kind with a typing error.
-            return Response(b"", media_type=OPENAPI_V2_PROTOBUF)
+            # An empty document is a valid one, and kubectl takes a kind that it does not find there to the server,
+            # which validates anyway. Without it, `kubectl apply` fails for a List and for a misspelt kind. Answers
+            # have a dot for the @, which Go's MIME parser refuses. Source: kube-openapi, pkg/handler.
+            return Response(b"", media_type=OPENAPI_V2_PROTOBUF.replace("@", "."))
         if not forms(accept_of(request)):
             raise errors.not_acceptable("application/json (OpenAPI v2 is not served as protobuf; use /openapi/v3)")
         return Response(self._documents.version2(), media_type="application/json")
