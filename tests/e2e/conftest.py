@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -52,9 +53,11 @@ def shared_objects(uri: str) -> list[Object]:
 @pytest.fixture
 def namespace(stack: Stack, request: pytest.FixtureRequest) -> Iterator[str]:
     """A namespace of the test's own with a network named `wire`; its machines are gone at the end."""
-    name = re.sub(r"[^a-z0-9]+", "-", request.node.name.removeprefix("test_").lower()).strip("-")[:50].strip("-")
+    words = re.sub(r"[^a-z0-9]+", "-", request.node.name.removeprefix("test_").lower())
+    name = f"{words[:40].strip('-')}-{zlib.crc32(request.node.nodeid.encode()):08x}"
     stack.kubectl("create", "namespace", name)
     wire = {"network": {"libvirt": {"networkName": stack.libvirtd.network}}}
     stack.apply(manifest("VMNetworkAttachment", "wire", wire, name))
     yield name
-    stack.kubectl("delete", "vm", "--all", "-n", name, "--timeout=90s")
+    for kind in ("vm", "vmimage", "provider"):  # a provider goes last: the others need it to go
+        stack.kubectl("delete", kind, "--all", "-n", name, "--timeout=90s")

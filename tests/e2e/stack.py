@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +85,32 @@ class Stack:
             described = self._kubectl(("describe", kind, name, "-n", namespace)).stdout
             raise AssertionError(f"{kind} {name}: not {what}: {result.stderr}\n{described}\n{self.logs()}")
 
+    def wait_until(
+        self, kind: str, name: str, holds: Callable[[Object], bool], namespace: str = SHARED, seconds: float = PATIENCE
+    ) -> Object:
+        """`kubectl get --watch` until something holds of the object; answers with it."""
+        command = ["kubectl", "--kubeconfig", str(self.kubeconfig), "--cache-dir", str(self.home / "cache")]
+        command += ["get", kind, name, "-n", namespace, "--watch", "-o", "json", f"--request-timeout={seconds:g}s"]
+        text, last = "", {}
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as watch:
+            assert watch.stdout is not None
+            for line in watch.stdout:
+                text += line
+                if line != "}\n":
+                    continue
+                last, text = json.loads(text), ""
+                if holds(last):
+                    watch.terminate()
+                    return last
+        raise AssertionError(f"{kind} {name} after {seconds:g} s: {json.dumps(last, indent=1)}\n{self.logs()}")
+
+    def wait_said(self, kind: str, name: str, what: str, text: str, namespace: str, seconds: float = PATIENCE) -> str:
+        """Wait until a condition's message holds a text; answers with the message."""
+        body = self.wait_until(
+            kind, name, lambda body: text in condition(body, what).get("message", ""), namespace, seconds
+        )
+        return str(condition(body, what)["message"])
+
     def events(self, name: str, namespace: str) -> list[str]:
         """Reasons of a machine's events."""
         selector = f"involvedObject.name={name}"
@@ -128,9 +155,10 @@ class Stack:
     def logs(self) -> str:
         """The last lines of every log, for the reader of a failure."""
         parts = []
-        for path in sorted((self.home / "logs").glob("*.log")):
-            lines = path.read_text(errors="replace").splitlines()[-15:]
-            parts.append(f"--- {path.name}\n" + "\n".join(lines))
+        newest = sorted((self.home / "logs").glob("*.log"), key=lambda path: path.stat().st_mtime)[-4:]
+        for path in newest:
+            lines = [line for line in path.read_text(errors="replace").splitlines() if "health.changed" not in line]
+            parts.append(f"--- {path.name}\n" + "\n".join(line[:300] for line in lines[-8:]))
         return "\n".join(parts)
 
 

@@ -86,6 +86,7 @@ def _spawn(home: Home) -> subprocess.Popen[bytes]:
 def _wait_ready(home: Home, process: subprocess.Popen[bytes] | None, say: Say) -> StackState:
     deadline = time.monotonic() + START_LIMIT
     said: set[str] = set()
+    restarts: dict[str, int] = {}
     while time.monotonic() < deadline:
         state = StackState.load(home)
         if state is not None and (process is None or state.pid == process.pid):
@@ -93,14 +94,14 @@ def _wait_ready(home: Home, process: subprocess.Popen[bytes] | None, say: Say) -
                 if process is not None and component.phase == "ready" and component.name not in said:
                     said.add(component.name)
                     say(f"{component.name} is ready")
-                if component.restarts >= 3:
+                if component.restarts - restarts.setdefault(component.name, component.restarts) >= 3:
                     raise CommandError(
                         f"the {component.name} does not stay up ({component.message}): "
                         f"{last_words(home, component.name)}see `vrtg logs {component.name}`"
                     )
             if state.problem:
                 raise CommandError(f"the stack did not start: {state.problem}")
-            if state.phase == "ready":
+            if state.phase == "ready" and all(c.phase == "ready" for c in state.components.values()):
                 return state
         if process is not None and process.poll() is not None:
             words = last_words(home, "supervisor")
