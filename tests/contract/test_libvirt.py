@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import copy
 import shutil
 import tempfile
 import uuid
@@ -195,8 +194,14 @@ async def subject(
         clock = SystemClock()
         world.hypervisor = hypervisor = Hypervisor(libvirtd.uri, clock=clock, call_timeout=5.0)
         images = Images(
-            hypervisor, pool=POOL, directories=[tmp_path], policy=Policy(), limit=1 << 30, spool=tmp_path, privileged=True
-        )  # fmt: skip
+            hypervisor,
+            pool=POOL,
+            directories=[tmp_path],
+            policy=Policy(),
+            limit=1 << 30,
+            spool=tmp_path,
+            privileged=True,
+        )
         config = Config(owner=OWNER, pool=POOL, pool_path="")
         return LibvirtDriver(hypervisor, images, Guests(hypervisor, clock), Reader(hypervisor, clock), config, "auto")
 

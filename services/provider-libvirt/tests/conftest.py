@@ -24,6 +24,7 @@ from provider_libvirt.reading import Reader
 __all__ = ["guest_image", "libvirtd", "own_libvirtd"]  # fixtures
 
 OWNER = "tests"
+POOL = "default"
 MIB = 1 << 20
 
 
@@ -38,7 +39,7 @@ class Bench:
         self.hypervisor = Hypervisor(daemon.uri, clock=clock, call_timeout=call_timeout)
         self.images = Images(
             self.hypervisor,
-            pool=pool,
+            pool=POOL,
             directories=[images],
             policy=Policy(["127.0.0.1"]),
             limit=1 << 30,
@@ -51,7 +52,7 @@ class Bench:
             self.images,
             self.guests,
             Reader(self.hypervisor, clock),
-            Config(owner=OWNER, pool=pool, pool_path=""),
+            Config(owner=OWNER, pool=POOL, pool_path=""),
             "auto",
         )
 

@@ -54,8 +54,8 @@ class Said(libvirt.libvirtError):
             Said(libvirt.VIR_ERR_SYSTEM_ERROR, libvirt.VIR_FROM_RPC, "Cannot recv data: Host key verification failed."),
             CredentialsRefusedError,
         ),
-        (Said(libvirt.VIR_ERR_INTERNAL_ERROR, libvirt.VIR_FROM_RPC, "client socket is closed"), HypervisorUnavailableError),
-        (Said(libvirt.VIR_ERR_SYSTEM_ERROR, libvirt.VIR_FROM_REMOTE, number=errno.ECONNREFUSED), HypervisorUnavailableError),
+        (Said(libvirt.VIR_ERR_INTERNAL_ERROR, libvirt.VIR_FROM_RPC, "socket is closed"), HypervisorUnavailableError),
+        (Said(libvirt.VIR_ERR_SYSTEM_ERROR, libvirt.VIR_FROM_REMOTE, number=111), HypervisorUnavailableError),
         (Said(libvirt.VIR_ERR_SYSTEM_ERROR, libvirt.VIR_FROM_RPC, number=errno.EACCES), PermissionMissingError),
         (Said(libvirt.VIR_ERR_OPERATION_DENIED), PermissionMissingError),
         (Said(libvirt.VIR_ERR_NO_SUPPORT), NotSupportedError),
@@ -125,7 +125,8 @@ async def test_events_of_the_mock_driver_come_on_the_loop() -> None:
     hypervisor.on_event(seen.put_nowait)
     async with hypervisor.session(), asyncio.timeout(5):
         assert await seen.get() is None
-        uid = await hypervisor.call("suspend", lambda c: (c.lookupByName("test").suspend(), c.lookupByName("test").UUIDString())[1])
+        await hypervisor.call("suspend", lambda c: c.lookupByName("test").suspend())
+        uid = await hypervisor.call("look up", lambda c: c.lookupByName("test").UUIDString())
         assert await seen.get() == uid
         await hypervisor.call("resume", lambda c: c.lookupByName("test").resume())
 
@@ -160,8 +161,12 @@ def test_ssh_gets_paths_and_checks_host_keys(credentials: Path, tmp_path: Path) 
     shell = shutil.which("sh")
     assert shell is not None
     said = subprocess.run(
-        [tmp_path / "ssh", "-T", "host"], env={"PATH": f"{fake}:/usr/bin:/bin"}, check=True, capture_output=True, text=True
-    ).stdout  # fmt: skip
+        [tmp_path / "ssh", "-T", "host"],
+        env={"PATH": f"{fake}:/usr/bin:/bin"},
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
     assert f"[UserKnownHostsFile={credentials}/known_hosts]" in said
     assert "[StrictHostKeyChecking=yes]" in said
     assert said.endswith("[-T]\n[host]\n")
@@ -177,6 +182,19 @@ def test_libssh_verifies_too(credentials: Path, tmp_path: Path) -> None:
     assert SECRET in Credentials(credentials).answers().values()
     with pytest.raises(InvalidSpecError, match="ssh-privatekey"):
         connection_uri("qemu+ssh://host/system", Credentials(credentials), tmp_path)
+
+
+def test_tls_gets_the_certificates_under_libvirts_names(credentials: Path, tmp_path: Path) -> None:
+    for name in ("tls.crt", "tls.key"):
+        (credentials / name).write_text(name + SECRET)
+    with pytest.raises(InvalidSpecError, match=r"ca\.crt missing"):
+        connection_uri("qemu+tls://host/system", Credentials(credentials), tmp_path)
+    (credentials / "ca.crt").write_text("ca")
+    for _ in range(2):
+        uri = connection_uri("qemu+tls://host/system", Credentials(credentials), tmp_path)
+    assert uri == f"qemu+tls://host/system?pkipath={tmp_path}/pki"
+    assert (tmp_path / "pki" / "clientkey.pem").read_text() == "tls.key" + SECRET
+    assert (tmp_path / "pki" / "clientkey.pem").stat().st_mode & 0o777 == 0o600
 
 
 def test_a_password_in_the_uri_is_refused(tmp_path: Path) -> None:

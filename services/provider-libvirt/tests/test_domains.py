@@ -20,8 +20,8 @@ from .conftest import MIB, machine_spec
 
 UID = "0a6b5d6e-3c1c-4a53-9d3e-0000000000a1"
 HOST = Host(
-    driver="QEMU", hypervisor="QEMU 7.2.0", hostname="h", arch="x86_64", virtualization="qemu", virtualization_reason="",
-    emulator="/usr/bin/qemu-system-x86_64", machine="q35", session=False, cpu_mode="maximum", max_cpus=255, efi=True,
+    driver="QEMU", hypervisor="QEMU 7.2.0", hostname="h", arch="x86_64", virtualization="qemu",
+    virtualization_reason="", emulator="/usr/bin/qemu-system-x86_64", machine="q35", session=False, cpu_mode="maximum", max_cpus=255, efi=True,
     disk_buses=("scsi", "virtio", "sata"), nic_models=("virtio",), streams=True, rng=True, agent=True,
 )  # fmt: skip
 MARK = Stamp(
@@ -29,6 +29,8 @@ MARK = Stamp(
     hot_add_cpu=True, disks=(DiskStamp("root", "/p/r", "p", image_id="i"), DiskStamp("old", "/p/o", owned=False)),
     nics=(NicStamp("lan", v1.NetworkKind.NAT, "", "network:default"),), tags=("a", "b"),
 )  # fmt: skip
+DISKS = [domains.DiskDevice("root", "/p/r", "qcow2", "scsi"), domains.DiskDevice("data", "/p/d", "qcow2", "virtio")]
+DEFAULT = networks.Source("network", "default")
 
 anything = st.text(max_size=80)
 
@@ -36,8 +38,7 @@ anything = st.text(max_size=80)
 def build(spec: v1.MachineSpec, mark: Stamp = MARK, host: Host = HOST) -> ET.Element:
     text = domains.domain(
         spec, "shop.web", host, mark,
-        disks=[domains.DiskDevice("root", "/p/r", "qcow2", "scsi"), domains.DiskDevice("data", "/p/d", "qcow2", "virtio")],
-        interfaces=[networks.interface(v1.NicSpec(name="lan"), networks.Source("network", "default"), "52:54:00:00:00:01")],
+        disks=DISKS, interfaces=[networks.interface(v1.NicSpec(name="lan"), DEFAULT, "52:54:00:00:00:01")],
         boot_data="/p/iso", serial_log="/p/log",
     )  # fmt: skip
     return ET.fromstring(text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
 from collections.abc import AsyncIterator
@@ -135,8 +136,6 @@ async def server() -> AsyncIterator[TestServer]:
 
     async def loop(_request: web.Request) -> web.StreamResponse:
         return to("/loop")
-
-    import asyncio
 
     stopped = asyncio.Event()
     app = web.Application()

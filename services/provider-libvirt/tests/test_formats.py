@@ -62,10 +62,9 @@ def test_a_raw_disk_is_as_large_as_its_file() -> None:
 def test_any_bytes_are_judged(head: bytes, length: int, wanted: str) -> None:
     try:
         found = examine(head, max(length, len(head)), wanted)
-    except BrokenImageError as error:
-        assert str(error)
-    else:
-        assert found.capacity % 512 == 0
+    except BrokenImageError:
+        return
+    assert found.capacity % 512 == 0
 
 
 @pytest.mark.real

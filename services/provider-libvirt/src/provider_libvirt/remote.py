@@ -2,7 +2,7 @@
 
 Host keys are always checked, and nothing is ever asked on a terminal.
 Source: libvirt, "Remote support": transports ssh, libssh, libssh2, tls; parameters keyfile, known_hosts,
-known_hosts_verify, no_tty, command, sshauth.
+known_hosts_verify, no_tty, command, sshauth, pkipath.
 """
 
 from __future__ import annotations
@@ -16,7 +16,10 @@ from common.errors import InvalidSpecError
 
 
 class Credentials:
-    """A directory with any of `username`, `password`, `ssh-privatekey`, `known_hosts`; read anew at each connection."""
+    """A directory with any of `username`, `password`, `ssh-privatekey`, `known_hosts`, `ca.crt`, `tls.crt`, `tls.key`.
+
+    Read anew at each connection, so that rotated ones are used.
+    """
 
     def __init__(self, directory: Path | None) -> None:
         self._directory = directory
@@ -55,10 +58,14 @@ def connection_uri(endpoint: str, credentials: Credentials, scratch: Path) -> st
             "endpoint: holds a password; put it into the file `password` of the credentials directory"
         )
     transport = parts.scheme.partition("+")[2]
-    if transport not in ("ssh", "libssh", "libssh2"):
+    if transport not in ("ssh", "libssh", "libssh2", "tls"):
         return endpoint
     query = parts.query.split("&") if parts.query else []
     given = {item.partition("=")[0] for item in query}
+    if transport == "tls":
+        pki = _pki_directory(credentials, scratch) if "pkipath" not in given else None
+        query += [urlencode({"pkipath": str(pki)}, safe="/")] if pki is not None else []
+        return urlunsplit((parts.scheme, parts.netloc, parts.path, "&".join(query), ""))
     key, hosts = credentials.file("ssh-privatekey"), credentials.file("known_hosts")
     wanted: dict[str, str] = {}
     if key is not None:
@@ -82,6 +89,25 @@ def connection_uri(endpoint: str, credentials: Credentials, scratch: Path) -> st
     if "@" not in netloc and (user := credentials.text("username")):
         netloc = f"{user}@{netloc}"
     return urlunsplit((parts.scheme, netloc, parts.path, "&".join(query), ""))
+
+
+def _pki_directory(credentials: Credentials, scratch: Path) -> Path | None:
+    """Certificates under the names that libvirt wants them to have; None leaves it to libvirt's own places."""
+    names = {"ca.crt": "cacert.pem", "tls.crt": "clientcert.pem", "tls.key": "clientkey.pem"}
+    found = {wanted: path for name, wanted in names.items() if (path := credentials.file(name)) is not None}
+    if not found:
+        return None
+    if len(found) < len(names):
+        missing = ", ".join(name for name, wanted in names.items() if wanted not in found)
+        raise InvalidSpecError(f"credentials: {missing} missing; TLS needs ca.crt, tls.crt and tls.key together")
+    directory = scratch / "pki"
+    directory.mkdir(mode=0o700, exist_ok=True)
+    for wanted, path in found.items():
+        copy = directory / wanted
+        copy.unlink(missing_ok=True)
+        copy.touch(mode=0o600)
+        copy.write_bytes(path.read_bytes())
+    return directory
 
 
 def _ssh_command(scratch: Path, hosts: Path) -> Path:

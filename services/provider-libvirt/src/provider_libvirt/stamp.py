@@ -116,7 +116,7 @@ class Stamp:
         return root
 
     def xml(self) -> str:
-        """As text for virDomainSetMetadata, which puts it into the namespace itself and refuses what is in it already."""
+        """As text for virDomainSetMetadata, which adds the namespace by itself, and refuses one that is there."""
         root = self.element()
         for element in root.iter():
             element.tag = element.tag.removeprefix(_TAG)

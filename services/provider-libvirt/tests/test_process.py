@@ -1,0 +1,135 @@
+"""The provider as a process of its own: it serves, leaves when told to, and may be killed at the worst moments."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from common import rpc, v1
+from common.errors import ProviderError
+from common.rpc import Stub
+from libvirtd.private import PrivateLibvirtd
+from providerkit.serving import PACKAGE
+
+from .conftest import MIB, OWNER, machine_spec, uid_of
+
+CANARY = "canary-41f7"
+
+
+class Provider:
+    """A running process, and what it said."""
+
+    def __init__(self, process: asyncio.subprocess.Process, log: Path, ready: Path) -> None:
+        self.process = process
+        self.log = log
+        self.ready = ready
+
+    async def ended(self) -> int:
+        """Wait for its end."""
+        async with asyncio.timeout(30):
+            return await self.process.wait()
+
+    @asynccontextmanager
+    async def machines(self) -> AsyncIterator[Stub]:
+        """Calls to it."""
+        async with rpc.connect(self.ready.read_text().strip(), insecure=True, registry=None) as channel:
+            yield rpc.stub(channel, f"{PACKAGE}.MachineService")
+
+
+@asynccontextmanager
+async def provider(tmp_path: Path, endpoint: str, *arguments: str, fault: str = "") -> AsyncIterator[Provider]:
+    """Start it, wait until it serves, and end it."""
+    ready, log = tmp_path / "ready", tmp_path / "log"
+    ready.unlink(missing_ok=True)
+    environment = {**os.environ, "VIRTRIGAUD_FAULT": fault}
+    with log.open("ab") as output:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "provider_libvirt", "--endpoint", endpoint, "--owner", OWNER, "--insecure",
+            "--listen-address", "127.0.0.1:0", "--ready-file", str(ready), *arguments,
+            stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=environment,
+        )  # fmt: skip
+    try:
+        async with asyncio.timeout(30):
+            while not ready.exists():
+                assert process.returncode is None, log.read_text()
+                await asyncio.sleep(0.05)
+        yield Provider(process, log, ready)
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+
+
+async def settle(machines: Stub, spec: v1.MachineSpec) -> v1.Machine:
+    """Apply until nothing is under way."""
+    async with asyncio.timeout(60):
+        while True:
+            answer = await machines.apply_machine(v1.ApplyMachineRequest(spec=spec), timeout=20)
+            if answer.operation is None:
+                assert answer.machine is not None
+                machine: v1.Machine = answer.machine
+                return machine
+
+
+async def delete(machines: Stub, spec: v1.MachineSpec) -> None:
+    """Delete until it is gone."""
+    async with asyncio.timeout(60):
+        while not (await machines.delete_machine(v1.DeleteMachineRequest(identity=spec.identity), timeout=20)).gone:
+            pass
+
+
+async def test_it_serves_and_leaves_when_told_to(tmp_path: Path) -> None:
+    async with provider(tmp_path, "test:///default", "--pool", "default-pool") as running:
+        async with running.machines() as machines:
+            machine = await settle(machines, machine_spec(disks=[v1.DiskSpec(name="root", size_bytes=MIB)]))
+            assert machine.owned
+        running.process.send_signal(signal.SIGTERM)
+        assert await running.ended() == 0
+        assert not running.ready.exists()
+
+
+async def test_W33_P45_it_serves_while_the_hypervisor_is_away(tmp_path: Path) -> None:
+    """A provider that came up before its hypervisor says so at each call, and needs no restart."""
+    async with (
+        provider(tmp_path, f"qemu+unix:///system?socket={tmp_path}/none") as running,
+        running.machines() as machines,
+    ):
+        with pytest.raises(ProviderError, match="connect to qemu") as refusal:
+            await machines.get_machine(v1.GetMachineRequest(uid=uid_of(machine_spec())), timeout=10)
+        assert refusal.value.reason == "HypervisorUnavailable"
+
+
+@pytest.mark.real
+@pytest.mark.parametrize(
+    "point", ["libvirt.create.begun", "libvirt.create.files", "libvirt.create.defined", "libvirt.destroy.done"]
+)
+async def test_killed_at_the_worst_moment_it_makes_one_machine_and_leaves_no_orphan(
+    tmp_path: Path, libvirtd: PrivateLibvirtd, point: str
+) -> None:
+    spec = machine_spec(
+        disks=[v1.DiskSpec(name="root", size_bytes=8 * MIB)],
+        boot_data=v1.BootData(user_data=f"#cloud-config\npassword: {CANARY}\n"),
+        power=v1.PowerSpec(state=v1.PowerState.ON),
+    )
+    uid = uid_of(spec)
+    async with provider(tmp_path, libvirtd.uri, fault=f"{point}:kill") as doomed, doomed.machines() as machines:
+        with pytest.raises(ProviderError):  # noqa: PT012  # whichever of the two the point lies in
+            await settle(machines, spec)
+            await delete(machines, spec)
+        assert await doomed.ended() == -signal.SIGKILL
+    async with provider(tmp_path, libvirtd.uri) as running, running.machines() as machines:
+        machine = await settle(machines, spec)
+        assert machine.power is v1.PowerState.ON
+        assert [disk.size_bytes for disk in machine.disks] == [8 * MIB]
+        names = {path.name for path in libvirtd.pool_path.iterdir() if path.name.startswith(uid)}
+        assert names == {f"{uid}-root.qcow2", f"{uid}-boot-data.iso", f"{uid}-serial.log"}
+        await delete(machines, spec)
+        assert not [path for path in libvirtd.pool_path.iterdir() if path.name.startswith(uid)]
+    assert CANARY not in (tmp_path / "log").read_text()
