@@ -424,3 +424,28 @@ async def test_kinds_to_come_say_so(cluster: Cluster, home: Path, namespace: str
     await cluster.create("VMSnapshot", namespace, "s", {"vmRef": {"name": "web"}})
     told = await cluster.wait("VMSnapshot", namespace, "s", because("NotSupportedYet"))
     assert "VMSnapshot is not supported yet" in condition(told, "Ready")["message"]
+
+
+async def test_a_namespace_goes_with_everything_in_it(cluster: Cluster, home: Path, namespace: str):
+    """Provider, class, image and Secret are deleted in the same sweep as the machines, and nothing is left behind."""
+    async with hypervisor() as (world, provider):
+        await furnish(cluster, namespace, **provider)
+        await cluster.secret(namespace, "boot", **{"user-data": "#cloud-config\n"})
+        for number in range(3):
+            await made(cluster, namespace, f"web{number}", userData={"cloudInit": {"secretRef": {"name": "boot"}}})
+        assert len(world.images) == 1
+        await cluster.request("DELETE", f"/api/v1/namespaces/{namespace}")
+        for name in ("web0", "web1", "web2"):
+            await cluster.gone(VM, namespace, name)
+        await cluster.gone("VMImage", namespace, "guest")
+        await cluster.gone("Provider", namespace, "fake")
+        assert not world.machines
+        assert not world.images
+
+
+async def test_health_and_metrics_are_served(cluster: Cluster, home: Path):
+    address = (home / "ready").read_text()
+    for page, words in (("readyz", "ok"), ("healthz", "ok"), ("metrics", "virtrigaud_queue_depth")):
+        async with cluster.session.get(f"http://{address}/{page}") as response:
+            assert response.status == 200
+            assert words in await response.text()

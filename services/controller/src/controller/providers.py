@@ -70,6 +70,8 @@ class ProviderReconciler:
         if provider is None:
             return None
         if provider.metadata.deletion_timestamp and not self._users(provider):
+            if self._cleaning(provider):
+                return 1.0
             await self._release(provider)
             return None
         if not provider.metadata.deletion_timestamp:
@@ -89,6 +91,20 @@ class ProviderReconciler:
 
     def _users(self, provider: Provider) -> frozenset[Name]:
         return self._index.users("Provider", provider.metadata.namespace, provider.metadata.name)
+
+    def _cleaning(self, provider: Provider) -> bool:
+        """An image that goes at the same time (a namespace that is deleted) still has to be removed through it.
+
+        Only while the hypervisor answers: a dead one must not hold its own object for ever.
+        """
+        connection = self._connections.get(provider.metadata.uid)
+        if connection is None or not connection.health.healthy:
+            return False
+        return any(
+            image.metadata.deletion_timestamp and entry.provider_uid == provider.metadata.uid and entry.id
+            for image in self._caches.images.values()
+            for entry in image.status.provider_status.values()
+        )
 
     def _mode(self, provider: Provider) -> str:
         mode = provider.spec.runtime.mode if provider.spec.runtime is not None else "Remote"
