@@ -103,7 +103,9 @@ class Cluster:
                         return seen
         except TimeoutError:
             shown = msgspec.json.format(msgspec.json.encode((seen or {}).get("status") if seen else None)).decode()
-            raise AssertionError(f"{kind} {namespace}/{name} did not get there; its status is {shown}") from None
+            raise AssertionError(
+                f"{kind} {namespace}/{name} did not get there; its status is {shown}; {(seen or {}).get('metadata')}"
+            ) from None
         raise AssertionError("the watch ended")
 
     async def _states(self, kind: str, namespace: str, name: str) -> AsyncIterator[Any]:

@@ -176,3 +176,19 @@ async def test_the_index_follows_references():
     index.update(moved, None)
     assert index.users("Provider", "ns", "q") == frozenset()
     assert index.by_uid("uid-a") is None
+
+
+async def test_the_answer_to_a_write_never_undoes_what_the_watch_brought(cluster: Cluster, namespace: str):
+    """A deletion that arrived before the answer to our own write would else be forgotten until the resync."""
+    await cluster.namespace(namespace)
+    await cluster.create("VMClass", namespace, "a", CLASS, finalizers=["test/held"])
+    async with running(cluster, namespace) as (_, informer):
+        base = informer.get(namespace, "a")
+        written = msgspec.structs.replace(
+            base, metadata=msgspec.structs.replace(base.metadata, resource_version="0", labels={"late": "answer"})
+        )
+        await cluster.delete("VMClass", namespace, "a")
+        await until(lambda: bool(informer.get(namespace, "a").metadata.deletion_timestamp), "the deletion")
+        informer.store(written, base.metadata.resource_version)
+        assert informer.get(namespace, "a").metadata.deletion_timestamp
+        await cluster.patch("VMClass", namespace, "a", {"metadata": {"finalizers": None}})

@@ -117,10 +117,16 @@ class Informer(Generic[O]):
     def __len__(self) -> int:
         return len(self._items)
 
-    def store(self, item: O) -> None:
-        """Take over what the API answered to our own write, so that the next look does not see the past."""
+    def store(self, item: O, instead_of: str) -> None:
+        """Take over what the API answered to our own write, so that the next look does not see the past.
+
+        Args:
+            instead_of: resource version that the write was based on. If the cache holds another by now, the watch was
+                faster than the answer: what it brought may be newer (a deletion), and must not be undone.
+        """
         name = (item.metadata.namespace, item.metadata.name)
-        if name in self._items:
+        cached = self._items.get(name)
+        if cached is not None and cached.metadata.resource_version == instead_of:
             self._set(name, item)
 
     # -- list and watch --------------------------------------------------------------------------------------------

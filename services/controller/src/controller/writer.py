@@ -45,5 +45,5 @@ class Writer:
         meta = item.metadata
         self._metrics.wrote(cache.resource.kind)
         patched = await self._api.patch(cache.resource, meta.namespace, meta.name, body, subresource=subresource)
-        cache.store(patched)
+        cache.store(patched, meta.resource_version)
         return patched
