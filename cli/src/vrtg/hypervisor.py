@@ -224,7 +224,9 @@ def _wait_serving(home: Home, keeper: Process) -> None:
 
 
 def _start_network(home: Home) -> None:
-    """A NAT network on a subnet that nothing here uses."""
+    """A NAT network on a subnet that nothing here uses; one that is active serves machines, and is kept."""
+    if NETWORK in _virsh(SYSTEM, "net-list", "--name").stdout.split():
+        return
     if NETWORK in _virsh(SYSTEM, "net-list", "--all", "--name").stdout.split():
         _virsh(SYSTEM, "net-undefine", NETWORK)
     prefix = _free_prefix()
