@@ -20,10 +20,24 @@ from .conftest import MIB, machine_spec
 
 UID = "0a6b5d6e-3c1c-4a53-9d3e-0000000000a1"
 HOST = Host(
-    driver="QEMU", hypervisor="QEMU 7.2.0", hostname="h", arch="x86_64", virtualization="qemu",
-    virtualization_reason="", emulator="/usr/bin/qemu-system-x86_64", machine="q35", session=False, cpu_mode="maximum", max_cpus=255, efi=True,
-    disk_buses=("scsi", "virtio", "sata"), nic_models=("virtio",), streams=True, rng=True, agent=True,
-)  # fmt: skip
+    driver="QEMU",
+    hypervisor="QEMU 7.2.0",
+    hostname="h",
+    arch="x86_64",
+    virtualization="qemu",
+    virtualization_reason="",
+    emulator="/usr/bin/qemu-system-x86_64",
+    machine="q35",
+    session=False,
+    cpu_mode="maximum",
+    max_cpus=255,
+    efi=True,
+    disk_buses=("scsi", "virtio", "sata"),
+    nic_models=("virtio",),
+    streams=True,
+    rng=True,
+    agent=True,
+)
 MARK = Stamp(
     uid=UID, namespace="shop", name="web", owner="me", created=1_700_000_000, boot_digest="d", boot_path="/p/iso",
     hot_add_cpu=True, disks=(DiskStamp("root", "/p/r", "p", image_id="i"), DiskStamp("old", "/p/o", owned=False)),

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
+import os
+import shutil
+import subprocess
+import tempfile
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 import libvirt
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 from common import v1
 from common.errors import (
+    BrokenImageError,
+    ChecksumMismatchError,
     ForeignMachineError,
     HostFullError,
     HypervisorUnavailableError,
@@ -17,13 +27,17 @@ from common.errors import (
     NameConflictError,
     ResourceNotFoundError,
 )
+from common.settings import load
 from libvirtd.private import PrivateLibvirtd
+from provider_libvirt.__main__ import build
+from provider_libvirt.settings import LibvirtSettings
 
-from .conftest import MIB, Bench, bench_on, machine_spec, quiet, uid_of
+from .conftest import MIB, OWNER, Bench, bench_on, machine_spec, quiet, uid_of
 
 pytestmark = pytest.mark.real
 ON, OFF, SUSPENDED = v1.PowerState.ON, v1.PowerState.OFF, v1.PowerState.SUSPENDED
 CANARY = "canary-7c1d0f"
+NOBODY = 65534
 
 
 def guest(name: str) -> v1.ImageSource:
@@ -140,6 +154,24 @@ async def test_P2_delete_keeps_the_base_image_and_disks_that_we_did_not_make(ben
     assert base.exists()
     assert name in pool.listVolumes()
     theirs.delete(0)
+
+
+async def test_P2_a_disk_that_was_handed_on_stays_with_its_new_machine(bench: Bench) -> None:
+    """A file named by one machine's UID, that another machine uses by now, is nobody's leftover."""
+    donor = machine_spec("donor", disks=[v1.DiskSpec(name="root", size_bytes=8 * MIB)])
+    await bench.driver.create(donor, quiet)
+    await bench.driver.release(uid_of(donor))
+    file = f"{bench.daemon.pool_path}/{uid_of(donor)}-root.qcow2"
+    heir = machine_spec("heir", disks=[v1.DiskSpec(name="root", existing=v1.ExistingDisk(id=file))])
+    await bench.driver.create(heir, quiet)
+    domain = libvirt.open(bench.daemon.uri).lookupByUUIDString(uid_of(donor))
+    domain.undefine()
+    await bench.driver.destroy(uid_of(donor), quiet)
+    assert file in bench.files(uid_of(donor))
+    await bench.driver.destroy(uid_of(heir), quiet)
+    assert file in bench.files(uid_of(donor)), "an existing disk is never deleted with the machine that took it"
+    await bench.driver.destroy(uid_of(donor), quiet)
+    assert bench.files(uid_of(donor)) == []
 
 
 async def test_P6_W7_foreign_domains_are_never_touched(bench: Bench) -> None:
@@ -312,6 +344,89 @@ async def test_every_change_of_the_stamp_keeps_the_rest_of_it(bench: Bench) -> N
     assert seen.description == "<b>for people & others</b>"
     await bench.driver.destroy(uid, quiet)
     assert bench.files(uid) == []
+
+
+async def test_P10_W39_an_image_from_a_url_is_kept_only_if_it_is_what_was_promised(
+    bench: Bench, guest_image: Path
+) -> None:
+    async def serve(_request: web.Request) -> web.FileResponse:
+        return web.FileResponse(guest_image)
+
+    app = web.Application()
+    app.router.add_get("/guest.qcow2", serve)
+    before = set(bench.daemon.run("ls", str(bench.daemon.pool_path)).split())
+    async with TestServer(app, host="127.0.0.1") as server:
+        url = v1.UrlSource(url=str(server.make_url("/guest.qcow2")))
+        with pytest.raises(ChecksumMismatchError):
+            await bench.image(v1.ImageSource(url=url, checksum=v1.Checksum(algorithm="sha512", digest="0" * 128)))
+        with pytest.raises(BrokenImageError, match="declared as raw"):
+            await bench.image(v1.ImageSource(url=url, format="raw"))
+        assert set(bench.daemon.run("ls", str(bench.daemon.pool_path)).split()) == before
+        right = v1.Checksum(algorithm="sha256", digest=sha256(guest_image))
+        image = await bench.image(v1.ImageSource(url=url, checksum=right))
+    assert image.source_digest == right.digest
+    assert sha256(bench.daemon.pool_path / image.location.partition("/")[2]) == right.digest
+
+
+async def test_W40_what_an_interrupted_upload_left_is_seen_by_nobody_and_replaced(
+    bench: Bench, guest_image: Path
+) -> None:
+    request = v1.PrepareImageRequest(uid=str(uuid.uuid4()), namespace="lab", name="g", source=guest(guest_image.name))
+    wanted = await bench.driver.image_id(request)
+    remnants = {".qcow2": b"QFI half of an image", ".json": b'{"id": "half a ma'}
+    for suffix, content in remnants.items():
+        (bench.daemon.pool_path / f"virtrigaud-image-{wanted}{suffix}").write_bytes(content)
+    assert await bench.driver.get_image(wanted) is None
+    assert wanted not in {image.id for image in await bench.driver.list_images()}
+    image = await bench.driver.prepare_image(request, quiet)
+    assert sha256(bench.daemon.pool_path / image.location.partition("/")[2]) == sha256(guest_image)
+
+
+@pytest.fixture
+def session_home(libvirtd: PrivateLibvirtd) -> Iterator[Path]:
+    """Home of another user, whose own libvirtd runs."""
+    home = Path(tempfile.mkdtemp(prefix="vrtg-session-"))
+    os.chown(home, NOBODY, NOBODY)
+    environment = {"HOME": str(home), "XDG_RUNTIME_DIR": str(home), "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
+    user = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
+    quiet_streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    process = subprocess.Popen([*user, "libvirtd"], env=environment, **quiet_streams)  # type: ignore[call-overload]  # streams
+    try:
+        yield home
+    finally:
+        process.terminate()
+        process.wait(timeout=30)
+        shutil.rmtree(home)
+
+
+async def test_a_session_daemon_works_without_root(session_home: Path, guest_image: Path) -> None:
+    """libvirtd of another user: user-mode networking, and the pool made where the settings say."""
+    arguments = ["--owner", OWNER, "--insecure", "--image-directory", str(guest_image.parent)]
+    endpoint = f"qemu+unix:///session?socket={session_home}/libvirt/libvirt-sock"
+    driver = build(load(LibvirtSettings, [*arguments, "--endpoint", endpoint, "--pool-path", f"{session_home}/images"]))
+    async with driver.session():
+        async with asyncio.timeout(60):
+            await driver.hypervisor.wait_connected()
+        can = (await driver.describe()).capabilities
+        assert can is not None
+        assert can.network_kinds == [v1.NetworkKind.NAT]
+        request = v1.PrepareImageRequest(
+            uid=str(uuid.uuid4()), namespace="lab", name="g", source=guest(guest_image.name)
+        )
+        image = await driver.prepare_image(request, quiet)
+        spec = machine_spec(
+            disks=[v1.DiskSpec(name="root", image=v1.ImageRef(id=image.id))],
+            nics=[v1.NicSpec(name="lan", network=v1.NetworkRef(kind=v1.NetworkKind.NAT))],
+            boot_data=v1.BootData(hostname="mine"),
+        )
+        await driver.create(spec, quiet)
+        await driver.power_on(uid_of(spec))
+        seen = await driver.observe(uid_of(spec))
+        assert seen is not None
+        assert (seen.power, seen.nics[0].network) == (ON, v1.NetworkRef(kind=v1.NetworkKind.NAT))
+        await driver.destroy(uid_of(spec), quiet)
+        await driver.delete_image(image.id)
+    assert list((session_home / "images").iterdir()) == []
 
 
 async def test_a_missing_pool_is_named(bench: Bench) -> None:

@@ -42,7 +42,7 @@ class LibvirtDriver(Driver):
         config: Config,
         virtualization: str,
     ) -> None:
-        self._hypervisor = hypervisor
+        self.hypervisor = hypervisor
         self._images = images
         self._guests = guests
         self._reader = reader
@@ -58,7 +58,7 @@ class LibvirtDriver(Driver):
 
     @contextlib.asynccontextmanager
     async def _session(self) -> AsyncIterator[None]:
-        async with self._hypervisor.session(), self._guests.session():
+        async with self.hypervisor.session(), self._guests.session():
             with contextlib.suppress(HypervisorUnavailableError):  # entering does not need it; the verbs will say so
                 await self._measure()
             yield
@@ -74,31 +74,31 @@ class LibvirtDriver(Driver):
 
     async def _measure(self) -> Host:
         """Facts about the host, measured once per connection."""
-        if self._host is None or self._host[0] != self._hypervisor.generation:
-            generation = self._hypervisor.generation
-            measured = await self._hypervisor.call("measure the host", lambda c: host.measure(c, self._virtualization))
+        if self._host is None or self._host[0] != self.hypervisor.generation:
+            generation = self.hypervisor.generation
+            measured = await self.hypervisor.call("measure the host", lambda c: host.measure(c, self._virtualization))
             self._host = (generation, measured)
         return self._host[1]
 
     async def describe(self) -> v1.GetProviderResponse:
         """See Driver."""
-        if self._hypervisor.connected:
+        if self.hypervisor.connected:
             await self._measure()
         if self._host is None:
-            await self._hypervisor.call("describe the provider", lambda c: c.getType())
+            await self.hypervisor.call("describe the provider", lambda c: c.getType())
             await self._measure()
         found = self._host[1] if self._host else await self._measure()
         kind = "KVM" if found.virtualization == "kvm" else found.virtualization
         return v1.GetProviderResponse(
             hypervisor=f"{found.hypervisor}, {kind}",
-            endpoint=self._hypervisor.endpoint.partition("?")[0],
+            endpoint=self.hypervisor.endpoint.partition("?")[0],
             capabilities=capable.capabilities(found),
             limits=capable.limits(found),
         )
 
     async def check(self) -> str:
         """See Driver."""
-        await self._hypervisor.call("check the connection", lambda c: c.getLibVersion())
+        await self.hypervisor.call("check the connection", lambda c: c.getLibVersion())
         return (await self._measure()).hypervisor
 
     # -- observation -----------------------------------------------------------------------------------------------
@@ -133,7 +133,7 @@ class LibvirtDriver(Driver):
         doing = f"create machine {identity.namespace}/{identity.name}"
         progress(0.1, "making the disks")
         await faults.point(CREATING)
-        parts = await self._hypervisor.call(
+        parts = await self.hypervisor.call(
             doing, lambda c: making.make_parts(c, spec, found, self._config), timeout=CREATE_SECONDS
         )
         if parts is None:
@@ -166,7 +166,7 @@ class LibvirtDriver(Driver):
     ) -> None:
         """A verb that changes a machine: what we know of it is read anew afterwards, whatever came of it."""
         try:
-            await self._hypervisor.call(doing, verb, timeout=timeout)
+            await self.hypervisor.call(doing, verb, timeout=timeout)
         finally:
             self._reader.forget(uid)
             self._changes.tell(uid)
@@ -199,7 +199,7 @@ class LibvirtDriver(Driver):
         asked = False
         if found.agent:
             with contextlib.suppress(HypervisorUnavailableError):  # the agent hangs: the button is left
-                asked = await self._hypervisor.slow_call(
+                asked = await self.hypervisor.slow_call(
                     doing,
                     lambda c: power.ask_agent(c, uid, self._config.owner, reboot=reboot),
                     timeout=power.AGENT_SECONDS + 2.0,
@@ -286,18 +286,18 @@ class LibvirtDriver(Driver):
         """See Driver."""
         if kind is not v1.ConsoleKind.SERIAL:
             raise NotSupportedError(f"the libvirt provider has no {kind.name} console yet")
-        return consoles.serial(self._hypervisor, uid, self._config.owner, force=force)
+        return consoles.serial(self.hypervisor, uid, self._config.owner, force=force)
 
     async def inventory(self) -> v1.GetInventoryResponse:
         """See Driver."""
         found = await self._measure()
-        return await self._hypervisor.call("take the inventory", lambda c: inventory.take(c, found), timeout=60.0)
+        return await self.hypervisor.call("take the inventory", lambda c: inventory.take(c, found), timeout=60.0)
 
     # -- images ----------------------------------------------------------------------------------------------------
 
     async def prepare_image(self, request: v1.PrepareImageRequest, progress: Progress) -> v1.Image:
         """See Driver."""
-        await self._hypervisor.call("find the storage pool", lambda c: making.ensure_default_pool(c, self._config))
+        await self.hypervisor.call("find the storage pool", lambda c: making.ensure_default_pool(c, self._config))
         return await self._images.prepare(request, progress)
 
     async def image_id(self, request: v1.PrepareImageRequest) -> str:

@@ -297,12 +297,26 @@ def destroy(connection: libvirt.virConnect, uid: str, host: Host, config: Config
 
 
 def _remove_files(connection: libvirt.virConnect, uid: str, kept: set[str]) -> None:
+    kept = kept | _used_by_others(connection, uid)
     for pool in volumes.active_pools(connection):
         volumes.refresh(pool)
         for name in volumes.of_machine(pool, uid):
             found = volumes.find(pool, name)
             if found is not None and found.path not in kept:
                 volumes.remove(pool, name)
+
+
+def _used_by_others(connection: libvirt.virConnect, uid: str) -> set[str]:
+    """Disks of all other domains: a file that was ours may have been handed on since."""
+    used = set()
+    for domain in connection.listAllDomains(0):
+        if domain.UUIDString() == uid:
+            continue
+        for flags in (0, libvirt.VIR_DOMAIN_XML_INACTIVE):
+            with contextlib.suppress(libvirt.libvirtError):  # undefined since the list was made
+                for element in parse(domain.XMLDesc(flags)).iter("source"):
+                    used.add(element.get("file", ""))
+    return used
 
 
 def undefine(domain: libvirt.virDomain, host: Host) -> None:
