@@ -21,15 +21,19 @@ def flags(namespace: str) -> tuple[str, ...]:
     return ("--owner", OWNER, "--namespace", namespace, "--lease-name", namespace)
 
 
+ALONE = {"VIRTRIGAUD_LEADER_ELECT": "false"}
+"""No successor has to wait for the Lease of the one that was killed; the last test here is about that."""
+
+
 @pytest.mark.parametrize("point", ["controller.machine.before-apply", "controller.machine.after-apply"])
 async def test_W17_a_controller_killed_around_the_create(cluster: Cluster, tmp_path: Path, namespace: str, point: str):
     """Its successor finds the machine by its identity: one machine, and the right status."""
     async with hypervisor() as (world, provider):
         await furnish(cluster, namespace, **provider)
-        async with controller(cluster, tmp_path, *flags(namespace), VIRTRIGAUD_FAULT=f"{point}:kill") as first:
+        async with controller(cluster, tmp_path, *flags(namespace), VIRTRIGAUD_FAULT=f"{point}:kill", **ALONE) as first:
             await cluster.create(VM, namespace, "web", machine())
             assert await first.wait() == -signal.SIGKILL
-        async with controller(cluster, tmp_path, *flags(namespace)):
+        async with controller(cluster, tmp_path, *flags(namespace), **ALONE):
             vm = await cluster.wait(VM, namespace, "web", ready)
             assert list(world.machines) == [vm["metadata"]["uid"]]
             assert world.calls["create"] == 1
@@ -39,13 +43,13 @@ async def test_W5_a_controller_killed_before_it_lets_the_object_go(cluster: Clus
     point = "controller.machine.before-release"
     async with hypervisor() as (world, provider):
         await furnish(cluster, namespace, **provider)
-        async with controller(cluster, tmp_path, *flags(namespace), VIRTRIGAUD_FAULT=f"{point}:kill") as first:
+        async with controller(cluster, tmp_path, *flags(namespace), VIRTRIGAUD_FAULT=f"{point}:kill", **ALONE) as first:
             await cluster.create(VM, namespace, "web", machine())
             await cluster.wait(VM, namespace, "web", ready)
             await cluster.delete(VM, namespace, "web")
             assert await first.wait() == -signal.SIGKILL
         assert await cluster.get(VM, namespace, "web")
-        async with controller(cluster, tmp_path, *flags(namespace)):
+        async with controller(cluster, tmp_path, *flags(namespace), **ALONE):
             await cluster.gone(VM, namespace, "web")
         assert not world.machines
 

@@ -225,11 +225,9 @@ def _name_of(item: Any) -> Name:
 
 
 def _meaning(item: Any) -> tuple[Any, ...]:
-    """What reconcilers read of an object; its status is not part of it, nor are other owners' fields."""
+    """What reconcilers read of an object. Its status and its finalizers are our own writes and no news."""
     meta = item.metadata
-    deleted = getattr(meta, "deletion_timestamp", None)
-    finalizers = tuple(getattr(meta, "finalizers", None) or ())
-    return (meta.uid, meta.generation, meta.labels, meta.annotations, deleted, finalizers)
+    return (meta.uid, meta.generation, meta.labels, meta.annotations, getattr(meta, "deletion_timestamp", None))
 
 
 def _names(table: dict[str, Name]) -> Callable[[Any, Any], None]:
