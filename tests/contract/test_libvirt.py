@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import shutil
 import tempfile
 import uuid
@@ -223,16 +224,26 @@ async def subject(
             await world.remove(domain.UUIDString())
 
 
-class TestMachines(MachineContract): ...
+@pytest.fixture
+async def booting(subject: LibvirtSubject) -> LibvirtSubject:
+    """Its machines boot a guest that obeys and answers."""
+    assert subject.traits.image is not None
+    console = (b"\necho $((6 * 7))x\n", b"42x")
+    subject.traits = dataclasses.replace(subject.traits, guest_obeys=True, console=console)
+    subject.boots = (await prepare(subject, request(subject.traits.image()))).id
+    return subject
+
+
+class TestMachines(MachineContract):
+    async def test_graceful_off_is_settled_by_off(self, booting: LibvirtSubject) -> None:  # type: ignore[override]
+        await super().test_graceful_off_is_settled_by_off(booting)
 
 
 class TestCapabilities(CapabilityContract):
     @pytest.mark.parametrize("name", sorted(NEED_A_GUEST))
-    async def test_is_honest_with_a_guest(self, subject: LibvirtSubject, name: str) -> None:
+    async def test_is_honest_with_a_guest(self, booting: LibvirtSubject, name: str) -> None:
         """The same, on a machine whose guest has come up."""
-        assert subject.traits.image is not None
-        subject.boots = (await prepare(subject, request(subject.traits.image()))).id
-        await super().test_is_honest(subject, name)
+        await super().test_is_honest(booting, name)
 
     @pytest.mark.parametrize("name", [name for name in ALL if name not in NEED_A_GUEST])
     async def test_is_honest(self, subject: Subject, name: str) -> None:
@@ -251,4 +262,6 @@ class TestOperations(OperationContract): ...
 class TestServer(ServerContract): ...
 
 
-class TestConsole(ConsoleContract): ...
+class TestConsole(ConsoleContract):
+    async def test_a_serial_console_carries_bytes_both_ways(self, booting: LibvirtSubject) -> None:  # type: ignore[override]
+        await super().test_a_serial_console_carries_bytes_both_ways(booting)
