@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -37,8 +37,8 @@ def provider_of(api: Api, body: Object) -> Object:
 
 
 @asynccontextmanager
-async def service(api: Api, home: Home, provider: Object, name: str) -> AsyncIterator[Any]:  # Any: common.rpc.Stub
-    """A stub of one service of the provider's server.
+async def link(api: Api, home: Home, provider: Object) -> AsyncIterator[Callable[[str], Any]]:  # Any: common.rpc.Stub
+    """A connection to the provider's server; answers with the stub of a service by its name.
 
     Raises:
         UnreachableError: it does not run, or cannot be reached from here.
@@ -59,9 +59,16 @@ async def service(api: Api, home: Home, provider: Object, name: str) -> AsyncIte
         )
     try:
         async with rpc.connect(target, files) as channel:
-            yield rpc.stub(channel, f"virtrigaud.provider.v1.{name}")
+            yield lambda name: rpc.stub(channel, f"virtrigaud.provider.v1.{name}")
     except Exception as error:
         raise as_failure(error, label) from error
+
+
+@asynccontextmanager
+async def service(api: Api, home: Home, provider: Object, name: str) -> AsyncIterator[Any]:  # Any: common.rpc.Stub
+    """A stub of one service of the provider's server; fails as `link` does."""
+    async with link(api, home, provider) as stub:
+        yield stub(name)
 
 
 def _tls_files(directory: Path) -> tuple[Path, Path, Path]:

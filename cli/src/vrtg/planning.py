@@ -12,8 +12,8 @@ from vrtg.api import Api, Object
 from vrtg.applying import merge_patch, stamped
 from vrtg.failures import NotFoundError, RefusedError
 from vrtg.home import Home
-from vrtg.kinds_table import NAMESPACE, PROVIDER, SECRET, VIRTUAL_MACHINE, VM_CLASS, VM_IMAGE, VM_NETWORK, Resource
-from vrtg.links import CALL_LIMIT, service
+from vrtg.kinds_table import PROVIDER, SECRET, VIRTUAL_MACHINE, VM_CLASS, VM_IMAGE, VM_NETWORK, Resource
+from vrtg.links import CALL_LIMIT, link
 from vrtg.manifests import Manifest
 
 if TYPE_CHECKING:
@@ -134,12 +134,14 @@ async def _plan_one(api: Api, home: Home, objects: Objects, name: str, namespace
     body["metadata"].setdefault("uid", str(uuid.uuid4()))
     reference = _reference(body, "providerRef", label)
     provider = objects.get(PROVIDER, reference[1], reference[0], f"{label}: spec.providerRef: ")
-    try:
-        composed = _compose(api, objects, body, provider, label)
-    except errors.InvalidSpecError as error:
-        raise RefusedError(f"{label}: {error}") from error
-    async with service(api, home, provider, "MachineService") as machines:
-        answer = await machines.plan_machine(v1.PlanMachineRequest(spec=composed.spec), timeout=CALL_LIMIT)
+    async with link(api, home, provider) as stub:
+        server = await stub("ProviderService").get_provider(v1.GetProviderRequest(), timeout=CALL_LIMIT)
+        try:
+            composed = _compose(objects, body, provider, label, server.owner)
+        except errors.InvalidSpecError as error:
+            raise RefusedError(f"{label}: {error}") from error
+        request = v1.PlanMachineRequest(spec=composed.spec)
+        answer = await stub("MachineService").plan_machine(request, timeout=CALL_LIMIT)
     changes = [_in_words(change) for change in answer.changes]
     ignored = [PlannedChange(r.field, "ignored", r.message, [r.reason]) for r in composed.ignored]
     return Plan(namespace, name, answer.machine is not None, changes, ignored)
@@ -159,7 +161,7 @@ def _reference(body: Object, key: str, label: str) -> tuple[str, str]:
     return reference.get("namespace") or body["metadata"].get("namespace") or "default", reference["name"]
 
 
-def _compose(api: Api, objects: Objects, body: Object, provider: Object, label: str) -> composing.Composed:
+def _compose(objects: Objects, body: Object, provider: Object, label: str, owner: str) -> composing.Composed:
     from kinds import compose as composing
     from kinds.provider import Provider
     from kinds.virtualmachine import VirtualMachine
@@ -186,7 +188,7 @@ def _compose(api: Api, objects: Objects, body: Object, provider: Object, label: 
         image_id,
         networks,
         _boot(objects, spec, own, composing),
-        _owner(api, provider),
+        owner,
         defaults,
     )
 
@@ -238,8 +240,3 @@ def _secret(objects: Objects, reference: Object | None, namespace: str, keys: tu
         if key in (body.get("data") or {}):
             return base64.b64decode(body["data"][key]).decode(errors="replace")
     raise RefusedError(f"Secret {namespace}/{reference['name']} has none of the keys {', '.join(keys)}")
-
-
-def _owner(api: Api, provider: Object) -> str:
-    """The installation's id, as the controller uses it: the UID of kube-system."""
-    return str(api.get(NAMESPACE, "kube-system", None)["metadata"]["uid"])
