@@ -55,9 +55,17 @@ def ensure(home: Home, say: Say, uri: str | None = None) -> Hypervisor:
         return Hypervisor(SYSTEM, True, "libvirtd, started earlier by vrtg")
     _require_tools()
     if any(socket.exists() for socket in SOCKETS) and answers(SYSTEM):
-        return Hypervisor(SYSTEM, False, "the libvirt that runs on this machine")
+        if _nat_usable():
+            return Hypervisor(SYSTEM, False, "the libvirt that runs on this machine")
+        # Starting the network would change the user's libvirt; a session needs none, and root has no session.
+        cure = f"start it with `virsh -c {SYSTEM} net-start {NETWORK}`"
+        if os.geteuid() == 0:
+            raise CommandError(
+                f'the network "{NETWORK}" of your libvirt is not active: {cure}, then repeat this command'
+            )
+        return _session(f'the system libvirt\'s network "{NETWORK}" is not active: {cure} to use that one')
     if os.geteuid() != 0:
-        return _session()
+        return _session("no root needed")
     if Path("/run/systemd/system").is_dir() and (unit := _systemd_unit()):
         raise CommandError(
             f"libvirt is installed and does not run: start it with `systemctl start {unit}`, then repeat this command"
@@ -122,13 +130,19 @@ def _require_tools() -> None:
         )
 
 
-def _session() -> Hypervisor:
+def _nat_usable() -> bool:
+    """Whether NAT works as it is: its network is active, or there is none and user-mode networking takes its place."""
+    known = _virsh(SYSTEM, "net-list", "--all", "--name").stdout.split()
+    return NETWORK not in known or NETWORK in _virsh(SYSTEM, "net-list", "--name").stdout.split()
+
+
+def _session(why: str) -> Hypervisor:
     """The user's own libvirt; the client starts its daemon."""
     result = _virsh(SESSION, "version", timeout=60.0)
     if result.returncode != 0:
         reason = " ".join(result.stderr.split()) or "no reason given"
         raise CommandError(f"{SESSION} does not answer ({reason}): check `virsh -c {SESSION} list`")
-    return Hypervisor(SESSION, False, "your own libvirt session (no root needed; user-mode networking)")
+    return Hypervisor(SESSION, False, f"your own libvirt session, with user-mode networking ({why})")
 
 
 def _systemd_unit() -> str:

@@ -84,7 +84,7 @@ def _show(found: dict[str, Any]) -> None:  # Any: the survey, as JSON
             [p["namespace"], p["name"], p["type"], p["health"], p["version"], p["machines"], p["endpoint"]]
             for p in found["providers"]
         ]
-        print(table(["NAMESPACE", "PROVIDER", "TYPE", "HEALTH", "VERSION", "MACHINES", "ENDPOINT"], rows))
+        print(table(["NAMESPACE", "PROVIDER", "TYPE", "HEALTH", "HYPERVISOR", "MACHINES", "ENDPOINT"], rows))
     if found["problems"]:
         print()
         for problem in found["problems"]:
