@@ -7,10 +7,12 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pytest
+from vrtg.__main__ import COMMANDS, build
 
 Vrtg = Callable[..., Any]  # Any: the Ran of conftest.py
 CLASS = "apiVersion: infra.virtrigaud.io/v1beta1\nkind: VMClass\nmetadata: {name: %s}\nspec: {cpu: %d, memory: 1Gi}\n"
@@ -107,3 +109,17 @@ def test_a_reader_that_leaves_early_is_no_error(kubeconfig: Path, home: Path) ->
     command = f"{sys.executable} -m vrtg get ns -o yaml | head -n 1"
     ran = subprocess.run(command, shell=True, capture_output=True, text=True, env=environment, check=True)
     assert (ran.stdout, ran.stderr) == ("apiVersion: v1\n", "")
+
+
+@pytest.mark.parametrize("command", [name for group in COMMANDS.values() for name in group])
+def test_W72_P31_every_command_is_there_and_explains_itself(command: str) -> None:
+    """A command that is listed exists, has a parameter for each option it names, and a sentence on what it does."""
+    app = build()[command]
+    assert app.default_command is not None
+    assert app.default_command.__module__.startswith("vrtg.commands.")
+    assert app.default_command.__doc__
+    assert app.help
+
+
+def test_W72_the_version_is_the_package_s(vrtg: Vrtg) -> None:
+    assert vrtg("--version").out.strip() == version("virtrigaud-cli")

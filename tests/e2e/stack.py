@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import select
 import shutil
 import signal
@@ -79,11 +80,14 @@ class Stack:
         self.kubectl("patch", kind, name, "-n", namespace, "--type=merge", "-p", json.dumps({"spec": spec}))
 
     def wait(self, kind: str, name: str, what: str, namespace: str = SHARED, seconds: float = PATIENCE) -> None:
-        """`kubectl wait --for=WHAT`; on failure, says what is true instead."""
-        result = self._kubectl(("wait", f"{kind}/{name}", "-n", namespace, f"--for={what}", f"--timeout={seconds:g}s"))
-        if result.returncode != 0:
-            described = self._kubectl(("describe", kind, name, "-n", namespace)).stdout
-            raise AssertionError(f"{kind} {name}: not {what}: {result.stderr}\n{described}\n{self.logs()}")
+        """As `kubectl wait --for=WHAT`, for condition=TYPE[=STATUS] and jsonpath={.a.b[0]}[=VALUE].
+
+        Debian's kubectl (1.20) knows no jsonpath, so it only watches, and we look.
+        """
+        self.wait_until(kind, name, _holds(what), namespace, seconds)
+
+    def wait_gone(self, kind: str, name: str, namespace: str, seconds: float = PATIENCE) -> None:
+        self.kubectl("wait", f"{kind}/{name}", "-n", namespace, "--for=delete", f"--timeout={seconds:g}s")
 
     def wait_until(
         self, kind: str, name: str, holds: Callable[[Object], bool], namespace: str = SHARED, seconds: float = PATIENCE
@@ -179,6 +183,26 @@ def machine(name: str, namespace: str, **spec: Any) -> Object:  # Any: whatever 
         "powerState": "On",
     }
     return manifest("VirtualMachine", name, {**whole, **spec}, namespace)
+
+
+def _holds(what: str) -> Callable[[Object], bool]:
+    """The predicate that `kubectl wait` calls WHAT."""
+    if what.startswith("condition="):
+        kind, _, status = what.removeprefix("condition=").partition("=")
+        return lambda body: condition(body, kind).get("status") == (status or "True")
+    path, _, value = what.removeprefix("jsonpath=").partition("}")
+    steps = re.findall(r"[A-Za-z]+|\d+", path)
+
+    def holds(body: Object) -> bool:
+        found: Any = body  # Any: JSON
+        for step in steps:
+            try:
+                found = found[int(step)] if step.isdigit() else found[step]
+            except (KeyError, IndexError, TypeError):
+                return False
+        return str(found) == value.removeprefix("=") if value else bool(found)
+
+    return holds
 
 
 def condition(body: Object, kind: str) -> Object:

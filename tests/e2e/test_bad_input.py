@@ -100,5 +100,5 @@ def test_deleting_while_the_hypervisor_is_away_is_held_and_said(
     ), "the cure is named"
 
     own_libvirtd.start()
-    stack.kubectl("wait", "vm/box", "-n", namespace, "--for=delete", "--timeout=90s")
+    stack.wait_gone("vm", "box", namespace, seconds=90)
     assert own_libvirtd.guests() == []

@@ -91,7 +91,7 @@ def test_a_provider_killed_in_the_middle_of_delete_leaves_nothing(stack: Stack, 
 
     give_fault(stack, crashing, "")
 
-    stack.kubectl("wait", "vm/box", "-n", crashing, "--for=delete", "--timeout=60s")
+    stack.wait_gone("vm", "box", crashing)
     assert f"{crashing}.box" not in stack.domains()
     assert stack.volumes() <= before
 
@@ -128,7 +128,7 @@ def test_a_controller_killed_in_the_middle_of_power_and_delete_goes_on(stack: St
     stack.kubectl("delete", "vm", "box", "-n", crashing, "--wait=false")
     stack.kill(stack.controller_pid())
     give_fault(stack, crashing, "")
-    stack.kubectl("wait", "vm/box", "-n", crashing, "--for=delete", "--timeout=60s")
+    stack.wait_gone("vm", "box", crashing)
     assert f"{crashing}.box" not in stack.domains()
     assert stack.volumes() <= before
 

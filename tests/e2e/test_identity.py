@@ -56,9 +56,7 @@ def test_a_machine_destroyed_behind_our_back_is_seen_and_healed(stack: Stack, na
     stack.virsh("destroy", domain)
 
     stack.wait("vm", "box", "jsonpath={.status.powerState}=On", namespace)
-    stack.kubectl(
-        *("wait", "vm/box", "-n", namespace, "--for=condition=Ready", "--timeout=60s"),
-    )
+    stack.wait("vm", "box", "condition=Ready", namespace)
     second = stack.virsh("domid", domain).strip()
     assert second not in ("-", first), "it runs again"
     assert "DriftCorrected" in stack.events("box", namespace) or "PowerChanged" in stack.events("box", namespace)
