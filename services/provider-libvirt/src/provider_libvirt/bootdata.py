@@ -75,7 +75,7 @@ def meta_data(spec: v1.MachineSpec) -> str:
         if not isinstance(given, dict) or not all(isinstance(key, str) for key in given):
             raise InvalidSpecError("boot_data.meta_data: must be a YAML mapping with text keys")
         merged |= given
-    return yaml.safe_dump(merged, sort_keys=True, allow_unicode=True)
+    return yaml.safe_dump(merged, sort_keys=True)  # escapes, because YAML folds the line breaks of Unicode
 
 
 def network_config(spec: v1.MachineSpec, macs: dict[str, str]) -> str:
