@@ -106,7 +106,10 @@ class Stack:
                 if holds(last):
                     watch.terminate()
                     return last
-        raise AssertionError(f"{kind} {name} after {seconds:g} s: {json.dumps(last, indent=1)}\n{self.logs()}")
+        fresh = self.get(kind, name, namespace)
+        # Both are told apart: an object that is wrong, and a watch that did not tell of the right one.
+        why = "the watch did not tell that it holds by now" if holds(fresh) else "it does not hold"
+        raise AssertionError(f"{kind} {name} after {seconds:g} s: {why}: {json.dumps(fresh, indent=1)}\n{self.logs()}")
 
     def wait_said(self, kind: str, name: str, what: str, text: str, namespace: str, seconds: float = PATIENCE) -> str:
         """Wait until a condition's message holds a text; answers with the message."""
