@@ -18,12 +18,13 @@ from common.errors import ImageInUseError, ImageNotFoundError, InvalidSpecError,
 from common.status import Action
 from kinds import quantity
 from kinds.provider import Provider
-from kinds.vmimage import VMImage, VMImageStatus
+from kinds.vmimage import Prepare, VMImage, VMImageStatus
 from kinds.vmimage import VMImageStatusProviderStatus as ProviderStatus
 
 from .conditions import Wish, find, merged, timestamp
 from .connection import Connection, Connections
 from .events import WARNING, Recorder
+from .fields import image_reports, wish_of
 from .holds import WAITING, Hold
 from .imagesources import digest_of, request_for
 from .index import Index
@@ -31,13 +32,15 @@ from .informer import Name
 from .objects import subject_of
 from .references import Caches
 from .secrets import Secrets
-from .status import DELETE_BLOCKED, READY, REASONS
+from .status import DELETE_BLOCKED, FIELDS_IGNORED, READY, REASONS, UNREACHABLE
 from .writer import Writer
 
 FINALIZER = "vmimage.infra.virtrigaud.io/finalizer"
 IMPORTING = "Importing"
 RETRY = 60.0
 """Seconds between two looks for an image that somebody else is to prepare."""
+FIRST_RETRY, MOST_RETRY = 10.0, 600.0
+"""Seconds before preparing is tried again after it failed, four times as long each time."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,35 @@ class Registry:
         return before != entry
 
 
+class Attempts:
+    """How often preparing failed in a row. Counted for the object as it is now: an edit of it starts over."""
+
+    def __init__(self) -> None:
+        self._failed: dict[tuple[str, str], tuple[object, int]] = {}
+
+    def failed(self, image: VMImage, provider_uid: str) -> float | None:
+        """Count one; answers with seconds until the next try, or None when prepare.retries are spent."""
+        count = self._count(image, provider_uid) + 1
+        self._failed[(image.metadata.uid, provider_uid)] = (self._meaning(image), count)
+        return None if self.spent(image, provider_uid) else min(MOST_RETRY, FIRST_RETRY * 4 ** (count - 1))
+
+    def spent(self, image: VMImage, provider_uid: str) -> bool:
+        """Whether it is not to be tried again."""
+        retries = (image.spec.prepare or Prepare()).retries
+        return self._count(image, provider_uid) > retries
+
+    def forget(self, image_uid: str, provider_uid: str) -> None:
+        """It worked, or the image goes."""
+        self._failed.pop((image_uid, provider_uid), None)
+
+    def _count(self, image: VMImage, provider_uid: str) -> int:
+        meaning, count = self._failed.get((image.metadata.uid, provider_uid), (None, 0))
+        return count if meaning == self._meaning(image) else 0
+
+    def _meaning(self, image: VMImage) -> object:
+        return (image.metadata.generation, dict(image.metadata.annotations))
+
+
 class ImageReconciler:
     """Prepares images, reports on them, and removes what was prepared when the object goes."""
 
@@ -94,6 +126,7 @@ class ImageReconciler:
         self._caches, self._index, self._connections, self._registry = caches, index, connections, registry
         self._secrets, self._writer, self._recorder, self._clock = secrets, writer, recorder, clock
         self._owner, self._wake_machines = owner, wake_machines
+        self._attempts = Attempts()
 
     async def reconcile(self, name: Name) -> float | None:
         """Bring one image closer to being ready everywhere it is needed."""
@@ -144,7 +177,7 @@ class ImageReconciler:
         uid, digest = provider.metadata.uid, digest_of(image)
         connection = self._connections.get(uid)
         known = self._registry.get(image, uid)
-        if known is not None and known.image is not None:
+        if known is not None and (known.image is not None or (known.problem and self._attempts.spent(image, uid))):
             return known, None
         again: float | None = None
         try:
@@ -156,11 +189,29 @@ class ImageReconciler:
         except Hold as hold:
             entry, again = Entry(digest, reason=hold.reason, problem=str(hold)), hold.again
         except ProviderError as error:
-            entry = Entry(digest, reason=REASONS.get(type(error), error.reason), problem=str(error))
-            action = errors.action(error)
-            again = {Action.STOP: None, Action.BACK_OFF_SLOWLY: RETRY}.get(action, 5.0)
+            entry, again = self._failed(image, uid, digest, error)
+        if entry.image is not None:
+            self._attempts.forget(image.metadata.uid, uid)
         self._remember(image, provider, entry)
         return entry, again
+
+    def _failed(
+        self, image: VMImage, provider_uid: str, digest: str, error: ProviderError
+    ) -> tuple[Entry, float | None]:
+        """What to say, and when to try again. A provider that does not answer has tried nothing: no retry is spent."""
+        action, problem = errors.action(error), str(error)
+        again: float | None = 5.0
+        if action is Action.STOP:
+            again = None
+        elif not isinstance(error, UNREACHABLE):
+            again = self._attempts.failed(image, provider_uid)
+            if again is None:
+                retries = (image.spec.prepare or Prepare()).retries
+                problem += (
+                    f"; not tried again, because spec.prepare.retries is {retries}. Any change of the object, such as "
+                    "an annotation, has it tried anew"
+                )
+        return Entry(digest, reason=REASONS.get(type(error), error.reason), problem=problem), again
 
     async def _ask(self, image: VMImage, provider: Provider, connection: Connection, digest: str) -> Entry:
         if failure := connection.take_failure(image.metadata.uid):
@@ -202,6 +253,9 @@ class ImageReconciler:
         failed = status.phase == "Failed" and after is not None
         if failed and after is not None and (before is None or before.message != after.message):
             self._recorder.record(subject_of(image, "VMImage"), WARNING, after.reason, after.message)
+        ignored, told = find(status.conditions, FIELDS_IGNORED), find(image.status.conditions, FIELDS_IGNORED)
+        if ignored is not None and (told is None or told.message != ignored.message):
+            self._recorder.record(subject_of(image, "VMImage"), WARNING, FIELDS_IGNORED, ignored.message)
 
     # -- deletion --------------------------------------------------------------------------------------------------
 
@@ -217,6 +271,7 @@ class ImageReconciler:
         for provider_name, entry in image.status.provider_status.items():
             if entry.id and (problem := await self._remove(entry)) is not None:
                 return await self._block(image, problem[0], f"provider {provider_name}: {problem[1]}")
+            self._attempts.forget(meta.uid, entry.provider_uid or "")
         await self._writer.remove_finalizer(self._caches.images, image, FINALIZER)
         return None
 
@@ -287,8 +342,9 @@ def image_status(image: VMImage, entries: dict[str, tuple[Provider, Entry]], now
     wishes = [
         Wish(READY, "True" if status.ready and not failed and not running else "False", reason, message),
         Wish(IMPORTING, "True" if running else "False", IMPORTING if running else reason, message),
+        *wish_of(image_reports(image)),
     ]
-    owned = (READY, IMPORTING, DELETE_BLOCKED)
+    owned = (READY, IMPORTING, DELETE_BLOCKED, FIELDS_IGNORED)
     status.conditions = merged(image.status.conditions, wishes, owned, image.metadata.generation, now)
     if before_importing(image.status) != bool(running):
         status.last_prepare_time = timestamp(now)

@@ -11,30 +11,40 @@ import msgspec
 from common import v1
 from common.errors import InvalidSpecError, NotSupportedError
 from kinds import duration
-from kinds.vmimage import VMImage, VMImageSourceHttp, VMImageSourceLibvirt, VMImageSourceVsphere
+from kinds.vmimage import PrepareStorage, VMImage, VMImageSourceHttp, VMImageSourceLibvirt, VMImageSourceVsphere
 
 from .secrets import Secrets
 
 
 def digest_of(image: VMImage) -> str:
     """Digest of what the image says about its source and its preparation; another one is another artefact."""
-    said = json.dumps([msgspec.to_builtins(image.spec.source), _storage(image)], sort_keys=True)
-    return "sha256:" + hashlib.sha256(said.encode()).hexdigest()
-
-
-def _storage(image: VMImage) -> str:
     prepare = image.spec.prepare
-    source = image.spec.source
-    if source.libvirt is not None and source.libvirt.storage_pool:
-        return source.libvirt.storage_pool
-    if source.proxmox is not None and source.proxmox.storage:
-        return source.proxmox.storage
-    storage = prepare.storage if prepare is not None else None
-    if storage is None:
-        return ""
-    if storage.libvirt is not None and storage.libvirt.storage_pool:
-        return storage.libvirt.storage_pool
-    return storage.vsphere.datastore or "" if storage.vsphere is not None else ""
+    said = [
+        msgspec.to_builtins(image.spec.source),
+        msgspec.to_builtins(prepare.storage) if prepare is not None and prepare.storage is not None else None,
+        _verified(image),
+    ]
+    return "sha256:" + hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+
+
+def _verified(image: VMImage) -> bool:
+    return image.spec.prepare is None or image.spec.prepare.validate_checksum
+
+
+def _storage(image: VMImage, provider_type: str) -> str:
+    """Pool or datastore on a provider of this type; what the source says itself goes first."""
+    source, prepare = image.spec.source, image.spec.prepare
+    storage = prepare.storage if prepare is not None and prepare.storage is not None else PrepareStorage()
+    found = {
+        "libvirt": [
+            source.libvirt.storage_pool if source.libvirt is not None else None,
+            storage.libvirt.storage_pool if storage.libvirt is not None else None,
+        ],
+        "proxmox": [source.proxmox.storage if source.proxmox is not None else None],
+        "vsphere": [storage.vsphere.datastore if storage.vsphere is not None else None],
+    }
+    names = found[provider_type] if provider_type in found else [name for each in found.values() for name in each]
+    return next((name for name in names if name), "")
 
 
 async def request_for(
@@ -48,15 +58,39 @@ async def request_for(
         Hold: a Secret is missing.
     """
     meta = image.metadata
+    source = await _source(image, provider_type, secrets)
+    if not _verified(image):
+        source.checksum = None
+    _limit(image, source)
     return v1.PrepareImageRequest(
         uid=meta.uid,
         namespace=meta.namespace,
         name=meta.name,
         owner=owner,
-        source=await _source(image, provider_type, secrets),
-        storage=_storage(image),
+        source=source,
+        storage=_storage(image, provider_type),
         check_only=check_only,
     )
+
+
+def _limit(image: VMImage, source: v1.ImageSource) -> None:
+    """The shorter one of the source's own limit and prepare.timeout is that of the download."""
+    prepare = image.spec.prepare
+    if prepare is None or source.url is None:
+        return
+    limit = _duration(prepare.timeout, "spec.prepare.timeout")
+    if source.url.timeout is None or limit < source.url.timeout:
+        source.url.timeout = limit
+
+
+def _duration(text: str, where: str) -> timedelta:
+    try:
+        found = timedelta(seconds=duration.parse(text))
+    except (ValueError, OverflowError) as error:
+        raise InvalidSpecError(f"{where}: {error}") from None
+    if found <= timedelta(0):
+        raise InvalidSpecError(f"{where}: {text} is no limit; give a time such as 30m")
+    return found
 
 
 async def _source(image: VMImage, provider_type: str, secrets: Secrets) -> v1.ImageSource:
@@ -139,7 +173,7 @@ async def _http(image: VMImage, block: VMImageSourceHttp, secrets: Secrets) -> v
         headers["Authorization"] = f"Basic {coded}"
     url = v1.UrlSource(url=block.url, headers=headers)
     if block.timeout:
-        url.timeout = timedelta(seconds=duration.parse(block.timeout))
+        url.timeout = _duration(block.timeout, "spec.source.http.timeout")
     return v1.ImageSource(url=url, checksum=_checksum(block.checksum, block.checksum_type))
 
 

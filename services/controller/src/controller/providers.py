@@ -12,15 +12,15 @@ from common.errors import ProviderError
 from kinds import duration
 from kinds.provider import (
     Provider,
-    ProviderRuntime,
     ProviderStatus,
     ProviderStatusRuntime,
     ReportedCapabilities,
 )
 
-from .conditions import Wish, merged, timestamp
+from .conditions import Wish, find, merged, timestamp
 from .connection import Connection, Connections, Health, HealthPolicy, Limits
 from .events import NORMAL, WARNING, Recorder
+from .fields import provider_reports, wish_of
 from .holds import Hold
 from .index import Index
 from .informer import Name
@@ -28,13 +28,13 @@ from .metrics import Metrics
 from .objects import subject_of
 from .references import Caches
 from .runtime import Runtime, RuntimeState
-from .status import DELETE_BLOCKED, READY
+from .status import DELETE_BLOCKED, FIELDS_IGNORED, READY
 from .writer import Writer
 
 FINALIZER = "provider.infra.virtrigaud.io/finalizer"
 RUNTIME_READY, AVAILABLE, TLS = "ProviderRuntimeReady", "ProviderAvailable", "TLSConfigured"
 CAPABILITIES = "CapabilitiesReported"
-OWNED = (READY, RUNTIME_READY, AVAILABLE, TLS, CAPABILITIES, DELETE_BLOCKED)
+OWNED = (READY, RUNTIME_READY, AVAILABLE, TLS, CAPABILITIES, DELETE_BLOCKED, FIELDS_IGNORED)
 LOOK = 60.0
 """Seconds between two looks at the Secrets that a server depends on."""
 
@@ -135,6 +135,9 @@ class ProviderReconciler:
             if available:
                 self._wake_users(provider)
         self._available[provider.metadata.uid] = available
+        ignored, told = find(status.conditions, FIELDS_IGNORED), find(provider.status.conditions, FIELDS_IGNORED)
+        if ignored is not None and (told is None or told.message != ignored.message):
+            self._recorder.record(subject_of(provider, self.kind), WARNING, FIELDS_IGNORED, ignored.message)
         if provider.metadata.deletion_timestamp and not any(
             condition.type == DELETE_BLOCKED for condition in provider.status.conditions
         ):
@@ -215,7 +218,7 @@ def provider_status(
         can = info.capabilities or v1.Capabilities()
         status.reported_capabilities = reported(can)
         status.capabilities = coarse(can)  # type: ignore[assignment]  # words of the schema, by its table
-    wishes = _wishes(provider, state, health, info, users)
+    wishes = _wishes(provider, state, health, info, users) + wish_of(provider_reports(provider, mode))
     status.conditions = merged(before.conditions, wishes, OWNED, provider.metadata.generation, now)
     return status
 
@@ -244,31 +247,9 @@ def _wishes(
         )
         wishes.append(Wish(DELETE_BLOCKED, "True", "InUse", message))
         wishes.append(Wish(READY, "False", "Deleting", message))
-    elif available.status == "True" and unread(provider.spec.runtime):
-        fields = ", ".join(unread(provider.spec.runtime))
-        wishes.append(Wish(READY, "True", "Connected", f"{available.message}; not used by this runtime: {fields}"))
     else:
         wishes.append(Wish(READY, available.status, available.reason, available.message))
     return wishes
-
-
-def unread(runtime: ProviderRuntime | None) -> list[str]:
-    """Settings of a Deployment, which no runtime of this version makes; named so that nobody counts on them."""
-    if runtime is None:
-        return []
-    fields = {
-        "affinity": runtime.affinity is not None,
-        "image": runtime.image is not None,
-        "imagePullSecrets": bool(runtime.image_pull_secrets),
-        "livenessProbe": runtime.liveness_probe is not None,
-        "nodeSelector": bool(runtime.node_selector),
-        "readinessProbe": runtime.readiness_probe is not None,
-        "replicas": runtime.replicas != 1,
-        "resources": runtime.resources is not None,
-        "securityContext": runtime.security_context is not None,
-        "tolerations": bool(runtime.tolerations),
-    }
-    return [f"spec.runtime.{name}" for name, given in fields.items() if given]
 
 
 def _tls(provider: Provider, state: RuntimeState) -> Wish:

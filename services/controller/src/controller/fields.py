@@ -1,0 +1,167 @@
+"""What a Provider or a VMImage asks for and nobody does: reported, never dropped.
+
+Every field of the two specs that differs from the schema's default is looked up in a table. A field without an entry is
+reported as not supported yet, so a field that is added to the schema is told of from its first day on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import msgspec
+from kinds.compose import FieldReport
+from kinds.provider import Provider
+from kinds.vmimage import Prepare, VMImage
+
+from .conditions import Wish
+from .status import FIELDS_IGNORED
+
+NOT_YET, NOT_USED = "NotSupportedYet", "NotUsed"
+ADOPT = "virtrigaud.io/adopt-vms"
+
+DONE = ""
+"""The field does what it says, or asks for nothing; where that is, is said beside it."""
+
+_CONTAINER = "provider servers in containers are not supported yet"
+_ONE_CHANNEL = (
+    "calls share one HTTP/2 connection, which stays open; only maxConnections, calls at the same time, is used"
+)
+
+PROVIDER: Mapping[str, str] = {
+    "spec.type": DONE,  # runtime/process.py, compose
+    "spec.endpoint": DONE,  # runtime/process.py; for a server that runs already it is a note
+    "spec.credentialSecretRef": DONE,  # runtime/process.py
+    "spec.defaults": DONE,  # compose: where the machine says nothing itself
+    "spec.healthCheck": DONE,  # connection.py
+    "spec.rateLimit": DONE,  # connection.py
+    "spec.connectionPooling.maxConnections": DONE,  # connection.py
+    "spec.connectionPooling": _ONE_CHANNEL,
+    "spec.consumerNamespaceSelector": DONE,  # references.py
+    "spec.topology": "clusters of hosts are not supported yet",
+    "spec.insecureSkipVerify": (
+        "certificates are always verified; give the provider the right authority, or, for libvirt over TLS, put "
+        "no_verify=1 into the endpoint's query"
+    ),
+    "spec.runtime.mode": DONE,  # providers.py
+    "spec.runtime.address": DONE,  # runtime/external.py
+    "spec.runtime.env": DONE,  # runtime/process.py
+    "spec.runtime.logLevel": DONE,
+    "spec.runtime.logFormat": DONE,
+    "spec.runtime.service.tls.enabled": DONE,  # runtime/external.py
+    "spec.runtime.service.tls.secretRef": DONE,
+    "spec.runtime.service.tls.insecureSkipVerify": (
+        "the certificate of the provider server is always verified; put its authority into ca.crt of tls.secretRef"
+    ),
+    "spec.runtime.service.port": "the port is part of spec.runtime.address, and chosen by the system for a process",
+    "spec.runtime": _CONTAINER,
+}
+
+_OWN = "the server runs already and has settings of its own"
+BY_MODE: Mapping[str, Mapping[str, str]] = {
+    "Process": {
+        "spec.runtime.address": "the controller starts the server itself and knows its address",
+        "spec.runtime.service.tls.enabled": "calls to a process of the controller always use mutual TLS",
+        "spec.runtime.service.tls.secretRef": "the controller issues the certificates of its processes itself",
+    },
+    "External": {
+        "spec.credentialSecretRef": _OWN,
+        "spec.runtime.env": _OWN,
+        "spec.runtime.logLevel": _OWN,
+        "spec.runtime.logFormat": _OWN,
+    },
+    "Kubernetes": {},
+}
+"""What differs by the runtime mode in force."""
+
+IMAGE: Mapping[str, str] = {
+    "spec.source": DONE,  # imagesources.py: used, or refused by name
+    "spec.source.proxmox.fullClone": "how disks are made from a template is the provider's choice",
+    "spec.source.vsphere.providerRef": "an image is prepared on each provider that needs it",
+    "spec.distribution": DONE,  # text for people
+    "spec.metadata": DONE,  # text for people
+    "spec.consumerNamespaceSelector": DONE,  # references.py
+    "spec.prepare.onMissing": DONE,  # images.py
+    "spec.prepare.retries": DONE,  # images.py
+    "spec.prepare.timeout": DONE,  # imagesources.py
+    "spec.prepare.validateChecksum": DONE,  # imagesources.py
+    "spec.prepare.storage.libvirt.storagePool": DONE,  # imagesources.py
+    "spec.prepare.storage.vsphere.datastore": DONE,  # imagesources.py
+    "spec.prepare.storage": "a provider stores images its own way; only where (storagePool, datastore) can be chosen",
+    "spec.prepare.force": "an image is fetched once; give it another source, or another name, to have it fetched again",
+    "spec.prepare.optimization": "work on an image after it was fetched is not supported yet",
+}
+
+
+def provider_reports(provider: Provider, mode: str) -> list[FieldReport]:
+    """What is not done of a Provider. Args: mode: the runtime mode in force."""
+    table = {**PROVIDER, **BY_MODE.get(mode, {})}
+    if provider.spec.topology == "single":
+        table["spec.topology"] = DONE  # it is what every endpoint is taken for
+    found = _looked_up(provider.spec, table)
+    if provider.metadata.annotations.get(ADOPT) == "true":
+        where = f"metadata.annotations[{ADOPT}]"
+        found.append(FieldReport(where, NOT_YET, "adopting machines is not supported yet"))
+    return found
+
+
+def image_reports(image: VMImage) -> list[FieldReport]:
+    """What is not done of a VMImage."""
+    return _looked_up(image.spec, IMAGE) + _other_sources(image) + _timeout(image)
+
+
+def _other_sources(image: VMImage) -> list[FieldReport]:
+    """Of the sources for any provider, one is used; those for one kind of provider are used on it."""
+    source = image.spec.source
+    general = {"http": source.http, "registry": source.registry, "dataVolume": source.data_volume}
+    given = [name for name, block in general.items() if block is not None]
+    why = f"not used, because spec.source.{given[0]} is given" if given else ""
+    return [FieldReport(f"spec.source.{name}", NOT_USED, why) for name in given[1:]]
+
+
+def _timeout(image: VMImage) -> list[FieldReport]:
+    source, prepare = image.spec.source, image.spec.prepare
+    downloads = source.http is not None or bool(source.libvirt is not None and source.libvirt.url)
+    downloads = downloads or bool(source.vsphere is not None and source.vsphere.ova_url)
+    if prepare is None or downloads or prepare.timeout == Prepare().timeout:
+        return []
+    return [FieldReport("spec.prepare.timeout", NOT_USED, "it limits downloads, and nothing is downloaded")]
+
+
+def _looked_up(spec: msgspec.Struct, table: Mapping[str, str]) -> list[FieldReport]:
+    """One report per field that asks for something which is not done."""
+    found = []
+    for path in wishes(spec, "spec"):
+        entry = _entry(path, table)
+        told = table[entry] if entry is not None else "not supported yet"
+        if told != DONE:
+            found.append(FieldReport(path, NOT_YET if told.endswith("yet") else NOT_USED, told))
+    return found
+
+
+def _entry(path: str, table: Mapping[str, str]) -> str | None:
+    """The nearest entry: the field's own, else that of a block around it."""
+    while path:
+        if path in table:
+            return path
+        path = path.rpartition(".")[0]
+    return None
+
+
+def wishes(struct: Any, path: str) -> Iterator[str]:
+    """Paths of all fields that differ from the schema's default. Any: a Struct of any kind."""
+    for each in msgspec.structs.fields(struct):
+        value = getattr(struct, each.name)
+        default = each.default if each.default_factory is msgspec.NODEFAULT else each.default_factory()
+        if isinstance(value, msgspec.Struct):
+            yield from wishes(value, f"{path}.{each.encode_name}")
+        elif value != default:
+            yield f"{path}.{each.encode_name}"
+
+
+def wish_of(reports: list[FieldReport]) -> list[Wish]:
+    """The condition that tells of them; none when there is nothing to tell."""
+    if not reports:
+        return []
+    message = "; ".join(f"{report.field}: {report.message}" for report in reports)
+    return [Wish(FIELDS_IGNORED, "True", reports[0].reason, message)]
