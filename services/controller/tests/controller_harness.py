@@ -310,10 +310,12 @@ OWNER = "test-installation"
 
 
 @asynccontextmanager
-async def hypervisor(**knobs: Any) -> AsyncIterator[tuple[FakeHypervisor, dict[str, Any]]]:
+async def hypervisor(
+    make: type[FakeDriver] = FakeDriver, **knobs: Any
+) -> AsyncIterator[tuple[FakeHypervisor, dict[str, Any]]]:
     """A fake hypervisor in this process behind a real provider server, and the Provider spec that names it."""
     world = FakeHypervisor()
-    driver = FakeDriver(world, owner=OWNER, **knobs)
+    driver = make(world, owner=OWNER, **knobs)
     machines = MachineSettings(short_wait=0.05)
     settings = ServingSettings(insecure=True, owner=OWNER, grace=0.2, health_timeout=1.0, machines=machines)
     async with serve(driver, settings, registry=None) as serving:

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from datetime import datetime
 
 import msgspec
+from common import redact, v1
 from common import status as errors
-from common import v1
 from common.clock import Clock
 from common.errors import ImageInUseError, ImageNotFoundError, InvalidSpecError, NotSupportedError, ProviderError
 from common.status import Action
@@ -199,7 +199,7 @@ class ImageReconciler:
         self, image: VMImage, provider_uid: str, digest: str, error: ProviderError
     ) -> tuple[Entry, float | None]:
         """What to say, and when to try again. A provider that does not answer has tried nothing: no retry is spent."""
-        action, problem = errors.action(error), str(error)
+        action, problem = errors.action(error), redact.text(str(error))  # it may quote the credentials that it was sent
         again: float | None = 5.0
         if action is Action.STOP:
             again = None

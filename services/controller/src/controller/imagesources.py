@@ -8,7 +8,7 @@ import json
 from datetime import timedelta
 
 import msgspec
-from common import v1
+from common import redact, v1
 from common.errors import InvalidSpecError, NotSupportedError
 from kinds import duration
 from kinds.vmimage import PrepareStorage, VMImage, VMImageSourceHttp, VMImageSourceLibvirt, VMImageSourceVsphere
@@ -170,6 +170,7 @@ async def _http(image: VMImage, block: VMImageSourceHttp, secrets: Secrets) -> v
         user = await secrets.credential(namespace, name, (basic.username_key or "username",), place)
         password = await secrets.credential(namespace, name, (basic.password_key or "password",), place)
         coded = base64.b64encode(f"{user.strip()}:{password.strip()}".encode()).decode()
+        redact.register(coded)
         headers["Authorization"] = f"Basic {coded}"
     url = v1.UrlSource(url=block.url, headers=headers)
     if block.timeout:
