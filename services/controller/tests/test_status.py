@@ -100,6 +100,7 @@ def test_W16_W20_every_outcome_has_its_phase_and_conditions(
     assert status.observed_generation == 3
     assert {c.observed_generation for c in status.conditions} == {3}
     assert msgspec.convert(msgspec.to_builtins(status), VirtualMachineStatus) == status  # the schema takes it
+    assert not is_true(status.conditions, "SpecApplied") or told.status == "True", "the spec is not applied"
 
 
 @pytest.mark.parametrize("row", ROWS)

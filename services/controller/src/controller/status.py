@@ -271,9 +271,10 @@ def _troubled(vm: VirtualMachine, status: VirtualMachineStatus, outcome: Outcome
         phase = "Pending" if status.bound_provider is None else "Provisioning"
     more = [Wish(PROVISIONING, "True" if phase == "Provisioning" else "False", problem.reason, problem.message)]
     more.append(Wish(RECONFIGURING, "False", problem.reason, problem.message))
-    if problem.kind == "stopped":
+    told = problem.kind == "stopped" or not status.id
+    if told:
         more.append(Wish(SPEC_APPLIED, "False", problem.reason, problem.message))
-    kept = [SPEC_APPLIED, RESTART_REQUIRED] if problem.kind != "stopped" else [RESTART_REQUIRED]
+    kept = [RESTART_REQUIRED] if told else [SPEC_APPLIED, RESTART_REQUIRED]
     for kind in kept:  # they speak of the last look at the machine, which this was not
         if (condition := find(vm.status.conditions, kind)) is not None:
             more.append(Wish(kind, condition.status, condition.reason, condition.message))
@@ -285,40 +286,40 @@ def _settled(status: VirtualMachineStatus, outcome: Outcome) -> _Verdict:
     restart = [change for change in outcome.pending if change.effect is v1.Effect.RESTART]
     never = [c for c in outcome.pending if c.effect in (v1.Effect.RECREATE, v1.Effect.UNSUPPORTED)]
     soon = [change for change in outcome.pending if change.effect is v1.Effect.ONLINE]
-    power = PHASES.get(status.power_state or "", "Unknown") if machine is not None else "Provisioning"
-    more = []
     if machine is None:
-        refused = bool(never) and operation is None
-        message = _lines(never) if refused else "the machine is being created"
-        ready = Wish(READY, "False", "SpecNotApplied" if refused else "Creating", message)
-        more.append(Wish(PROVISIONING, "False" if refused else "True", ready.reason, message))
-        more.append(Wish(RECONFIGURING, "False", ready.reason, message))
-        power = "Failed" if refused else "Provisioning"
-    else:
-        changing = operation is not None
-        ready = _ready(machine, outcome, restart, never, soon)
-        more.append(Wish(PROVISIONING, "False", "Created", "the machine exists"))
-        more.append(
-            Wish(RECONFIGURING, "True", "TaskInProgress", f"{operation.kind or 'a change'} is in progress")
-            if operation is not None
-            else Wish(RECONFIGURING, "False", "ReconcileSuccess", "no change is in progress")
-        )
-        if (
-            changing
-            and operation is not None
-            and operation.kind not in ("create", "start", "shutdown", "stop", "suspend")
-        ):
-            power = "Reconfiguring"
-    more.append(
+        return _unmade(operation, never)
+    phase = PHASES.get(status.power_state or "", "Unknown")
+    if operation is not None and operation.kind not in ("create", "start", "shutdown", "stop", "suspend"):
+        phase = "Reconfiguring"
+    ready = _ready(machine, outcome, restart, never, soon)
+    more = [
+        Wish(PROVISIONING, "False", "Created", "the machine exists"),
+        Wish(RECONFIGURING, "True", "TaskInProgress", f"{operation.kind or 'a change'} is in progress")
+        if operation is not None
+        else Wish(RECONFIGURING, "False", "ReconcileSuccess", "no change is in progress"),
         Wish(RESTART_REQUIRED, "True", "ChangesPending", _lines(restart))
         if restart
-        else Wish(RESTART_REQUIRED, "False", "NothingPending", "no change waits for a restart")
-    )
-    more.append(_spec_applied(restart, never, soon))
-    return _Verdict(power, ready, more)
+        else Wish(RESTART_REQUIRED, "False", "NothingPending", "no change waits for a restart"),
+        _spec_applied(ready, restart, never, soon),
+    ]
+    return _Verdict(phase, ready, more)
 
 
-def _spec_applied(restart: Sequence[v1.Change], never: Sequence[v1.Change], soon: Sequence[v1.Change]) -> Wish:
+def _unmade(operation: v1.Operation | None, never: Sequence[v1.Change]) -> _Verdict:
+    """There is no machine yet: it is being made, or the provider will not make it."""
+    refused = bool(never) and operation is None
+    reason, message = ("SpecNotApplied", _lines(never)) if refused else ("Creating", "the machine is being created")
+    more = [
+        Wish(PROVISIONING, "False" if refused else "True", reason, message),
+        Wish(RECONFIGURING, "False", reason, message),
+        Wish(SPEC_APPLIED, "False", reason, message),
+    ]
+    return _Verdict("Failed" if refused else "Provisioning", Wish(READY, "False", reason, message), more)
+
+
+def _spec_applied(
+    ready: Wish, restart: Sequence[v1.Change], never: Sequence[v1.Change], soon: Sequence[v1.Change]
+) -> Wish:
     if never:
         reason = "Unsupported" if all(c.effect is v1.Effect.UNSUPPORTED for c in never) else "RecreateRequired"
         return Wish(SPEC_APPLIED, "False", reason, _lines(never))
@@ -326,6 +327,8 @@ def _spec_applied(restart: Sequence[v1.Change], never: Sequence[v1.Change], soon
         return Wish(SPEC_APPLIED, "False", RESTART_REQUIRED, _lines(restart))
     if soon:
         return Wish(SPEC_APPLIED, "False", "Updating", _lines(soon))
+    if ready.status != "True":  # drifted, paused, or still being changed
+        return Wish(SPEC_APPLIED, "False", ready.reason, ready.message)
     return Wish(SPEC_APPLIED, "True", "Applied", "the machine is what the spec says")
 
 
