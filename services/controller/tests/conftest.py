@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import sys
 from collections.abc import AsyncIterator
@@ -27,7 +28,10 @@ def rng() -> random.Random:
     return random.Random(1)
 
 
+NUMBERS = itertools.count(1)
+
+
 @pytest.fixture
-def namespace(request: pytest.FixtureRequest) -> str:
+def namespace() -> str:
     """A name for this test's namespace."""
-    return f"t{abs(hash(request.node.name)) % 10**8}"
+    return f"t{next(NUMBERS)}"

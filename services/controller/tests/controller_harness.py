@@ -35,7 +35,8 @@ PLURALS = {
     "VMMigration": "vmmigrations",
     "VMPlacementPolicy": "vmplacementpolicies",
 }
-DEADLINE = 30.0
+DEADLINE = 90.0
+"""Seconds after which something that must come will not come: generous, as other work may share the machine."""
 
 
 @dataclass

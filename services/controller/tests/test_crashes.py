@@ -101,7 +101,7 @@ async def test_no_provider_outlives_its_controller(cluster: Cluster, tmp_path: P
         assert len(provider_pids(tmp_path)) == 1
         first.kill()
         await first.wait()
-    await until(lambda: not provider_pids(tmp_path), "the end of the provider", 20)
+    await until(lambda: not provider_pids(tmp_path), "the end of the provider")
 
 
 async def test_W33_rotated_credentials_reach_the_provider(cluster: Cluster, tmp_path: Path, namespace: str):
@@ -121,7 +121,7 @@ async def test_W33_rotated_credentials_reach_the_provider(cluster: Cluster, tmp_
         path = cluster.path("Secret", namespace, "login")
         await cluster.request("PATCH", path, patch, "application/merge-patch+json")
         await cluster.patch("Provider", namespace, "fake", {"metadata": {"annotations": {"look": "2"}}})
-        await until(lambda: len(p := provider_pids(tmp_path)) == 1 and p != [before], "the restart", 25)
+        await until(lambda: len(p := provider_pids(tmp_path)) == 1 and p != [before], "the restart")
         assert (place / "password").read_text() == "second-secret"
 
 

@@ -1,0 +1,161 @@
+"""One provider as the controller holds it: limits, health, and its traces. Real gRPC to a fake hypervisor."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+import pytest
+from common import v1
+from common.clock import ManualClock
+from common.errors import HypervisorUnavailableError
+from controller.connection import Connection, HealthPolicy, Limits, Target
+from controller.metrics import Metrics
+from controller_harness import OWNER, Cluster, controller, furnish, machine, ready, until
+from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
+from prometheus_client import CollectorRegistry
+from providerkit.fake import FakeDriver, FakeHypervisor
+from providerkit.serving import ServingSettings, serve
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+LIST = ("ImageService", "list_images", v1.ListImagesRequest())
+
+
+@asynccontextmanager
+async def connected(
+    clock: ManualClock, policy: HealthPolicy | None = None, limits: Limits | None = None
+) -> AsyncIterator[tuple[FakeHypervisor, Connection, list[tuple[int, bool | None]]]]:
+    """A connection that is up, and its verdicts on the health: after how many probes, and which."""
+    world = FakeHypervisor()
+    settings = ServingSettings(insecure=True, owner=OWNER, grace=0.1, health_interval=3600.0)
+    verdicts: list[tuple[int, bool | None]] = []
+    async with serve(FakeDriver(world, owner=OWNER), settings, registry=None) as serving, asyncio.TaskGroup() as group:
+
+        def changed() -> None:
+            if not verdicts or verdicts[-1][1] is not connection.health.healthy:
+                verdicts.append((world.calls["check"], connection.health.healthy))
+
+        connection = Connection(
+            "ns/fake", Target(serving.server.address, None), clock, random.Random(1), Metrics(CollectorRegistry()),
+            policy=policy or HealthPolicy(), limits=limits or Limits(), wake=lambda _: None, changed=changed,
+        )  # fmt: skip
+        task = group.create_task(connection.run())
+        await connection.synced.wait()
+        yield world, connection, verdicts
+        task.cancel()
+
+
+async def test_W29_the_rate_limit_holds_calls_back():
+    clock = ManualClock()
+    async with (
+        connected(clock, limits=Limits(qps=0.001, burst=2)) as (world, connection, _),
+        asyncio.TaskGroup() as group,
+    ):
+        calls = [group.create_task(connection.call(*LIST)) for _ in range(3)]
+        await until(lambda: world.calls["list_images"] == 2, "the burst")
+        await asyncio.wait(calls[:2])
+        await connection._send(*LIST, 30.0)  # the provider would have answered: it was not asked
+        assert world.calls["list_images"] == 3
+        assert not calls[2].done()
+        await clock.advance(1000.0)
+        await calls[2]
+        assert world.calls["list_images"] == 4
+
+
+async def test_W29_no_more_calls_at_a_time_than_max_connections():
+    async with connected(ManualClock(), limits=Limits(concurrent=2)) as (world, connection, _):
+        async with asyncio.TaskGroup() as group:
+            world.hang("list_images")
+            calls = [group.create_task(connection.call(*LIST)) for _ in range(3)]
+            await until(lambda: world.calls["list_images"] == 2, "two calls")
+            await connection._send("ProviderService", "get_provider", v1.GetProviderRequest(), 30.0)
+            assert world.calls["list_images"] == 2
+            assert not any(call.done() for call in calls)
+            world.unhang()
+        assert world.calls["list_images"] == 3
+
+
+async def test_W29_health_turns_at_its_thresholds():
+    """Two probes that succeed make it healthy, three that fail in a row unhealthy; one that fails does nothing."""
+    clock = ManualClock()
+    refused = HypervisorUnavailableError("check: the fake is away")
+    async with connected(clock, HealthPolicy(interval=10.0, failures=3, successes=2)) as (world, _, verdicts):
+
+        async def until_told(count: int) -> None:
+            async def told() -> bool:
+                await clock.advance(0.5)
+                return len(verdicts) >= count
+
+            await until(told, f"verdict {count}")
+
+        async def probed(count: int) -> None:
+            async def done() -> bool:
+                await clock.advance(0.5)
+                return world.calls["check"] >= count
+
+            await until(done, f"probe {count}")
+
+        async def healthy() -> bool:
+            await clock.advance(0.5)
+            return bool(verdicts and verdicts[-1][1])
+
+        await until(healthy, "the first verdict")
+        told = len(verdicts)
+        world.fail("check", refused)
+        await probed(world.calls["check"] + 3)
+        assert len(verdicts) == told  # one of three is not enough
+        before = world.calls["check"]
+        world.fail("check", refused, times=3)
+        await until_told(told + 2)
+        assert verdicts[told:] == [(before + 3, False), (before + 5, True)]
+
+
+class Collector(trace_service_pb2_grpc.TraceServiceServicer):
+    """What an OTLP endpoint gets."""
+
+    def __init__(self) -> None:
+        self.spans: list[tuple[str, Any]] = []
+
+    async def Export(self, request: Any, context: Any) -> Any:
+        for resource in request.resource_spans:
+            service = next(a.value.string_value for a in resource.resource.attributes if a.key == "service.name")
+            self.spans += [(service, span) for scope in resource.scope_spans for span in scope.spans]
+        return trace_service_pb2.ExportTraceServiceResponse()
+
+
+async def test_one_trace_from_the_reconcile_to_the_provider(cluster: Cluster, tmp_path: Path, namespace: str):
+    """Two real processes: the controller's call and the provider's work are spans of the reconcile's trace."""
+    collector = Collector()
+    server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+    trace_service_pb2_grpc.add_TraceServiceServicer_to_server(collector, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        flags = ("--owner", OWNER, "--namespace", namespace, "--lease-name", namespace)
+        async with controller(cluster, tmp_path, *flags, "--otlp-endpoint", f"http://127.0.0.1:{port}"):
+            await furnish(cluster, namespace)
+            await cluster.create("VirtualMachine", namespace, "web", machine())
+            await cluster.wait("VirtualMachine", namespace, "web", ready)
+        # Both processes have ended, and sent what they had.
+    finally:
+        await server.stop(None)
+    by_id = {span.span_id: (service, span) for service, span in collector.spans}
+    (served, *_) = [
+        span
+        for service, span in collector.spans
+        if span.name.endswith("/ApplyMachine") and service == "virtrigaud-provider-fake"
+    ]
+    chain = []
+    at = served
+    while at.parent_span_id:
+        service, at = by_id[at.parent_span_id]
+        chain.append((service, at.name))
+    assert {service for service, _ in chain} == {"virtrigaud-controller"}
+    assert [name for _, name in chain][-2:] == ["provider apply_machine", "reconcile VirtualMachine"]
+    assert at.trace_id == served.trace_id

@@ -1,0 +1,109 @@
+"""Leader election against a real API server, with a connection to it that hangs."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from common.clock import SystemClock
+from controller.api import connect
+from controller.leader import Leader, LeaseSettings, LostError
+from controller_harness import DEADLINE, Cluster
+
+pytestmark = pytest.mark.asyncio(loop_scope="session")
+
+
+class Line:
+    """A TCP proxy to the API server. While it stalls, nothing passes and nothing is closed: the worst outage."""
+
+    def __init__(self, target: str) -> None:
+        self._target = target.rsplit(":", 1)
+        self._open = asyncio.Event()
+        self._open.set()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def stall(self) -> None:
+        self._open.clear()
+
+    @asynccontextmanager
+    async def served(self) -> AsyncIterator[int]:
+        """Port of the proxy, while the context is open."""
+        server = await asyncio.start_server(self._connected, "127.0.0.1", 0)
+        try:
+            yield server.sockets[0].getsockname()[1]
+        finally:
+            server.close()
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.wait(self._tasks)
+
+    async def _connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        there = await asyncio.open_connection(*self._target)
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._pump(reader, there[1]))
+                group.create_task(self._pump(there[0], writer))
+        except asyncio.CancelledError:
+            task.uncancel()
+        finally:
+            writer.close()
+            there[1].close()
+
+    async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+        while data := await source.read(65536):
+            await self._open.wait()
+            sink.write(data)
+            await sink.drain()
+        sink.close()
+
+
+def lease(namespace: str, identity: str) -> LeaseSettings:
+    return LeaseSettings(namespace, "test", identity, duration=4.0, renew_deadline=1.0, retry=0.2)
+
+
+async def test_a_leader_whose_api_hangs_stops_before_another_leads(cluster: Cluster, tmp_path: Path, namespace: str):
+    """Its calls get no answer and no error. It stops by its own clock, and only then the follower takes over."""
+    await cluster.namespace(namespace)
+    line, told, clock, rng = Line(cluster.endpoint), [], SystemClock(), random.Random(1)
+    leads, over = asyncio.Event(), asyncio.Event()
+
+    async def first() -> None:
+        told.append("a leads")
+        leads.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            told.append("a stopped")
+
+    async def second() -> None:
+        told.append("b leads")
+        over.set()
+
+    async with line.served() as port:
+        kubeconfig = tmp_path / "kubeconfig"
+        kubeconfig.write_text(cluster.kubeconfig.read_text().replace(cluster.endpoint, f"127.0.0.1:{port}"))
+        async with connect(str(kubeconfig)) as slow, connect(str(cluster.kubeconfig)) as api:
+            follower = Leader(api, clock, rng, lease(namespace, "b"))
+            leader = Leader(slow, clock, rng, lease(namespace, "a"))
+
+            async def lead() -> None:
+                with pytest.raises(LostError, match="was not renewed in time"):
+                    await leader.run(first)
+                assert not leader.leading
+
+            async with asyncio.TaskGroup() as group:
+                group.create_task(lead())
+                await leads.wait()
+                group.create_task(follower.run(second))
+                assert not over.is_set()
+                line.stall()
+                async with asyncio.timeout(DEADLINE):
+                    await over.wait()
+    assert told == ["a leads", "a stopped", "b leads"]
