@@ -16,6 +16,7 @@ from common import rpc, v1
 from common.errors import ProviderError
 from common.rpc import Stub
 from libvirtd.private import PrivateLibvirtd
+from provider_libvirt.__main__ import main
 from providerkit.serving import PACKAGE
 
 from .conftest import MIB, OWNER, machine_spec, uid_of
@@ -133,3 +134,20 @@ async def test_killed_at_the_worst_moment_it_makes_one_machine_and_leaves_no_orp
         await delete(machines, spec)
         assert not [path for path in libvirtd.pool_path.iterdir() if path.name.startswith(uid)]
     assert CANARY not in (tmp_path / "log").read_text()
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--bogus"], "--bogus"),
+        (["--owner", OWNER, "--insecure", "--endpoint", "nowhere"], "endpoint"),
+        (["--owner", OWNER], "--tls-cert"),
+    ],
+)
+def test_settings_that_cannot_work_are_one_sentence(
+    flags: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(flags) == 2
+    told = capsys.readouterr().err
+    assert said in told
+    assert "Traceback" not in told

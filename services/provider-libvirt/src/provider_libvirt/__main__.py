@@ -6,7 +6,7 @@ import sys
 from importlib.metadata import version
 
 from common.clock import SystemClock
-from common.settings import load
+from common.settings import SettingsError, load
 from providerkit.runner import run_provider
 
 from provider_libvirt.driver import LibvirtDriver
@@ -48,9 +48,14 @@ def build(settings: LibvirtSettings) -> LibvirtDriver:
     )
 
 
-def main() -> int:
+def main(argv: list[str] | None = None) -> int:
     """Serve until told to stop."""
-    return run_provider(build, load(LibvirtSettings), version=version("virtrigaud-provider-libvirt"))
+    try:
+        settings = load(LibvirtSettings, argv)
+    except SettingsError as error:
+        print(error, file=sys.stderr)  # noqa: T201  (there is no log yet)
+        return 2
+    return run_provider(build, settings, version=version("virtrigaud-provider-libvirt"))
 
 
 if __name__ == "__main__":
