@@ -122,6 +122,13 @@ if [ ${#missing[@]} -gt 0 ]; then
         timed "system packages, once more" install_packages "${missing[@]}" ||
             fail "apt-get could not install ${missing[*]}; its output is in $log. By hand: apt-get install --no-install-recommends ${missing[*]}"
     fi
+    # Debian leaves libvirt's own NAT network inactive. A libvirt that was here before is never touched; this one is new.
+    if [[ " ${missing[*]} " == *" libvirt-daemon-system "* ]] && [ -d /run/systemd/system ]; then
+        timed "libvirt, just installed: starting its network default" \
+            privileged sh -c 'virsh -c qemu:///system net-info default | grep -q "Active: *yes" ||
+                virsh -c qemu:///system net-start default && virsh -c qemu:///system net-autostart default' ||
+            step "libvirt's network default could not be started; see $log"
+    fi
 fi
 
 if ! has kubectl; then
