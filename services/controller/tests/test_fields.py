@@ -235,6 +235,29 @@ async def test_defaults_of_the_schema_are_no_wish():
     assert wish_of([]) == []
 
 
+@pytest.mark.parametrize(
+    ("source", "field"),
+    [
+        ({"http": {"url": "http://a.example/a"}, "dataVolume": {"name": "d"}}, "spec.source.dataVolume"),
+        ({"proxmox": {"templateID": 100, "templateName": "t"}}, "spec.source.proxmox.templateName"),
+        ({"vsphere": {"templateName": "t", "ovaURL": "https://a.example/a.ova"}}, "spec.source.vsphere.ovaURL"),
+    ],
+)
+async def test_of_several_ways_the_unused_one_is_named(source: dict[str, Any], field: str):
+    assert [report.field for report in image_reports(image_of(source=source))] == [field]
+
+
+async def test_a_certificate_is_not_used_for_plain_text():
+    runtime = {
+        "mode": "External",
+        "address": "192.0.2.1:1",
+        "service": {"tls": {"enabled": False, "secretRef": {"name": "s"}}},
+    }
+    spec = {"type": "fake", "endpoint": "fake://local", "runtime": runtime}
+    provider = msgspec.convert({"metadata": META, "spec": spec}, Provider)
+    assert [r.field for r in provider_reports(provider, "External")] == ["spec.runtime.service.tls.secretRef.name"]
+
+
 async def test_the_wish_to_adopt_is_answered():
     meta = {**META, "annotations": {ADOPT: "true"}}
     provider = msgspec.convert({"metadata": meta, "spec": {"type": "fake", "endpoint": "fake://local"}}, Provider)

@@ -98,6 +98,9 @@ def provider_reports(provider: Provider, mode: str) -> list[FieldReport]:
     table = {**PROVIDER, **BY_MODE.get(mode, {})}
     if provider.spec.topology == "single":
         table["spec.topology"] = DONE  # it is what every endpoint is taken for
+    service = provider.spec.runtime.service if provider.spec.runtime is not None else None
+    if mode == "External" and service is not None and service.tls is not None and not service.tls.enabled:
+        table["spec.runtime.service.tls.secretRef"] = "tls.enabled is false, so calls are in plain text"
     found = _looked_up(provider.spec, table)
     if provider.metadata.annotations.get(ADOPT) == "true":
         where = f"metadata.annotations[{ADOPT}]"
@@ -111,12 +114,24 @@ def image_reports(image: VMImage) -> list[FieldReport]:
 
 
 def _other_sources(image: VMImage) -> list[FieldReport]:
-    """Of the sources for any provider, one is used; those for one kind of provider are used on it."""
+    """Where several ways to the same thing are given, the first one is used."""
     source = image.spec.source
-    general = {"http": source.http, "registry": source.registry, "dataVolume": source.data_volume}
-    given = [name for name, block in general.items() if block is not None]
-    why = f"not used, because spec.source.{given[0]} is given" if given else ""
-    return [FieldReport(f"spec.source.{name}", NOT_USED, why) for name in given[1:]]
+    http, vsphere, proxmox = source.http, source.vsphere, source.proxmox
+    groups: dict[str, dict[str, object]] = {
+        "spec.source": {"http": http, "registry": source.registry, "dataVolume": source.data_volume}
+    }
+    if vsphere is not None:
+        ways: dict[str, object] = {"templateName": vsphere.template_name, "contentLibrary": vsphere.content_library}
+        groups["spec.source.vsphere"] = {**ways, "ovaURL": vsphere.ova_url}
+    if proxmox is not None:
+        groups["spec.source.proxmox"] = {"templateID": proxmox.template_id, "templateName": proxmox.template_name}
+    if http is not None and (auth := http.authentication) is not None:
+        groups["spec.source.http.authentication"] = {"bearer": auth.bearer, "basicAuth": auth.basic_auth}
+    found = []
+    for path, each in groups.items():
+        given = [name for name, value in each.items() if value is not None]
+        found += [FieldReport(f"{path}.{n}", NOT_USED, f"not used, because {given[0]} is given") for n in given[1:]]
+    return found
 
 
 def _timeout(image: VMImage) -> list[FieldReport]:
