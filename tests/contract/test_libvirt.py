@@ -241,7 +241,7 @@ class TestMachines(MachineContract):
 
 class TestCapabilities(CapabilityContract):
     @pytest.mark.parametrize("name", sorted(NEED_A_GUEST))
-    async def test_is_honest_with_a_guest(self, booting: LibvirtSubject, name: str) -> None:
+    async def test_P13_is_honest_with_a_guest(self, booting: LibvirtSubject, name: str) -> None:
         """The same, on a machine whose guest has come up."""
         await super().test_is_honest(booting, name)
 

@@ -20,7 +20,7 @@ async def get(stub, uid: str, timeout: float = 10.0, **more):
     return await stub.get_machine(v1.GetMachineRequest(uid=uid), timeout=timeout, **more)
 
 
-async def test_a_unary_call_carries_messages(stub):
+async def test_P29_a_unary_call_carries_messages(stub):
     assert (await get(stub, "m-1")).machine == v1.Machine(id="m-1")
 
 

@@ -83,7 +83,7 @@ async def run_traced() -> tuple[Collector, list[dict]]:
     return collector, [json.loads(line) for line in stderr.decode().splitlines()]
 
 
-async def test_P44_one_trace_from_the_caller_to_the_hypervisor_call_and_into_the_log():
+async def test_W37_P44_one_trace_from_the_caller_to_the_hypervisor_call_and_into_the_log():
     collector, records = await run_traced()
     spans = {}
     for span in collector.spans:
