@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from common.clock import SystemClock
+from common.clock import ManualClock, SystemClock
 from common.errors import InvalidSpecError, NotSupportedError
 from common.pki import Authority
 from common.tls import CONTROLLER
@@ -303,18 +303,29 @@ async def test_each_provider_gets_its_own_storage():
 
 
 async def test_retries_are_a_budget_that_an_edit_renews():
-    attempts, image = Attempts(), image_of(prepare={"retries": 2})
+    clock = ManualClock()
+    attempts, image = Attempts(clock), image_of(prepare={"retries": 2})
     assert [attempts.failed(image, "p") for _ in range(3)] == [FIRST_RETRY, FIRST_RETRY * 4, None]
-    assert attempts.spent(image, "p")
-    assert not attempts.spent(image, "q")
+    assert (attempts.wait(image, "p"), attempts.wait(image, "q")) == (None, 0.0)
     edited = msgspec.structs.replace(
         image, metadata=msgspec.structs.replace(image.metadata, annotations={"again": "yes"})
     )
-    assert not attempts.spent(edited, "p")
+    assert attempts.wait(edited, "p") == 0.0
     assert attempts.failed(edited, "p") == FIRST_RETRY
+    await clock.advance(4.0)
+    assert attempts.wait(edited, "p") == FIRST_RETRY - 4.0  # being woken early does not spend a retry
+    await clock.advance(6.0)
+    assert attempts.wait(edited, "p") == 0.0
     attempts.forget("u-1", "p")
     assert attempts.failed(edited, "p") == FIRST_RETRY
-    assert attempts.failed(image_of(prepare={"retries": 0}), "p") is None
+    assert attempts.failed(image_of(prepare={"retries": 0}), "q") is None
+
+
+async def test_without_a_budget_an_outage_ends_by_itself():
+    attempts, image = Attempts(ManualClock()), image_of()
+    delays = [attempts.failed(image, "p") for _ in range(1000)]
+    assert delays[:5] == [10.0, 40.0, 160.0, 600.0, 600.0]
+    assert delays[-1] == 600.0
 
 
 async def test_a_changed_source_is_another_image():

@@ -62,7 +62,7 @@ async def test_W38_one_image_has_a_state_per_provider(cluster: Cluster, home: Pa
         told = image["status"]["providerStatus"]
         assert told[f"{namespace}/fake"]["available"] is True
         assert told[f"{namespace}/other"]["available"] is False
-        assert "retries is 0" in told[f"{namespace}/other"]["message"]
+        assert "retries are spent" in told[f"{namespace}/other"]["message"]
         assert image["status"]["availableOn"] == [f"{namespace}/fake"]
         assert (len(good.images), len(bad.images), len(bad.machines)) == (1, 0, 0)
         assert bad.calls["prepare_image"] == 1

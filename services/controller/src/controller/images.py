@@ -18,7 +18,7 @@ from common.errors import ImageInUseError, ImageNotFoundError, InvalidSpecError,
 from common.status import Action
 from kinds import quantity
 from kinds.provider import Provider
-from kinds.vmimage import Prepare, VMImage, VMImageStatus
+from kinds.vmimage import VMImage, VMImageStatus
 from kinds.vmimage import VMImageStatusProviderStatus as ProviderStatus
 
 from .conditions import Wish, find, merged, timestamp
@@ -79,27 +79,35 @@ class Registry:
 class Attempts:
     """How often preparing failed in a row. Counted for the object as it is now: an edit of it starts over."""
 
-    def __init__(self) -> None:
-        self._failed: dict[tuple[str, str], tuple[object, int]] = {}
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._failed: dict[tuple[str, str], tuple[object, int, float]] = {}
 
     def failed(self, image: VMImage, provider_uid: str) -> float | None:
-        """Count one; answers with seconds until the next try, or None when prepare.retries are spent."""
-        count = self._count(image, provider_uid) + 1
-        self._failed[(image.metadata.uid, provider_uid)] = (self._meaning(image), count)
-        return None if self.spent(image, provider_uid) else min(MOST_RETRY, FIRST_RETRY * 4 ** (count - 1))
+        """Count one; answers as `wait`."""
+        count = self._known(image, provider_uid)[0] + 1
+        due = self._clock.monotonic() + min(MOST_RETRY, FIRST_RETRY * 4 ** min(count - 1, 8))
+        self._failed[(image.metadata.uid, provider_uid)] = (self._meaning(image), count, due)
+        return self.wait(image, provider_uid)
 
-    def spent(self, image: VMImage, provider_uid: str) -> bool:
-        """Whether it is not to be tried again."""
-        retries = (image.spec.prepare or Prepare()).retries
-        return self._count(image, provider_uid) > retries
+    def wait(self, image: VMImage, provider_uid: str) -> float | None:
+        """Seconds until the next try, whatever else wakes the image; None when prepare.retries are spent.
+
+        An image without spec.prepare sets no limit, so that a long outage of its source ends by itself.
+        """
+        count, due = self._known(image, provider_uid)
+        prepare = image.spec.prepare
+        if prepare is not None and count > prepare.retries:
+            return None
+        return max(0.0, due - self._clock.monotonic())
 
     def forget(self, image_uid: str, provider_uid: str) -> None:
         """It worked, or the image goes."""
         self._failed.pop((image_uid, provider_uid), None)
 
-    def _count(self, image: VMImage, provider_uid: str) -> int:
-        meaning, count = self._failed.get((image.metadata.uid, provider_uid), (None, 0))
-        return count if meaning == self._meaning(image) else 0
+    def _known(self, image: VMImage, provider_uid: str) -> tuple[int, float]:
+        meaning, count, due = self._failed.get((image.metadata.uid, provider_uid), (None, 0, 0.0))
+        return (count, due) if meaning == self._meaning(image) else (0, 0.0)
 
     def _meaning(self, image: VMImage) -> object:
         return (image.metadata.generation, dict(image.metadata.annotations))
@@ -126,7 +134,7 @@ class ImageReconciler:
         self._caches, self._index, self._connections, self._registry = caches, index, connections, registry
         self._secrets, self._writer, self._recorder, self._clock = secrets, writer, recorder, clock
         self._owner, self._wake_machines = owner, wake_machines
-        self._attempts = Attempts()
+        self._attempts = Attempts(clock)
 
     async def reconcile(self, name: Name) -> float | None:
         """Bring one image closer to being ready everywhere it is needed."""
@@ -177,8 +185,10 @@ class ImageReconciler:
         uid, digest = provider.metadata.uid, digest_of(image)
         connection = self._connections.get(uid)
         known = self._registry.get(image, uid)
-        if known is not None and (known.image is not None or (known.problem and self._attempts.spent(image, uid))):
+        if known is not None and known.image is not None:
             return known, None
+        if known is not None and known.problem and (wait := self._attempts.wait(image, uid)) != 0.0:
+            return known, wait
         again: float | None = None
         try:
             if connection is None:
@@ -206,10 +216,9 @@ class ImageReconciler:
         elif not isinstance(error, UNREACHABLE):
             again = self._attempts.failed(image, provider_uid)
             if again is None:
-                retries = (image.spec.prepare or Prepare()).retries
                 problem += (
-                    f"; not tried again, because spec.prepare.retries is {retries}. Any change of the object, such as "
-                    "an annotation, has it tried anew"
+                    "; not tried again, because spec.prepare.retries are spent. Any change of the object, such as an "
+                    "annotation, has it tried anew"
                 )
         return Entry(digest, reason=REASONS.get(type(error), error.reason), problem=problem), again
 
