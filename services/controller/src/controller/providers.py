@@ -260,7 +260,7 @@ def _tls(provider: Provider, state: RuntimeState) -> Wish:
         return Wish(
             TLS, "False", "ExplicitlyDisabled", "calls to the provider server are in plain text, as the object says"
         )
-    if state.reason == "SecretRefMissing":
+    if state.reason in ("SecretRefMissing", "TLSInvalid"):
         return Wish(TLS, "False", state.reason, state.message)
     if service is not None and service.tls is not None and not service.tls.enabled:
         return Wish(TLS, "False", "ExplicitlyDisabled", "the object asks for plain text")

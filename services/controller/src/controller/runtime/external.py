@@ -7,7 +7,8 @@ import re
 from pathlib import Path
 from typing import Literal
 
-from common.tls import TlsFiles
+from common.clock import Clock
+from common.tls import TlsError, TlsFiles
 from kinds.provider import Provider
 
 from controller.connection import Target
@@ -24,9 +25,9 @@ class ExternalRuntime:
 
     mode: Literal["Process", "External", "Kubernetes"] = "External"
 
-    def __init__(self, secrets: Secrets, directory: Path, default: TlsFiles | None) -> None:
+    def __init__(self, secrets: Secrets, directory: Path, default: TlsFiles | None, clock: Clock | None = None) -> None:
         """Args: directory: private, for client certificates. default: certificate where the object names none."""
-        self._secrets, self._directory, self._default = secrets, directory, default
+        self._secrets, self._directory, self._default, self._clock = secrets, directory, default, clock
 
     async def run(self) -> None:
         await asyncio.Event().wait()
@@ -71,4 +72,9 @@ class ExternalRuntime:
         place = self._directory / provider.metadata.uid
         replace_directory(place, {key: values[key] for key in ("tls.crt", "tls.key", "ca.crt")})
         files = TlsFiles(place / "tls.crt", place / "tls.key", place / "ca.crt")
+        try:
+            files.check(self._clock)
+        except TlsError as error:
+            message = f"Secret {provider.metadata.namespace}/{name} ({where}): {error}"
+            return RuntimeState("Failed", "TLSInvalid", message)
         return RuntimeState("Running", "External", f"dialling {address}", Target(address, files))
