@@ -263,7 +263,6 @@ def controller_command(cluster: Cluster, home: Path, *flags: str) -> list[str]:
         *("--kubeconfig", str(cluster.kubeconfig), "--home", str(home)),
         *("--runtime", "process", "--log-level", "debug"),
         *("--ready-file", str(home / "ready")),
-        *("--lease-duration", "3s", "--lease-renew-deadline", "2s", "--lease-retry", "300ms"),
         *flags,
     ]
 

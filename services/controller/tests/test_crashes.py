@@ -25,6 +25,10 @@ ALONE = {"VIRTRIGAUD_LEADER_ELECT": "false"}
 """No successor has to wait for the Lease of the one that was killed; the last test here is about that."""
 
 
+QUICK = ("--lease-duration", "8s", "--lease-renew-deadline", "5s", "--lease-retry", "300ms")
+"""Short enough to wait for, long enough for an API server that gets little of a busy machine."""
+
+
 @pytest.mark.parametrize("point", ["controller.machine.before-apply", "controller.machine.after-apply"])
 async def test_W17_a_controller_killed_around_the_create(cluster: Cluster, tmp_path: Path, namespace: str, point: str):
     """Its successor finds the machine by its identity: one machine, and the right status."""
@@ -130,10 +134,10 @@ async def test_one_of_two_controllers_leads_and_the_other_follows(cluster: Clust
     async with hypervisor() as (world, provider):
         await furnish(cluster, namespace, **provider)
         lease = f"/apis/coordination.k8s.io/v1/namespaces/kube-system/leases/{namespace}"
-        async with controller(cluster, tmp_path / "a", *flags(namespace)) as first:
+        async with controller(cluster, tmp_path / "a", *flags(namespace), *QUICK) as first:
             holder = (await cluster.request("GET", lease))["spec"]["holderIdentity"]
             async with asyncio.TaskGroup() as group:
-                second = controller(cluster, tmp_path / "b", *flags(namespace))
+                second = controller(cluster, tmp_path / "b", *flags(namespace), *QUICK)
                 follower = group.create_task(second.__aenter__())
                 await cluster.create(VM, namespace, "web", machine())
                 await cluster.wait(VM, namespace, "web", ready)
