@@ -131,7 +131,7 @@ class VirtualMachineSpec(Model):
         Meta(
             description=(
                 "What to do when the machine has vanished from the hypervisor: Report (the meaning of unset) "
-                "says so and waits, Recreate makes a new one with empty disks"
+                "says so and waits, Recreate makes it anew, from what is left of its disks or else from the image"
             )
         ),
     ] = None
