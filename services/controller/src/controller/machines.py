@@ -286,7 +286,7 @@ class MachineReconciler:
             connection.remember(vm.metadata.uid, None)
             message = (
                 f"machine {vm.status.hypervisor_name or vm.status.id} is not on the hypervisor any more. It is not "
-                "made anew, because its disks are gone; set spec.onMissing: Recreate to have a new one, or delete "
+                "made anew, because its data may be gone; set spec.onMissing: Recreate to have a new one, or delete "
                 "this object"
             )
             if not vm.status.id:
