@@ -308,10 +308,9 @@ async def test_reports_a_disk_that_grows(image: Path, folder: Path) -> None:
     """An online resize is seen from inside."""
     async with asyncio.timeout(60), boot(folder, image) as machine:
         await machine.wait_for("ready")
-        machine.lines.clear()
         reply = await machine.qmp("block_resize", device="root", size=2 << 30)
         assert reply == {"return": {}}
-        assert await machine.wait_for("disk sda") == f"disk sda {2 << 30}"
+        await machine.wait_for(f"disk sda {2 << 30}")
 
 
 def test_building_again_changes_nothing(image: Path) -> None:
