@@ -24,6 +24,17 @@ def test_one_entry_for_each_address_with_all_who_saw_it() -> None:
         ]
 
 
+def test_arp_alone_puts_no_address_on_the_wrong_nic() -> None:
+    """A guest with two NICs on one wire answers on either for both of its addresses."""
+    sights = [
+        Sight("192.0.2.7", A, "agent", "eth0"),
+        Sight("192.0.2.7", B, "arp"),
+        Sight("192.0.2.9", B, "arp"),
+    ]
+    for order in (sights, sights[::-1]):
+        assert [(a.address, a.mac) for a in merge(order, (A, B))] == [("192.0.2.7", A), ("192.0.2.9", B)]
+
+
 def test_addresses_that_help_nobody_are_left_out() -> None:
     useless = ["127.0.0.1", "::1", "169.254.1.1", "fe80::1", "fe80::1%eth0", "224.0.0.1", "0.0.0.0", "nonsense", ""]
     assert merge([Sight(address, A, "agent") for address in useless], (A,)) == ()

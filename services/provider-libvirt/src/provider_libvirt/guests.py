@@ -239,7 +239,8 @@ def merge(sights: Iterable[Sight], macs: tuple[str, ...]) -> tuple[v1.GuestAddre
     """One entry for each address, with all who saw it; in the order of the NICs, IPv4 before IPv6, then by value.
 
     Loopback, link-local and meaningless addresses are left out, and those of devices that the machine does not have
-    (a container's bridge in the guest).
+    (a container's bridge in the guest). So is what ARP alone says against the agent or a lease: Linux answers for all
+    its addresses on any NIC of the same wire (arp_ignore=0).
     """
     merged: dict[tuple[str, str], v1.GuestAddress] = {}
     for sight in sights:
@@ -255,8 +256,11 @@ def merge(sights: Iterable[Sight], macs: tuple[str, ...]) -> tuple[v1.GuestAddre
         entry.sources = sorted({*entry.sources, sight.source})
         entry.interface = entry.interface or sight.interface
 
+    sure = {entry.address for entry in merged.values() if entry.sources != ["arp"]}
+    found = [entry for entry in merged.values() if entry.sources != ["arp"] or entry.address not in sure]
+
     def order(entry: v1.GuestAddress) -> tuple[int, int, int]:
         ip = ipaddress.ip_address(entry.address)
         return macs.index(entry.mac), ip.version, int(ip)
 
-    return tuple(sorted(merged.values(), key=order)[:MOST_ADDRESSES])
+    return tuple(sorted(found, key=order)[:MOST_ADDRESSES])
