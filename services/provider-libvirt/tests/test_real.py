@@ -102,7 +102,12 @@ async def test_P1_P15_W25_a_whole_life_leaves_the_base_image_as_it_was_and_nothi
     await bench.driver.power_on(uid)
     up = await bench.wait(
         uid,
-        lambda m: {a.nic for a in m.addresses} == {"lan", "fixed"} and m.guest.hostname == "db" and m.guest.os != "",
+        lambda m: (
+            {("lan", "agent"), ("lan", "lease"), ("fixed", "agent")}
+            <= {(a.nic, s) for a in m.addresses for s in a.sources}
+            and m.guest.hostname == "db"
+            and m.guest.os != ""
+        ),
     )
     addresses = {address.nic: address for address in up.addresses}
     assert addresses["fixed"].address == "192.168.222.5"
