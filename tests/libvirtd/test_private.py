@@ -114,9 +114,10 @@ def test_guest_gets_lease_and_agent_answers(
     started = clock()
     try:
         network = connection.networkLookupByName(libvirtd.network)
-        leases = wait_for(lambda: [each for each in network.DHCPLeases() if each["hostname"] == "web"], "lease of web")
+        leases = wait_for(network.DHCPLeases, "lease")
         leased = clock()
         assert isinstance(leases, list)
+        assert [lease["hostname"] for lease in leases] == ["web"], leases
         interfaces = wait_for(lambda: agent_interfaces(domain), "answer of the agent")
         answered = clock()
         assert leases[0]["ipaddr"] in json.dumps(interfaces)
