@@ -66,6 +66,18 @@ def test_without_boot_data_and_addresses_there_is_no_iso() -> None:
     assert bootdata.needed(spec)
 
 
+def test_every_text_is_quoted_since_parsers_differ_on_plain_ones() -> None:
+    """A MAC of digits is a number in base 60 to some, and the guest would find no NIC that has it."""
+    mac = "52:54:00:46:81:97"
+    spec = machine_spec(
+        nics=[v1.NicSpec(name="lan", addressing=v1.GuestAddressing(addresses=["192.0.2.7/24"]))],
+        boot_data=v1.BootData(hostname="1e3"),
+    )
+    files = read_back(bootdata.iso(spec, {"lan": mac}))
+    assert f'"macaddress": "{mac}"' in files["network-config"]
+    assert '"local-hostname": "1e3"' in files["meta-data"]
+
+
 def test_static_addresses_are_matched_by_mac() -> None:
     addressing = v1.GuestAddressing(
         addresses=["192.0.2.7/24", "2001:db8::7/64"],

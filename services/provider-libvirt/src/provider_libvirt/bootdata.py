@@ -75,7 +75,7 @@ def meta_data(spec: v1.MachineSpec) -> str:
         if not isinstance(given, dict) or not all(isinstance(key, str) for key in given):
             raise InvalidSpecError("boot_data.meta_data: must be a YAML mapping with text keys")
         merged |= given
-    return yaml.safe_dump(merged, sort_keys=True)  # escapes, because YAML folds the line breaks of Unicode
+    return _yaml(dict(sorted(merged.items())))
 
 
 def network_config(spec: v1.MachineSpec, macs: dict[str, str]) -> str:
@@ -83,7 +83,20 @@ def network_config(spec: v1.MachineSpec, macs: dict[str, str]) -> str:
     if not any(nic.addressing not in (None, v1.GuestAddressing()) for nic in spec.nics):
         return ""
     ethernets = {f"nic{i}": _ethernet(nic, macs[nic.name]) for i, nic in enumerate(spec.nics)}
-    return yaml.safe_dump({"version": 2, "ethernets": ethernets}, sort_keys=False)
+    return _yaml({"version": 2, "ethernets": ethernets})
+
+
+class _Quoting(yaml.SafeDumper):
+    """Quotes every text: what a plain one means depends on who reads it. A MAC such as 52:54:00:46:81:97 is text to
+    PyYAML and a number in base 60 to others, and `1e3` is text in YAML 1.1 and a number in 1.2."""
+
+
+_Quoting.add_representer(str, lambda dumper, text: dumper.represent_scalar("tag:yaml.org,2002:str", text, style='"'))
+
+
+def _yaml(value: object) -> str:
+    """Escapes, too, because YAML folds the line breaks of Unicode."""
+    return yaml.dump(value, Dumper=_Quoting, sort_keys=False, width=1 << 20)
 
 
 def _ethernet(nic: v1.NicSpec, mac: str) -> dict[str, Any]:  # nested YAML
