@@ -92,9 +92,23 @@ class Stack:
     def wait_until(
         self, kind: str, name: str, holds: Callable[[Object], bool], namespace: str = SHARED, seconds: float = PATIENCE
     ) -> Object:
-        """`kubectl get --watch` until something holds of the object; answers with it."""
+        """`kubectl get --watch` until something holds of the object; answers with it.
+
+        By a selector, not by name: of a single object, kubectl drops the first event, and what it missed with it.
+        """
         command = ["kubectl", "--kubeconfig", str(self.kubeconfig), "--cache-dir", str(self.home / "cache")]
-        command += ["get", kind, name, "-n", namespace, "--watch", "-o", "json", f"--request-timeout={seconds:g}s"]
+        command += [
+            "get",
+            kind,
+            "--field-selector",
+            f"metadata.name={name}",
+            "-n",
+            namespace,
+            "--watch",
+            "-o",
+            "json",
+            f"--request-timeout={seconds:g}s",
+        ]
         text, last = "", {}
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as watch:
             assert watch.stdout is not None

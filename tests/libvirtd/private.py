@@ -46,6 +46,15 @@ auth_unix_rw = "none"
 unix_sock_rw_perms = "0777"
 log_outputs = "3:file:{log}"
 """
+TLS_PORT = 16514
+TLS_CONF = """\
+listen_tls = 1
+listen_addr = "127.0.0.1"
+tls_port = "{port}"
+ca_file = "/etc/libvirt/pki/ca.crt"
+cert_file = "/etc/libvirt/pki/tls.crt"
+key_file = "/etc/libvirt/pki/tls.key"
+"""
 # no-ping: dnsmasq would wait 3 s for an echo before it gives an address away; nobody else lives on this bridge.
 NETWORK_XML = """\
 <network xmlns:dnsmasq='http://libvirt.org/schemas/network/dnsmasq/1.0'>
@@ -128,15 +137,17 @@ class PrivateLibvirtd:
     network = NETWORK
     pool = POOL
 
-    def __init__(self, cache: Path | None = None, *, kvm: bool = False) -> None:
+    def __init__(self, cache: Path | None = None, *, kvm: bool = False, tls: Path | None = None) -> None:
         """Prepare nothing yet.
 
         Args:
             cache: where QEMU's probed capabilities are kept between daemons; probing takes a second or more.
             kvm: whether guests may use /dev/kvm; otherwise it is masked and they are emulated (type='qemu').
+            tls: directory with ca.crt, tls.crt and tls.key; with it libvirtd serves TLS on TLS_PORT of its own network.
         """
         check_available()
         self._kvm = kvm
+        self._tls = tls
         self._cache = None if cache is None else cache / ("kvm" if kvm else "tcg")
         self._keeper: subprocess.Popen[str] | None = None
         self._process: subprocess.Popen[bytes] | None = None
@@ -188,7 +199,11 @@ class PrivateLibvirtd:
             (self.path / "cache").symlink_to(self._cache.resolve())
         etc = self.path / "etc"
         (etc / "qemu.conf").write_text(QEMU_CONF)
-        (etc / "libvirtd.conf").write_text(LIBVIRTD_CONF.format(log="/var/log/libvirt/libvirtd.log"))
+        conf = LIBVIRTD_CONF.format(log="/var/log/libvirt/libvirtd.log")
+        if self._tls is not None:
+            shutil.copytree(self._tls, etc / "pki")
+            conf += TLS_CONF.format(port=TLS_PORT)
+        (etc / "libvirtd.conf").write_text(conf)
         for folder, name, text in (
             ("qemu/networks", NETWORK, NETWORK_XML.format(name=NETWORK)),
             ("storage", POOL, POOL_XML.format(name=POOL, path=self.pool_path)),
@@ -219,9 +234,10 @@ class PrivateLibvirtd:
         assert self._keeper is not None, "not started"
         return _children(self._keeper.pid)[0]
 
-    def _enter(self) -> list[str]:
+    def inside(self, *argv: str) -> list[str]:
+        """The command line that runs this one where libvirtd lives: its mounts, network and process ids."""
         # --root too: from within a chroot, the root of the mount namespace alone would be the machine's own.
-        return ["nsenter", "-t", str(self._inside), "--mount", "--root", "--wd", "--net", "--pid"]
+        return ["nsenter", "-t", str(self._inside), "--mount", "--root", "--wd", "--net", "--pid", *argv]
 
     def start(self, *, timeout: float = 30.0) -> None:
         """Start libvirtd and wait until its drivers are ready; networks and guests that already run are found again.
@@ -240,9 +256,9 @@ class PrivateLibvirtd:
             with output:
                 self._process = subprocess.Popen(
                     [
-                        *self._enter(),
-                        _program("libvirtd", "libvirt-daemon-system"),
+                        *self.inside(_program("libvirtd", "libvirt-daemon-system")),
                         *("--pid-file", "/run/libvirt/libvirtd.pid"),  # /run itself is the machine's
+                        *(["--listen"] if self._tls is not None else []),
                     ],
                     env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8", "NOTIFY_SOCKET": str(address)},
                     stdin=subprocess.DEVNULL,
@@ -312,8 +328,7 @@ class PrivateLibvirtd:
 
     def run(self, *argv: str) -> str:
         """Run a command where libvirtd lives (its network, its mounts); its output, or CalledProcessError."""
-        command = [*self._enter(), *argv]
-        return subprocess.run(command, check=True, text=True, stdout=subprocess.PIPE, timeout=60).stdout
+        return subprocess.run(self.inside(*argv), check=True, text=True, stdout=subprocess.PIPE, timeout=60).stdout
 
     def _end_keeper(self) -> None:
         """End the keeper. Process 1 inside dies with it (--kill-child), and ends only after all others in there."""

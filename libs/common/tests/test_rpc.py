@@ -359,11 +359,14 @@ async def test_P45_reflection_lists_the_contract(server):
         async def requests():
             yield reflection_pb2.ServerReflectionRequest(list_services="")
             yield reflection_pb2.ServerReflectionRequest(file_containing_symbol=MACHINES)
+            # The details of an error, so that a client that only knows reflection can read them.
+            yield reflection_pb2.ServerReflectionRequest(file_containing_symbol="google.rpc.ErrorInfo")
 
         answers = [answer async for answer in reflection.ServerReflectionInfo(requests(), timeout=10)]
     names = {each.name for each in answers[0].list_services_response.service}
     assert {MACHINES, DISKS, "grpc.health.v1.Health"} <= names
     assert len(answers[1].file_descriptor_response.file_descriptor_proto) >= 4
+    assert answers[2].file_descriptor_response.file_descriptor_proto
 
 
 async def test_P45_calls_are_counted_on_both_sides(stub, registry):

@@ -32,11 +32,18 @@ class Bench:
     """A driver in session, on one daemon."""
 
     def __init__(
-        self, daemon: PrivateLibvirtd, images: Path, *, call_timeout: float = 10.0, pool: str = "default"
+        self,
+        daemon: PrivateLibvirtd,
+        images: Path,
+        *,
+        uri: str = "",
+        credentials: Path | None = None,
+        call_timeout: float = 10.0,
+        pool: str = "default",
     ) -> None:
         clock = SystemClock()
         self.daemon = daemon
-        self.hypervisor = Hypervisor(daemon.uri, clock=clock, call_timeout=call_timeout)
+        self.hypervisor = Hypervisor(uri or daemon.uri, clock=clock, credentials=credentials, call_timeout=call_timeout)
         self.images = Images(
             self.hypervisor,
             pool=POOL,

@@ -172,16 +172,18 @@ def test_ssh_gets_paths_and_checks_host_keys(credentials: Path, tmp_path: Path) 
     assert said.endswith("[-T]\n[host]\n")
 
 
-def test_libssh_verifies_too(credentials: Path, tmp_path: Path) -> None:
+def test_libssh2_verifies_too(credentials: Path, tmp_path: Path) -> None:
     (credentials / "ssh-privatekey").unlink()
     (credentials / "password").write_text(SECRET + "\n")
-    uri = connection_uri("qemu+libssh://me@host/system", Credentials(credentials), tmp_path)
+    uri = connection_uri("qemu+libssh2://me@host/system", Credentials(credentials), tmp_path)
     assert "known_hosts_verify=normal" in uri
-    assert uri.startswith("qemu+libssh://me@host/")
+    assert uri.startswith("qemu+libssh2://me@host/")
     assert SECRET not in uri
     assert SECRET in Credentials(credentials).answers().values()
     with pytest.raises(InvalidSpecError, match="ssh-privatekey"):
         connection_uri("qemu+ssh://host/system", Credentials(credentials), tmp_path)
+    with pytest.raises(InvalidSpecError, match="libssh transport stalls"):
+        connection_uri("qemu+libssh://me@host/system", Credentials(credentials), tmp_path)
 
 
 def test_tls_gets_the_certificates_under_libvirts_names(credentials: Path, tmp_path: Path) -> None:

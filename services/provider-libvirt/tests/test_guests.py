@@ -35,6 +35,15 @@ def test_arp_alone_puts_no_address_on_the_wrong_nic() -> None:
         assert [(a.address, a.mac) for a in merge(order, (A, B))] == [("192.0.2.7", A), ("192.0.2.9", B)]
 
 
+def test_a_neighbour_entry_alone_is_not_shown_once_the_agent_speaks() -> None:
+    """It outlives the address, and a guest may have changed that."""
+    seen = [Sight("192.0.2.200", A, "arp")]
+    assert [a.address for a in merge(seen, (A,))] == ["192.0.2.200"]
+    told = [*seen, Sight("192.0.2.5", A, "agent", "eth1")]
+    for order in (told, told[::-1]):
+        assert [(a.address, a.sources) for a in merge(order, (A,))] == [("192.0.2.5", ["agent"])]
+
+
 def test_addresses_that_help_nobody_are_left_out() -> None:
     useless = ["127.0.0.1", "::1", "169.254.1.1", "fe80::1", "fe80::1%eth0", "224.0.0.1", "0.0.0.0", "nonsense", ""]
     assert merge([Sight(address, A, "agent") for address in useless], (A,)) == ()

@@ -8,7 +8,7 @@ from contextlib import AbstractAsyncContextManager
 
 import libvirt
 from common import faults, v1
-from common.errors import HypervisorUnavailableError, NotSupportedError
+from common.errors import HypervisorUnavailableError, NotSupportedError, ProviderError
 from providerkit.driver import Console, Driver, Progress
 
 from provider_libvirt import capable, consoles, editing, host, inventory, making, observed, power
@@ -59,7 +59,7 @@ class LibvirtDriver(Driver):
     @contextlib.asynccontextmanager
     async def _session(self) -> AsyncIterator[None]:
         async with self.hypervisor.session(), self._guests.session():
-            with contextlib.suppress(HypervisorUnavailableError):  # entering does not need it; the verbs will say so
+            with contextlib.suppress(ProviderError):  # away, or credentials that it refuses: the verbs will say so
                 await self._measure()
             yield
 

@@ -239,8 +239,9 @@ def merge(sights: Iterable[Sight], macs: tuple[str, ...]) -> tuple[v1.GuestAddre
     """One entry for each address, with all who saw it; in the order of the NICs, IPv4 before IPv6, then by value.
 
     Loopback, link-local and meaningless addresses are left out, and those of devices that the machine does not have
-    (a container's bridge in the guest). So is what ARP alone says against the agent or a lease: Linux answers for all
-    its addresses on any NIC of the same wire (arp_ignore=0).
+    (a container's bridge in the guest). So is what ARP alone says once the agent or a lease speaks of the address, or
+    the agent of the NIC: Linux answers for all its addresses on any NIC of the same wire (arp_ignore=0), and a
+    neighbour entry outlives the address.
     """
     merged: dict[tuple[str, str], v1.GuestAddress] = {}
     for sight in sights:
@@ -257,7 +258,12 @@ def merge(sights: Iterable[Sight], macs: tuple[str, ...]) -> tuple[v1.GuestAddre
         entry.interface = entry.interface or sight.interface
 
     sure = {entry.address for entry in merged.values() if entry.sources != ["arp"]}
-    found = [entry for entry in merged.values() if entry.sources != ["arp"] or entry.address not in sure]
+    told = {entry.mac for entry in merged.values() if "agent" in entry.sources}
+    found = [
+        entry
+        for entry in merged.values()
+        if entry.sources != ["arp"] or not (entry.address in sure or entry.mac in told)
+    ]
 
     def order(entry: v1.GuestAddress) -> tuple[int, int, int]:
         ip = ipaddress.ip_address(entry.address)

@@ -249,11 +249,20 @@ class Hypervisor:
 
 
 def _open_blocking(uri: str, secrets: dict[int, str], lost: Callable[[libvirt.virConnect], None]) -> libvirt.virConnect:
+    left, unanswered = dict(secrets), ""
+
     def answer(requests: list[list[Any]], _opaque: object) -> int:
+        nonlocal unanswered
         for request in requests:
-            if request[0] not in secrets:
+            if request[0] not in left:  # libvirt asks again, without end, when an answer was wrong
+                unanswered = (
+                    "the endpoint refuses the user name or the password of the credentials directory"
+                    if request[0] in secrets
+                    else "the endpoint asks for a user name and password, and the credentials directory does not hold "
+                    "both `username` and `password`"
+                )
                 return -1
-            request[4] = secrets[request[0]]
+            request[4] = left.pop(request[0])
         return 0
 
     kinds = [
@@ -265,11 +274,8 @@ def _open_blocking(uri: str, secrets: dict[int, str], lost: Callable[[libvirt.vi
     try:
         connection = libvirt.openAuth(uri, [kinds, answer, None], 0)
     except libvirt.libvirtError as error:
-        if is_code(error, libvirt.VIR_ERR_AUTH_FAILED, libvirt.VIR_ERR_AUTH_CANCELLED) and not secrets:
-            raise CredentialsRefusedError(
-                f"connect to {uri.partition('?')[0]}: the endpoint asks for a user name and password, and the "
-                "credentials directory holds no `username` and `password`"
-            ) from error
+        if unanswered:
+            raise CredentialsRefusedError(f"connect to {uri.partition('?')[0]}: {unanswered}") from error
         raise
     with contextlib.suppress(libvirt.libvirtError):  # drivers inside this process have no line to keep alive
         connection.setKeepAlive(KEEPALIVE_SECONDS, KEEPALIVE_COUNT)

@@ -84,7 +84,8 @@ def translate(error: libvirt.libvirtError, doing: str) -> ProviderError:
     Args:
         doing: what was being done to which machine, for people.
     """
-    code, domain, text = error.get_error_code(), error.get_error_domain(), error.get_error_message() or str(error)
+    code, domain = error.get_error_code(), error.get_error_domain()
+    text = " ".join((error.get_error_message() or str(error)).split())  # what ssh says has line ends in it
     message = f"{doing}: {text}"
     number = error.get_int1() if code == libvirt.VIR_ERR_SYSTEM_ERROR else 0
     if number in _FULL_ERRNOS or any(t in text for t in _FULL_TEXTS):

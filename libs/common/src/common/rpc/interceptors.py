@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from typing import Any
 
@@ -24,7 +25,7 @@ _FOREIGN = "/grpc."
 """Health and reflection come from gRPC's own packages and keep their own ways."""
 
 
-class _Around(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc.aio has no types
+class _Around(grpc.aio.ServerInterceptor, ABC):  # type: ignore[misc]  # grpc.aio has no types
     """Wraps the behaviour of each handler that is ours."""
 
     async def intercept_service(self, continuation: Continuation, details: grpc.HandlerCallDetails) -> Any:
@@ -39,11 +40,13 @@ class _Around(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc.aio has
         make = getattr(grpc, f"{kind}_rpc_method_handler")
         return make(wrap(getattr(handler, kind), method), handler.request_deserializer, handler.response_serializer)
 
+    @abstractmethod
     def unary(self, inner: Behaviour, method: str) -> Behaviour:
-        raise NotImplementedError
+        """The behaviour that answers with one message, wrapped."""
 
+    @abstractmethod
     def stream(self, inner: Behaviour, method: str) -> Behaviour:
-        raise NotImplementedError
+        """The behaviour that answers with a stream, wrapped."""
 
 
 class ErrorStatus(_Around):

@@ -8,7 +8,9 @@ from typing import Any
 
 import grpc
 import grpc.aio
+from google.protobuf import duration_pb2
 from google.protobuf.descriptor_pool import DescriptorPool
+from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 from prometheus_client import REGISTRY, CollectorRegistry
@@ -143,8 +145,13 @@ _OWN_SERVICES = (health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, ref
 
 
 def _reflected() -> DescriptorPool:
-    """The contract's pool with gRPC's own services added, which every server has too."""
+    """The contract's pool with gRPC's own services, which every server has too, and the details of errors."""
     pool = default_google_proto_descriptor_pool
-    for file in (health_pb2.DESCRIPTOR, reflection_pb2.DESCRIPTOR):
+    for file in (
+        health_pb2.DESCRIPTOR,
+        reflection_pb2.DESCRIPTOR,
+        duration_pb2.DESCRIPTOR,
+        error_details_pb2.DESCRIPTOR,
+    ):
         pool.AddSerializedFile(file.serialized_pb)  # adding the same file again is harmless
     return pool
