@@ -6,7 +6,6 @@ import asyncio
 import errno
 import shutil
 import subprocess
-import threading
 from pathlib import Path
 
 import libvirt
@@ -29,7 +28,6 @@ from provider_libvirt.hypervisor import Hypervisor
 from provider_libvirt.libvirt_errors import translate
 from provider_libvirt.remote import Credentials, connection_uri
 from provider_libvirt.settings import LibvirtSettings
-from provider_libvirt.threads import Threads
 
 SECRET = "hunter-2-canary"
 
@@ -67,42 +65,6 @@ def test_errors_are_mapped_by_code(error: Said, ours: type[ProviderError]) -> No
     said = translate(error, "start machine m-1")
     assert type(said) is ours
     assert str(said).startswith("start machine m-1: ")
-
-
-# -- calls -------------------------------------------------------------------------------------------------------------
-
-
-async def test_W22_a_call_that_hangs_gives_its_place_to_the_next() -> None:
-    threads, release = Threads(1), threading.Event()
-    try:
-        with pytest.raises(HypervisorUnavailableError, match=r"look: no answer within 0\.05 s"):
-            await threads.run(release.wait, timeout=0.05, doing="look")
-        assert await threads.run(lambda: 42, timeout=5, doing="look") == 42
-    finally:
-        release.set()
-
-
-async def test_calls_that_hang_are_counted_and_forgiven() -> None:
-    threads, release = Threads(4, lost=2), threading.Event()
-    for _ in range(2):
-        with pytest.raises(HypervisorUnavailableError):
-            await threads.run(release.wait, timeout=0.05, doing="look")
-    with pytest.raises(HypervisorUnavailableError, match="2 earlier calls still hang"):
-        await threads.run(lambda: 42, timeout=5, doing="look")
-    release.set()
-    async with asyncio.timeout(5):
-        while True:
-            try:
-                assert await threads.run(lambda: 42, timeout=5, doing="look") == 42
-            except HypervisorUnavailableError:
-                await asyncio.sleep(0)
-                continue
-            break
-
-
-async def test_what_a_call_raises_comes_out() -> None:
-    with pytest.raises(ZeroDivisionError):
-        await Threads(1).run(lambda: 1 // 0, timeout=5, doing="divide")
 
 
 async def test_an_endpoint_that_is_not_there_is_unavailable_and_named(tmp_path: Path) -> None:

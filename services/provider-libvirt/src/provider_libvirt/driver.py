@@ -9,10 +9,10 @@ from contextlib import AbstractAsyncContextManager
 import libvirt
 from common import faults, v1
 from common.errors import HypervisorUnavailableError, NotSupportedError, ProviderError
+from providerkit.changes import Changes
 from providerkit.driver import Console, Driver, Progress
 
 from provider_libvirt import capable, consoles, editing, host, inventory, making, observed, power
-from provider_libvirt.changes import Changes
 from provider_libvirt.guests import Guests
 from provider_libvirt.host import Host
 from provider_libvirt.hypervisor import Hypervisor

@@ -17,8 +17,8 @@ import libvirt
 from common import logging, v1
 from common.clock import Clock
 from common.errors import ProviderError
+from providerkit.background import running
 
-from provider_libvirt.background import running
 from provider_libvirt.hypervisor import Hypervisor
 from provider_libvirt.observed import Facts
 

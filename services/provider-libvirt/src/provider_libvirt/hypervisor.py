@@ -20,12 +20,12 @@ import libvirt
 from common import logging
 from common.clock import Clock
 from common.errors import CredentialsRefusedError, HypervisorUnavailableError, ProviderError
+from providerkit.background import running
+from providerkit.threads import Threads
 
 from provider_libvirt import eventloop
-from provider_libvirt.background import running
 from provider_libvirt.libvirt_errors import is_code, mapped
 from provider_libvirt.remote import Credentials, connection_uri
-from provider_libvirt.threads import Threads
 
 log = logging.get(__name__)
 T = TypeVar("T")

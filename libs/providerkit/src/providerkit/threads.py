@@ -1,6 +1,6 @@
-"""Blocking calls, each on a thread that may be left behind.
+"""Blocking calls of an SDK, each on a thread that may be left behind.
 
-A call into libvirt cannot be interrupted. When one hangs, its thread is abandoned and its place given to the next call,
+Such a call cannot be interrupted. When one hangs, its thread is abandoned and its place given to the next call,
 so a hanging hypervisor delays only those who wait for it. The threads are daemons: none of them holds up the exit.
 """
 
@@ -63,7 +63,7 @@ class Threads:
             with contextlib.suppress(RuntimeError):
                 loop.call_soon_threadsafe(settle, result, failure)
 
-        threading.Thread(target=work, name="libvirt-call", daemon=True).start()
+        threading.Thread(target=work, name="hypervisor-call", daemon=True).start()
         try:
             return await answer
         except asyncio.CancelledError:

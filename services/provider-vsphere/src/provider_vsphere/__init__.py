@@ -1,0 +1,1 @@
+"""The vSphere provider: vCenter and standalone ESXi through pyvmomi."""

@@ -1,0 +1,115 @@
+"""The stamp: who a VM is, in one key of its extra configuration, written by the very call that makes the VM.
+
+It holds what vSphere has no field for: the identity and owner, the names of disks and NICs, and which disks we made. A
+template's stamp is overwritten by the clone's, since both are the same key. The UID is the VM's `instanceUuid` besides,
+for lookups; alone it proves nothing, because vCenter may give it to somebody else's copy.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import msgspec
+from common import v1
+
+KEY = "virtrigaud.machine"
+"""Name of the extra configuration key."""
+
+
+@dataclass(frozen=True)
+class DiskStamp:
+    """What we know of a disk."""
+
+    name: str
+    slot: str
+    """Where it is plugged in, which a migration does not change: "scsi0:1"."""
+    owned: bool = True
+    """We made its file, so it goes with the machine."""
+    image_id: str = ""
+    provisioning: str = "THIN"
+    """Name of a v1.DiskProvisioning."""
+
+
+@dataclass(frozen=True)
+class NicStamp:
+    """What we know of a NIC."""
+
+    name: str
+    mac: str
+    """Lower case. It is chosen by us before the NIC is made, and so it is the key."""
+    kind: str = "NAMED"
+    """Name of the v1.NetworkKind that was asked for."""
+    network: str = ""
+    """Name of the network as it was asked for."""
+
+
+@dataclass(frozen=True)
+class Stamp:
+    """Everything under KEY."""
+
+    uid: str
+    namespace: str
+    name: str
+    owner: str
+    created: int = 0
+    """Seconds since 1970."""
+    boot_digest: str = ""
+    disks: tuple[DiskStamp, ...] = ()
+    nics: tuple[NicStamp, ...] = ()
+    tags: tuple[str, ...] = ()
+    settings: dict[str, str] = field(default_factory=dict)
+    """What was asked for and has no place in vSphere's own configuration, by dotted field."""
+
+    def disk(self, name: str) -> DiskStamp | None:
+        """The record of the disk with this name."""
+        return next((disk for disk in self.disks if disk.name == name), None)
+
+    def nic(self, name: str) -> NicStamp | None:
+        """The record of the NIC with this name."""
+        return next((nic for nic in self.nics if nic.name == name), None)
+
+    def with_disk(self, disk: DiskStamp) -> Stamp:
+        """With this record added, or in place of the one with its name."""
+        return replace(self, disks=(*(d for d in self.disks if d.name != disk.name), disk))
+
+    def without_disk(self, name: str) -> Stamp:
+        """Without the record of this disk."""
+        return replace(self, disks=tuple(d for d in self.disks if d.name != name))
+
+    def with_nic(self, nic: NicStamp) -> Stamp:
+        """With this record added, or in place of the one with its name."""
+        return replace(self, nics=(*(n for n in self.nics if n.name != nic.name), nic))
+
+    def without_nic(self, name: str) -> Stamp:
+        """Without the record of this NIC."""
+        return replace(self, nics=tuple(n for n in self.nics if n.name != name))
+
+    def identity(self) -> v1.MachineIdentity:
+        """Whom it names."""
+        return v1.MachineIdentity(uid=self.uid, namespace=self.namespace, name=self.name, owner=self.owner)
+
+    def text(self) -> str:
+        """As the value of KEY."""
+        return msgspec.json.encode(self).decode()
+
+
+def of(identity: v1.MachineIdentity, created: int) -> Stamp:
+    """The stamp of a new machine without disks and NICs."""
+    return Stamp(
+        uid=identity.uid,
+        namespace=identity.namespace,
+        name=identity.name,
+        owner=identity.owner,
+        created=created,
+    )
+
+
+def read(text: str | None) -> Stamp | None:
+    """The stamp in a value of KEY, whoever's it is; None when there is none that makes sense."""
+    if not text:
+        return None
+    try:
+        stamp = msgspec.json.decode(text, type=Stamp)
+    except msgspec.MsgspecError:
+        return None  # not ours: a person or another tool wrote it
+    return stamp if stamp.uid and stamp.owner else None

@@ -1,0 +1,96 @@
+"""The inventory tree in memory: every managed object that we look at, with a few properties of each.
+
+Filled by the collector, so that to look something up costs no round trip. Belongs to the event loop's thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass
+class Entity:
+    """One managed object.
+
+    Attributes:
+        kind: type name as vSphere has it: "VirtualMachine", "Datacenter", "ClusterComputeResource", ...
+        moid: its id in this vCenter ("vm-42"); it changes when the object is registered anew.
+        facts: what the collector subscribed to, by property path; unset properties are absent. Never changed in place:
+            each update puts a new dict here.
+    """
+
+    kind: str
+    moid: str
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """Its name, with %2f, %5c and %25 turned back into what they stand for."""
+        raw = str(self.facts.get("name") or "")
+        return raw.replace("%2f", "/").replace("%2F", "/").replace("%5c", "\\").replace("%5C", "\\").replace("%25", "%")
+
+    @property
+    def parent(self) -> str | None:
+        """moid of the parent; None for the root folder and for a VM in a vApp."""
+        return self.facts.get("parent")
+
+
+class Tree:
+    """All entities by moid, and the questions that are asked of them."""
+
+    def __init__(self) -> None:
+        self._entities: dict[str, Entity] = {}
+        self._by_kind: dict[str, dict[str, Entity]] = {}
+
+    def clear(self) -> None:
+        """Forget everything: another session, perhaps another vCenter."""
+        self._entities.clear()
+        self._by_kind.clear()
+
+    def put(self, kind: str, moid: str, changed: dict[str, Any], unset: tuple[str, ...] = ()) -> Entity:
+        """Take over changed properties of an entity, which may be new."""
+        entity = self._entities.get(moid)
+        if entity is None:
+            entity = self._entities[moid] = Entity(kind, moid)
+            self._by_kind.setdefault(kind, {})[moid] = entity
+        facts = entity.facts | changed
+        for path in unset:
+            facts.pop(path, None)
+        entity.facts = facts
+        return entity
+
+    def remove(self, moid: str) -> Entity | None:
+        """It is gone."""
+        entity = self._entities.pop(moid, None)
+        if entity is not None:
+            self._by_kind[entity.kind].pop(moid, None)
+        return entity
+
+    def get(self, moid: str | None) -> Entity | None:
+        """The entity with this id."""
+        return self._entities.get(moid) if moid is not None else None
+
+    def of_kind(self, *kinds: str) -> Iterator[Entity]:
+        """Every entity of these kinds, in the order in which they were seen first."""
+        for kind in kinds:
+            yield from self._by_kind.get(kind, {}).values()
+
+    def ancestors(self, entity: Entity) -> Iterator[Entity]:
+        """Its parent, that one's parent, and so on, as far as they are known."""
+        seen = {entity.moid}
+        above = self.get(entity.parent)
+        while above is not None and above.moid not in seen:
+            seen.add(above.moid)
+            yield above
+            above = self.get(above.parent)
+
+    def path(self, entity: Entity) -> str:
+        """As vSphere's own tools write it, without the root folder: "/DC0/vm/lab/web"."""
+        names = [each.name for each in (entity, *self.ancestors(entity)) if each.parent is not None]
+        return "/" + "/".join(reversed(names))
+
+    def datacenter(self, entity: Entity) -> Entity | None:
+        """The datacenter that it is in."""
+        return next((each for each in (entity, *self.ancestors(entity)) if each.kind == "Datacenter"), None)
