@@ -1,0 +1,84 @@
+package main
+
+import (
+	"bytes"
+	"fmt"
+	"image"
+	"image/png"
+	"os"
+	"path"
+	"path/filepath"
+
+	"github.com/google/uuid"
+	"github.com/vmware/govmomi/object"
+	"github.com/vmware/govmomi/simulator"
+	"github.com/vmware/govmomi/vim25/methods"
+	"github.com/vmware/govmomi/vim25/soap"
+	"github.com/vmware/govmomi/vim25/types"
+)
+
+func init() {
+	checks["AcquireTicket"] = append(checks["AcquireTicket"], poweredOn)
+	checks["CreateScreenshot_Task"] = append(checks["CreateScreenshot_Task"], poweredOn)
+	replacements["AcquireTicket"] = acquireTicket
+	replacements["CreateScreenshot_Task"] = createScreenshot
+	replacements["ConsolidateVMDisks_Task"] = consolidate
+}
+
+func poweredOn(c *call) types.BaseMethodFault {
+	if state := c.machine().Runtime.PowerState; state != types.VirtualMachinePowerStatePoweredOn {
+		return &types.InvalidPowerState{RequestedState: types.VirtualMachinePowerStatePoweredOn, ExistingState: state}
+	}
+	return nil
+}
+
+// acquireTicket gives a ticket; nobody listens at its address. Source: VirtualMachine.AcquireTicket,
+// VirtualMachineTicket; the URL is only set for webmks.
+func acquireTicket(c *call) soap.HasFault {
+	request := c.body.(*types.AcquireTicket)
+	ticket := types.VirtualMachineTicket{
+		Ticket: uuid.NewString(), CfgFile: c.machine().Config.Files.VmPathName, Host: c.double.service.Listen.Hostname(), Port: 902,
+	}
+	switch types.VirtualMachineTicketType(request.TicketType) {
+	case types.VirtualMachineTicketTypeWebmks:
+		ticket.Port = 443
+		ticket.Url = fmt.Sprintf("wss://%s:443/ticket/%s", ticket.Host, ticket.Ticket)
+	case types.VirtualMachineTicketTypeMks:
+	default:
+		return refuse(&types.InvalidArgument{InvalidProperty: "ticketType"})
+	}
+	return &methods.AcquireTicketBody{Res: &types.AcquireTicketResponse{Returnval: ticket}}
+}
+
+// createScreenshot writes a black PNG beside the machine's files. Source: CreateScreenshot_Task, "info.result is
+// the datastore path of the screenshot".
+func createScreenshot(c *call) soap.HasFault {
+	return c.task(func() (types.AnyType, types.BaseMethodFault) {
+		vm := c.machine()
+		var at object.DatastorePath
+		at.FromString(vm.Config.Files.VmPathName)
+		at.Path = path.Join(path.Dir(at.Path), vm.Name+"-1.png")
+		datastore, ok := c.double.registry.FindByName(at.Datastore, vm.Datastore).(*simulator.Datastore)
+		if !ok {
+			return nil, &types.InvalidDatastore{Name: at.Datastore}
+		}
+		var picture bytes.Buffer
+		if err := png.Encode(&picture, image.NewGray(image.Rect(0, 0, 720, 400))); err != nil {
+			return nil, &types.FileFault{File: at.String()}
+		}
+		if err := os.WriteFile(filepath.Join(datastore.Summary.Url, at.Path), picture.Bytes(), 0o600); err != nil {
+			return nil, &types.FileFault{File: at.String()}
+		}
+		return at.String(), nil
+	})
+}
+
+// consolidate has nothing to do but to clear the flag. Source: ConsolidateVMDisks_Task, runtime.consolidationNeeded.
+func consolidate(c *call) soap.HasFault {
+	return c.task(func() (types.AnyType, types.BaseMethodFault) {
+		c.double.registry.Update(c.ctx, c.machine(), []types.PropertyChange{
+			{Name: "runtime.consolidationNeeded", Val: false},
+		})
+		return nil, nil
+	})
+}

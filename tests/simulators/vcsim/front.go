@@ -1,0 +1,182 @@
+package main
+
+import (
+	"bytes"
+	"encoding/xml"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+
+	"github.com/vmware/govmomi/vim25/soap"
+)
+
+// lostRule cuts the connection after the work of a call, before its answer: the reply is lost on its way.
+type lostRule struct {
+	Method string `json:"method"`
+	Count  *int   `json:"count"` // default 1
+}
+
+// front counts and holds HTTP requests.
+type front struct {
+	mu     sync.Mutex
+	counts map[string]int
+	held   map[string]int           // calls that wait now, by method
+	gates  map[string]chan struct{} // closed when the method is released
+}
+
+func (f *front) init() {
+	f.counts, f.held, f.gates = map[string]int{}, map[string]int{}, map[string]chan struct{}{}
+}
+
+func (f *front) count(method string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.counts[method]++
+}
+
+func (f *front) hang(method string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.gates[method] == nil {
+		f.gates[method] = make(chan struct{})
+	}
+}
+
+func (f *front) release(method string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if gate := f.gates[method]; gate != nil {
+		close(gate)
+		delete(f.gates, method)
+	}
+}
+
+func (f *front) releaseAll() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for method, gate := range f.gates {
+		close(gate)
+		delete(f.gates, method)
+	}
+}
+
+// pass returns when the method is not held, or no longer. A client that leaves meanwhile does not stop its call:
+// a packet may arrive after its sender gave up.
+func (f *front) pass(method string) {
+	f.mu.Lock()
+	gate := f.gates[method]
+	if gate == nil {
+		f.mu.Unlock()
+		return
+	}
+	f.held[method]++
+	f.mu.Unlock()
+	<-gate
+	f.mu.Lock()
+	f.held[method]--
+	f.mu.Unlock()
+}
+
+// serveFront takes the paths over: a pattern with a method wins over the simulator's without.
+func (d *Double) serveFront() {
+	d.service.RegisterSDK(d.registry, d.registry.Path+"/vimService")
+	for _, path := range []string{d.registry.Path, d.registry.Path + "/vimService"} {
+		d.service.ServeMux.HandleFunc("POST "+path, d.serveSDK)
+	}
+	for _, method := range []string{"GET", "PUT", "POST"} {
+		d.service.ServeMux.HandleFunc(method+" /folder/", d.serveDatastore)
+	}
+}
+
+func (d *Double) serveSDK(w http.ResponseWriter, r *http.Request) {
+	content, err := io.ReadAll(r.Body)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	r.Body = io.NopCloser(bytes.NewReader(content))
+	method := soapMethod(content)
+	d.front.count(method)
+	d.front.pass(method)
+	key := sessionKey(r)
+	d.sessions.begin(key)
+	defer d.sessions.end(key)
+	switch {
+	case d.loses(method):
+		d.service.ServeSDK(httptest.NewRecorder(), r)
+		panic(http.ErrAbortHandler) // net/http closes the connection without a word
+	case strings.HasPrefix(method, "WaitForUpdates"):
+		d.serveWait(w, r, key)
+	default:
+		d.service.ServeSDK(w, r)
+	}
+}
+
+// serveWait answers NotAuthenticated as soon as the session ends; the simulator would wait on.
+func (d *Double) serveWait(w http.ResponseWriter, r *http.Request, key string) {
+	answer := httptest.NewRecorder()
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		d.service.ServeSDK(answer, r)
+	}()
+	select {
+	case <-done:
+		w.WriteHeader(answer.Code)
+		_, _ = w.Write(answer.Body.Bytes())
+	case <-d.sessions.gone(key):
+		w.WriteHeader(http.StatusInternalServerError)
+		_, _ = fmt.Fprint(w, notAuthenticatedEnvelope)
+	}
+}
+
+func (d *Double) loses(method string) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, rule := range d.lost {
+		if rule.Method == method && *rule.Count > 0 {
+			*rule.Count--
+			return true
+		}
+	}
+	return false
+}
+
+// serveDatastore wants a session, as a vCenter does. Source: "vSphere Web Services SDK Programming Guide",
+// HTTP access to vSphere server files; the simulator lets anybody in.
+func (d *Double) serveDatastore(w http.ResponseWriter, r *http.Request) {
+	if d.enabled("authentication") && !d.knowsSession(sessionKey(r)) {
+		http.Error(w, "no session", http.StatusUnauthorized)
+		return
+	}
+	d.service.ServeDatastore(w, r)
+}
+
+func sessionKey(r *http.Request) string {
+	cookie, err := r.Cookie(soap.SessionCookieName)
+	if err != nil {
+		return ""
+	}
+	return strings.Trim(cookie.Value, `"`)
+}
+
+// soapMethod is the name of the first element of the SOAP body, "" if there is none.
+func soapMethod(content []byte) string {
+	decoder := xml.NewDecoder(bytes.NewReader(content))
+	inBody := false
+	for {
+		token, err := decoder.Token()
+		if err != nil {
+			return ""
+		}
+		if start, ok := token.(xml.StartElement); ok {
+			if inBody {
+				return start.Name.Local
+			}
+			inBody = start.Name.Local == "Body"
+		}
+	}
+}

@@ -1,0 +1,208 @@
+"""Building and running the simulator's binary."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import ssl
+import subprocess
+import tempfile
+import threading
+import urllib.error
+import urllib.request
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+from urllib.parse import urlsplit
+
+SOURCES = Path(__file__).resolve().parent
+CACHE = Path(__file__).resolve().parents[3] / ".cache" / "vcsim"
+BUILD_SECONDS = 600
+START_SECONDS = 30
+
+
+class VcsimUnavailableError(Exception):
+    """The simulator cannot be built here; the text says why."""
+
+
+def binary() -> Path:
+    """The simulator's executable, built once per state of the Go sources.
+
+    Raises:
+        VcsimUnavailableError: no Go, or the modules cannot be downloaded.
+    """
+    digest = hashlib.sha256()
+    for source in sorted([*SOURCES.glob("*.go"), SOURCES / "go.mod", SOURCES / "go.sum"]):
+        digest.update(source.name.encode() + b"\0" + source.read_bytes())
+    target = CACHE / digest.hexdigest()[:16] / "vcsim"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with (target.parent / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # two test processes build it once
+        if not target.exists():
+            build(target)
+    return target
+
+
+def build(target: Path) -> None:
+    """Compile into `target` in one step, so that an interrupted build leaves no half binary."""
+    go = shutil.which("go")
+    if go is None:
+        raise VcsimUnavailableError("vcsim cannot be built: no `go` on the path (see tests/simulators/vcsim/README.md)")
+    half = target.with_name(f"vcsim.{os.getpid()}")
+    made = subprocess.run(
+        [go, "build", "-o", str(half), "."],
+        cwd=SOURCES,
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=BUILD_SECONDS,
+    )
+    if made.returncode != 0:
+        raise VcsimUnavailableError(f"vcsim cannot be built: {made.stderr.strip()[-500:]}")
+    half.rename(target)
+
+
+class Vcsim:
+    """One simulator process. `start` after `stop` or `kill` makes a new, empty inventory at the same port.
+
+    Attributes:
+        url: of the SOAP endpoint, with the path /sdk.
+        ca: PEM text that signs the server's certificate; empty without TLS.
+    """
+
+    def __init__(self, *, esx: bool = False, datacenters: int = 1, vms: int = 2, tls: bool = True) -> None:
+        """Nothing runs yet.
+
+        Args:
+            vms: powered-off machines per resource pool.
+        """
+        self.user = "administrator@vsphere.local"
+        self.password = "secret"
+        self._flags = [f"-esx={str(esx).lower()}", f"-tls={str(tls).lower()}"]
+        self._flags += [f"-datacenters={datacenters}", f"-vms={vms}", f"-user={self.user}"]
+        self._flags += [f"-password={self.password}"]
+        self._listen = "127.0.0.1:0"
+        self._process: subprocess.Popen[str] | None = None
+        self._log: IO[str] | None = None
+        self._control = ""
+        self.url = ""
+        self.ca = ""
+
+    def start(self) -> None:
+        """Start and wait for the ready line.
+
+        Raises:
+            VcsimUnavailableError: it cannot be built here.
+            RuntimeError: it did not start; the text holds its log.
+        """
+        program = binary()
+        self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - lives as long as the process
+        self._process = subprocess.Popen(
+            [str(program), f"-listen={self._listen}", *self._flags],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            text=True,
+        )
+        watchdog = threading.Timer(START_SECONDS, self._process.kill)
+        watchdog.start()
+        try:
+            line = self._process.stdout.readline() if self._process.stdout else ""
+        finally:
+            watchdog.cancel()
+        if not line:
+            log = self.log()
+            self.kill()
+            raise RuntimeError(f"vcsim did not start: {log}")
+        ready = json.loads(line)
+        self.url, self._control, self.ca = ready["url"], ready["control"], ready.get("certificate", "")
+        self._listen = f"{self.host}:{self.port}"  # a restarted vCenter keeps its address
+
+    @property
+    def host(self) -> str:
+        """The address without the port."""
+        return urlsplit(self.url).hostname or ""
+
+    @property
+    def port(self) -> int:
+        """The port of the API."""
+        return urlsplit(self.url).port or 0
+
+    @property
+    def thumbprint(self) -> str:
+        """SHA-256 of the server's certificate, 64 lower-case hex digits; without TLS there is none (ValueError)."""
+        return hashlib.sha256(ssl.PEM_cert_to_DER_cert(self.ca)).hexdigest()
+
+    def log(self) -> str:
+        """What the process wrote to standard error so far."""
+        if self._log is None:
+            return ""
+        self._log.seek(0)
+        return self._log.read()
+
+    def stop(self) -> None:
+        """End it as a service manager would; nothing happens if it does not run."""
+        self._end(subprocess.Popen.terminate)
+
+    def kill(self) -> None:
+        """End it as a power failure would."""
+        self._end(subprocess.Popen.kill)
+
+    def restart(self) -> None:
+        """Start anew at the same port: sessions and inventory are lost, object ids are handed out again."""
+        self.stop()
+        self.start()
+
+    def _end(self, how: Any) -> None:  # Any: Popen is generic, its unbound methods do not compare
+        if self._process is None:
+            return
+        how(self._process)
+        try:
+            self._process.wait(10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait(10)
+        for stream in (self._process.stdin, self._process.stdout, self._log):
+            if stream is not None:
+                stream.close()
+        self._process, self._log = None, None
+
+    def control(self, name: str, /, **body: Any) -> Any:  # Any: each switch has its own JSON, listed in the README
+        """POST /`name` to the control port.
+
+        Raises:
+            ValueError: the simulator refused the request; the text is its reason.
+        """
+        return self._ask(urllib.request.Request(f"{self._control}/{name}", json.dumps(body).encode(), method="POST"))
+
+    def requests(self) -> dict[str, int]:
+        """SOAP calls by method since the start or `control("requests/reset")`."""
+        return self._ask(urllib.request.Request(f"{self._control}/requests"))
+
+    def held(self) -> dict[str, int]:
+        """SOAP calls that hang now, by method."""
+        return self._ask(urllib.request.Request(f"{self._control}/held"))
+
+    def vms(self) -> dict[str, dict[str, Any]]:
+        """The machines by name: uuid, instanceUuid, power, moref, extraConfig."""
+        return {vm["name"]: vm for vm in self._ask(urllib.request.Request(f"{self._control}/vms"))}
+
+    def _ask(self, request: urllib.request.Request) -> Any:
+        try:
+            with urllib.request.urlopen(request, timeout=30) as answer:
+                return json.load(answer)
+        except urllib.error.HTTPError as error:
+            with error:
+                raise ValueError(error.read().decode()) from error
+
+    def __enter__(self) -> Vcsim:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
