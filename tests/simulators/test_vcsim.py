@@ -13,7 +13,7 @@ import pytest
 from pyVim.connect import Disconnect, SmartConnect
 from pyVmomi import vim, vmodl
 
-from simulators.vcsim import Vcsim, own_vcsim, vcsim
+from simulators.vcsim import Vcsim, own_vcsim, start_vcsim, vcsim
 
 __all__ = ["own_vcsim", "vcsim"]
 
@@ -362,8 +362,12 @@ def test_restart_forgets_everything_at_the_same_port(own_vcsim):
     assert "forgotten" not in own_vcsim.vms()
 
 
-def test_lone_host():
-    with Vcsim(esx=True, vms=1) as server:
-        si = connect(server)
-        assert si.content.about.apiType == "HostAgent"
-        Disconnect(si)
+@pytest.fixture
+def lone_host() -> Iterator[Vcsim]:
+    yield from start_vcsim(esx=True)
+
+
+def test_lone_host(lone_host):
+    si = connect(lone_host)
+    assert si.content.about.apiType == "HostAgent"
+    Disconnect(si)

@@ -87,6 +87,7 @@ class Vcsim:
         self._listen = "127.0.0.1:0"
         self._process: subprocess.Popen[str] | None = None
         self._log: IO[str] | None = None
+        self._home: tempfile.TemporaryDirectory[str] | None = None
         self._control = ""
         self.url = ""
         self.ca = ""
@@ -99,6 +100,7 @@ class Vcsim:
             RuntimeError: it did not start; the text holds its log.
         """
         program = binary()
+        self._home = tempfile.TemporaryDirectory(prefix="vcsim-")  # its datastores, which a killed one would leave
         self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - lives as long as the process
         self._process = subprocess.Popen(
             [str(program), f"-listen={self._listen}", *self._flags],
@@ -106,6 +108,7 @@ class Vcsim:
             stdout=subprocess.PIPE,
             stderr=self._log,
             text=True,
+            env={**os.environ, "TMPDIR": self._home.name},
         )
         watchdog = threading.Timer(START_SECONDS, self._process.kill)
         watchdog.start()
@@ -168,7 +171,9 @@ class Vcsim:
         for stream in (self._process.stdin, self._process.stdout, self._log):
             if stream is not None:
                 stream.close()
-        self._process, self._log = None, None
+        if self._home is not None:
+            self._home.cleanup()
+        self._process, self._log, self._home = None, None, None
 
     def control(self, name: str, /, **body: Any) -> Any:  # Any: each switch has its own JSON, listed in the README
         """POST /`name` to the control port.
