@@ -88,6 +88,13 @@ def test_a_disk_called_root_describes_the_boot_disk():
     assert spec.disks[0].image is not None
 
 
+def test_naming_the_boot_disk_does_not_undo_the_type_that_the_class_chose():
+    thick = vmclass(diskDefaults={"type": "thick"})
+    for wish, provisioning in (({}, "THICK"), ({"type": "eagerzeroedthick"}, "EAGER_ZEROED_THICK")):
+        spec = composed(vm(disks=[{"name": "root", "sizeGiB": 9, **wish}]), thick).spec
+        assert spec.disks[0].provisioning.name == provisioning
+
+
 def test_an_imported_disk_is_not_resized_by_the_class():
     found = compose(
         imported(importedDisk={"diskID": "d", "sizeGiB": 3}),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import cast
 
@@ -10,6 +12,7 @@ import pytest
 from common import v1
 from common.clock import ManualClock
 from common.errors import (
+    ForeignMachineError,
     HostFullError,
     HypervisorUnavailableError,
     NotSupportedError,
@@ -18,7 +21,10 @@ from common.errors import (
 )
 from common.faults import FaultPlan
 from providerkit.apply import Outcome
+from providerkit.consoles import Consoles
 from providerkit.machines import MachineSettings
+from providerkit.servicers.context import Context
+from providerkit.servicers.machines import MachineServicer
 
 from .conftest import GIB, MakeRoom, Room
 
@@ -363,3 +369,108 @@ async def test_a_release_is_no_delete(make_room: MakeRoom) -> None:
         assert not (await room.machines.delete(spec.identity, retain=True)).gone
         assert (await room.machines.delete(spec.identity)).gone
         assert (room.world.machines, room.world.volumes) == ({}, {})
+
+
+async def test_a_delete_that_is_cancelled_leaves_the_machine_to_whom_it_waited_for(make_room: MakeRoom) -> None:
+    """Create, delete it, cancel the delete, create anew: the first create's clearing away must not meet the second."""
+    async with make_room(machine_settings=MachineSettings(short_wait=0.01)) as room:
+        spec, at_work = room.spec(), []
+        create, destroy = room.driver.create, room.driver.destroy
+        cleared = asyncio.Event()
+
+        async def slow_create(wanted: v1.MachineSpec, progress: object) -> None:
+            at_work.append("create")
+            try:
+                if at_work.count("create") == 1:
+                    await asyncio.Event().wait()
+                await create(wanted, progress)  # type: ignore[arg-type]  # as it was given
+            finally:
+                at_work.append("created")
+
+        async def slow_destroy(uid: str, progress: object) -> None:
+            at_work.append("destroy")
+            await cleared.wait()
+            await destroy(uid, progress)  # type: ignore[arg-type]  # as it was given
+            at_work.append("destroyed")
+
+        room.driver.create, room.driver.destroy = slow_create, slow_destroy  # type: ignore[method-assign]
+        assert (await apply(room, spec)).operation is not None
+        deleting = await room.machines.delete(spec.identity)
+        assert deleting.operation is not None
+        room.operations.cancel(deleting.operation.id)
+        for _ in range(50):  # the cancellation has arrived everywhere
+            await asyncio.sleep(0)
+        with pytest.raises(OperationInProgressError):
+            await room.apply(spec)
+        cleared.set()
+        assert (await end_of(room, deleting.operation)).state is v1.OperationState.CANCELLED
+        answer = await apply(room, spec)
+        if answer.operation is not None:
+            await end_of(room, answer.operation)
+        assert at_work == ["create", "created", "destroy", "destroyed", "create", "created"]
+        assert spec.identity is not None
+        assert (await room.machines.get(spec.identity.uid)).owned
+
+
+async def test_work_on_a_foreign_machine_is_refused_before_the_driver_hears_of_it(room: Room) -> None:
+    spec = room.spec()
+    await room.apply(spec)
+    assert spec.identity is not None
+    await room.driver.release(spec.identity.uid)
+
+    async def body(_job: object) -> None:
+        raise AssertionError("the driver was asked")
+
+    with pytest.raises(ForeignMachineError):
+        await room.machines.exclusive("create-snapshot", spec.identity.uid, "s", body)
+
+
+async def test_a_plan_to_create_is_bound_to_there_being_none(room: Room) -> None:
+    servicer = MachineServicer(room.driver, room.machines, room.hub, Consoles(room.driver, room.hub))
+    spec = room.spec()
+    planned = await servicer.plan_machine(v1.PlanMachineRequest(spec=spec), cast("Context", None))
+    assert planned.precondition == "absent"
+    await room.apply(spec, precondition=planned.precondition)
+    again = await servicer.plan_machine(v1.PlanMachineRequest(spec=spec), cast("Context", None))
+    assert again.precondition not in ("", "absent")
+
+
+async def test_a_console_whose_client_leaves_amid_output_is_let_go(room: Room) -> None:
+    """A backlog that nobody reads holds up neither the console nor the server's end."""
+    left = asyncio.Event()
+
+    class Chatty:
+        async def read(self) -> bytes:
+            await asyncio.sleep(0)
+            return b"boot message\n"
+
+        async def write(self, data: bytes) -> None:
+            raise AssertionError("nothing was typed")
+
+    @asynccontextmanager
+    async def console(_uid: str, _kind: v1.ConsoleKind, *, force: bool) -> AsyncIterator[Chatty]:
+        assert not force
+        try:
+            yield Chatty()
+        finally:
+            left.set()
+
+    spec = room.spec(ON)
+    await room.apply(spec)
+    assert spec.identity is not None
+    room.driver.console = console  # type: ignore[method-assign, assignment]  # a console that never stops
+
+    async def requests() -> AsyncIterator[v1.OpenConsoleRequest]:
+        assert spec.identity is not None
+        wish = v1.ConsoleOpen(uid=spec.identity.uid, kind=v1.ConsoleKind.SERIAL)
+        yield v1.OpenConsoleRequest(open=wish)
+        await asyncio.Event().wait()
+
+    session = Consoles(room.driver, room.hub).session(requests())
+    await anext(session)
+    await anext(session)
+    for _ in range(500):  # the client has stalled: the backlog fills
+        await asyncio.sleep(0)
+    async with asyncio.timeout(5):
+        await session.aclose()  # type: ignore[attr-defined]  # it is a generator
+    assert left.is_set()

@@ -41,3 +41,25 @@ async def test_calls_that_hang_are_counted_and_forgiven() -> None:
 async def test_what_a_call_raises_comes_out() -> None:
     with pytest.raises(ZeroDivisionError):
         await Threads(1).run(lambda: 1 // 0, timeout=5, doing="divide")
+
+
+@pytest.mark.parametrize("finish", [True, False])
+async def test_a_cancelled_caller_waits_for_a_change_and_not_for_a_look(finish: bool) -> None:
+    threads, release, began, done = Threads(2), threading.Event(), threading.Event(), []
+
+    def change() -> None:
+        began.set()
+        release.wait()
+        done.append(True)
+
+    call = asyncio.ensure_future(threads.run(change, timeout=10, doing="change", finish=finish))
+    await asyncio.to_thread(began.wait)
+    call.cancel()
+    if finish:
+        waited, _ = await asyncio.wait({call}, timeout=0.1)
+        assert not waited
+        release.set()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    assert done == ([True] if finish else [])
+    release.set()

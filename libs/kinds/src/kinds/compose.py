@@ -34,6 +34,8 @@ W = TypeVar("W")
 GIB, MIB = 1 << 30, 1 << 20
 ROOT = "root"
 """Name of the boot disk. An entry of this name in spec.disks describes the boot disk itself, not another one."""
+DEFAULT_DISK_TYPE = "thin"
+"""The schema writes this default into every disk: it is no wish against what the class has chosen."""
 DEFAULT_MTU = 1500
 """The schema writes this default into every attachment: it is no wish."""
 DEFAULT_TOOLS_POLICY = "install"
@@ -308,7 +310,9 @@ class _Composer:
         where = f"spec.disks[{wish.name}]"
         if wish.size_gib is not None:
             disk.size_bytes = _uint64(wish.size_gib * GIB, f"{where}.sizeGiB")
-        disk.provisioning = self._provisioning(wish.type, f"{where}.type")
+        # The schema writes the default into every entry, so that it says nothing against what the class has chosen.
+        if wish.type != DEFAULT_DISK_TYPE or disk.provisioning is v1.DiskProvisioning.UNSPECIFIED:
+            disk.provisioning = self._provisioning(wish.type, f"{where}.type")
         buses = {bus.name.lower(): bus for bus in v1.DiskBus if bus.name and bus is not v1.DiskBus.UNSPECIFIED}
         disk.bus = _word((wish.bus or "").lower() or None, buses, f"{where}.bus", v1.DiskBus.UNSPECIFIED)
         disk.storage = wish.storage_pool or wish.storage_class or disk.storage

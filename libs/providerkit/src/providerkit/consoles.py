@@ -15,6 +15,7 @@ from common.errors import (
     WrongPowerStateError,
 )
 
+from .background import running
 from .driver import Console, Driver
 from .violations import is_uid, shown
 from .watch import Hub
@@ -48,16 +49,15 @@ class Consoles:
             log.info("console.opened", uid=wish.uid, kind=wish.kind.name)
             yield v1.OpenConsoleResponse(opened=v1.ConsoleOpened())
             output: asyncio.Queue[bytes] = asyncio.Queue(_BACKLOG)
-            async with asyncio.TaskGroup() as group:
-                reader = group.create_task(_read(console, output), name=f"console read {wish.uid}")
-                writer = group.create_task(_write(console, requests, output), name=f"console write {wish.uid}")
+            failures: list[ProviderError] = []
+            async with (
+                running(_read(console, output, failures), f"console read {wish.uid}"),
+                running(_write(console, requests, output, failures), f"console write {wish.uid}"),
+            ):
                 while chunk := await output.get():
                     yield v1.OpenConsoleResponse(output=chunk)
-                for task in (reader, writer):
-                    task.cancel()
-            for task in (reader, writer):
-                if not task.cancelled() and (error := task.result()) is not None:
-                    raise error
+            if failures:
+                raise failures[0]
         log.info("console.closed", uid=wish.uid)
 
     async def _check(self, wish: v1.ConsoleOpen) -> None:
@@ -75,29 +75,29 @@ class Consoles:
             raise WrongPowerStateError(f"open console of machine {wish.uid}: it is off")
 
 
-# The two children end the session by an empty chunk and a verdict. An error that left them would make the group cancel
-# its parent, which may be in the middle of a gRPC write outside of this generator.
+# The two children end the session by an empty chunk and a failure in the list. An error that left them would cancel
+# their parent, which may be in the middle of a gRPC write outside of this generator.
 
 
-async def _read(console: Console, output: asyncio.Queue[bytes]) -> ProviderError | None:
+async def _read(console: Console, output: asyncio.Queue[bytes], failures: list[ProviderError]) -> None:
     try:
         while chunk := await console.read():
             await output.put(chunk)
     except ProviderError as error:
-        return error
-    finally:
-        await output.put(b"")
-    return None
+        failures.append(error)
+    await output.put(b"")  # not when cancelled: then nobody reads, and a full queue would hold up the end for ever
 
 
 async def _write(
-    console: Console, requests: AsyncIterator[v1.OpenConsoleRequest], output: asyncio.Queue[bytes]
-) -> ProviderError | None:
+    console: Console,
+    requests: AsyncIterator[v1.OpenConsoleRequest],
+    output: asyncio.Queue[bytes],
+    failures: list[ProviderError],
+) -> None:
     try:
         async for request in requests:
             if request.input:
                 await console.write(request.input)
     except ProviderError as error:
+        failures.append(error)
         await output.put(b"")
-        return error
-    return None

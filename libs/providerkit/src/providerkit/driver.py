@@ -263,8 +263,13 @@ class Driver:
         """Extents in ascending order."""
         raise self._lacks("read_disk")
 
-    async def write_disk(self, target: v1.WriteDiskTarget, extents: AsyncIterator[v1.Extent]) -> int:
-        """Write extents; answers with the offset that is durable."""
+    async def write_disk(self, target: v1.WriteDiskTarget, extents: AsyncIterator[v1.Extent]) -> tuple[int, str]:
+        """Write extents, each checked against its CRC-32C.
+
+        Returns:
+            The offset that is durable, and the sha256 (hexadecimal) of the whole content as it can be read back, for
+            the kit to compare.
+        """
         raise self._lacks("write_disk")
 
     def _lacks(self, verb: str) -> NotSupportedError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 
 from common import faults, logging, tracing, v1
@@ -33,6 +34,7 @@ class Images:
         self._owner = owner
         self._short_wait = short_wait
         self._jobs: dict[str, Job[v1.Image]] = {}
+        self._leaving: dict[str, asyncio.Event] = {}
 
     async def prepare(
         self, request: v1.PrepareImageRequest, *, remaining: float | None = None
@@ -47,6 +49,8 @@ class Images:
             raise InvalidSpecError("; ".join(violations))
         request = dataclasses.replace(request, owner=self._owner)
         image_id = await self._driver.image_id(request)
+        if (leaving := self._leaving.get(image_id)) is not None:
+            await leaving.wait()  # what is being removed is not ready, however ready it still looks
         job = self._jobs.get(image_id)
         if job is None:
             if (image := await self._driver.get_image(image_id)) is not None:
@@ -78,12 +82,17 @@ class Images:
 
     async def delete(self, image_id: str) -> None:
         """Remove a prepared image; one that is being made is stopped first."""
-        job = self._jobs.get(_image_id(image_id))
-        if job is not None:
+        while (job := self._jobs.get(_image_id(image_id))) is not None:
             job.cancel()
             await job.ended.wait()
-        await faults.point(DELETE_BEFORE)
-        await self._driver.delete_image(image_id)
+        self._leaving[image_id] = gone = asyncio.Event()
+        try:
+            await faults.point(DELETE_BEFORE)
+            await self._driver.delete_image(image_id)
+        finally:
+            gone.set()
+            if self._leaving.get(image_id) is gone:
+                del self._leaving[image_id]
         log.info("image.deleted", image=image_id)
 
     def _begin(self, image_id: str, request: v1.PrepareImageRequest) -> Job[v1.Image]:

@@ -6,6 +6,7 @@ moment for the end and gets the result, or else the operation, which goes on wit
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import hashlib
 from collections import OrderedDict
@@ -178,12 +179,11 @@ class Machines:
                 self._applies.pop(uid, None)
 
             async def body(job: Job[object]) -> object:
-                if running is not None:
-                    await running.ended.wait()
+                await _until_ended(job.ahead)
                 await (self._release(uid) if retain else self._destroy(uid, job, grace))
                 return None
 
-            job = self._begin(kind, uid, body)
+            job = self._begin(kind, uid, body, ahead=running)
         if not await job.wait(self._clock, budget.left):
             return Gone(False, self._show(uid, job))
         job.result()
@@ -214,16 +214,48 @@ class Machines:
     async def exclusive(
         self, kind: str, uid: str, about: str, body: Callable[[Job[T]], Awaitable[T]], *, remaining: float | None = None
     ) -> tuple[T | None, v1.Operation | None]:
-        """Other work that holds one machine (snapshots, clones): its result, or the operation when it takes longer.
+        """Other work that holds one machine of ours (snapshots): its result, or the operation when it takes longer.
 
         Args:
             about: what tells this piece of work from others of its kind; asking for the same again joins it.
+        Raises:
+            ForeignMachineError: it does not carry our stamp.
         """
+
+        async def ours(job: Job[T]) -> T:
+            await self._ours(kind.replace("-", " ") + " of machine", uid)
+            async with self._parts.slots.slot():
+                return await body(job)
+
         budget = self._budget(remaining)
-        job = await self._exclusive(kind, _uid(uid), body, budget, join=f"{kind} {about}")
+        job = await self._exclusive(kind, _uid(uid), ours, budget, join=f"{kind} {about}")
         if not await job.wait(self._clock, budget.left):
             return None, self._show(uid, job)
         return job.result(), None
+
+    async def clone(
+        self, request: v1.CloneMachineRequest, *, remaining: float | None = None
+    ) -> tuple[v1.Machine | None, v1.Operation | None]:
+        """Copy a machine of ours under another identity of ours; see CloneMachine in the contract."""
+        if request.target is None:
+            raise InvalidSpecError("target: is missing")
+        target = self._own(request.target)
+        assert target.identity is not None
+        uid, source = target.identity.uid, _uid(request.source_uid)
+        request = dataclasses.replace(request, target=target)
+
+        async def body(job: Job[None]) -> None:
+            await self._ours("clone machine", source)
+            _refuse_foreign("clone to machine", uid, await self._hub.look(uid))
+            async with self._parts.slots.slot():
+                await self._driver.clone(request, job.progress)
+
+        budget = self._budget(remaining)
+        job = await self._exclusive("clone", uid, body, budget, join=f"clone {source}")
+        if not await job.wait(self._clock, budget.left):
+            return None, self._show(uid, job)
+        job.result()
+        return await self.get(uid), None
 
     # -- bodies ----------------------------------------------------------------------------------------------------
 
@@ -287,12 +319,23 @@ class Machines:
 
     # -- jobs ------------------------------------------------------------------------------------------------------
 
-    def _begin(self, kind: str, uid: str, body: Callable[[Job[T]], Awaitable[T]], digest: str = "") -> Job[T]:
-        """Start the job that holds the machine from now on; the caller made sure that none does, or waits for it."""
+    def _begin(
+        self, kind: str, uid: str, body: Callable[[Job[T]], Awaitable[T]], digest: str = "",
+        ahead: Job[object] | None = None,
+    ) -> Job[T]:  # fmt: skip
+        """Start the job that holds the machine from now on; the caller made sure that none does.
+
+        Args:
+            ahead: one that does still, for a body that waits for the end of `job.ahead`.
+        """
 
         def free(job: Job[T]) -> None:
             if self._jobs.get(uid) is job:
-                del self._jobs[uid]
+                left = next((each for each in job.ahead if not each.ended.is_set()), None)
+                if left is not None:  # cancelled before it could wait: the machine is not free
+                    self._jobs[uid] = left
+                else:
+                    del self._jobs[uid]
                 self._applies.pop(uid, None)
             if digest and job.error is not None and job.record.state is v1.OperationState.FAILED:
                 self._failures[uid] = (digest, job.error)
@@ -301,6 +344,8 @@ class Machines:
             self._hub.touch(uid)
 
         job = self._operations.start(kind, uid, body, at_end=free)
+        if ahead is not None:
+            job.ahead = tuple(each for each in (ahead, *ahead.ahead) if not each.ended.is_set())
         self._jobs[uid] = job  # type: ignore[assignment]  # the table does not care for the answer's type
         return job
 
@@ -373,6 +418,19 @@ class Machines:
         }
         if lacking.get(action, False):
             raise NotSupportedError(f"this provider has no power action {action.name}")
+
+
+async def _until_ended(jobs: tuple[Job[object], ...]) -> None:
+    """Wait for the end of all of them, also when cancelled: a machine that another still works on is not free."""
+    given_up: asyncio.CancelledError | None = None
+    for job in jobs:
+        while not job.ended.is_set():
+            try:
+                await job.ended.wait()
+            except asyncio.CancelledError as error:
+                given_up = error
+    if given_up is not None:
+        raise given_up
 
 
 def _require(seen: v1.Machine, what: str, *states: v1.PowerState) -> None:

@@ -41,6 +41,8 @@ class Job(Generic[T]):
         self.cancelled = False
         self.shown = False
         """A client knows its id, so that it must be found after its end."""
+        self.ahead: tuple[Job[object], ...] = ()
+        """Jobs on the same subject that had not ended when this one began; its body waits for them."""
         self.error: ProviderError | None = None
         self.value: T | None = None
         self._at_end = at_end

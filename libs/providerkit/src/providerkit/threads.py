@@ -25,23 +25,56 @@ class Threads:
         self._most_lost = lost
         self._lost = 0
 
-    async def run(self, call: Callable[[], T], *, timeout: float, doing: str) -> T:
+    async def run(self, call: Callable[[], T], *, timeout: float, doing: str, finish: bool = False) -> T:
         """Run it on a thread.
 
         Args:
-            timeout: seconds to wait for a place and for the answer together.
+            timeout: seconds to wait for a place, and then for the answer.
+            finish: when the caller is cancelled, wait for the thread as long as if it were not: whatever the caller
+                does next must not meet a change that is still being made.
         Raises:
             HypervisorUnavailableError: no answer within `timeout`; the call may still take effect.
         """
         try:
-            async with asyncio.timeout(timeout), self._places:
-                if self._lost >= self._most_lost:
-                    raise HypervisorUnavailableError(f"{doing}: {self._lost} earlier calls still hang")
-                return await self._start(call)
+            async with asyncio.timeout(timeout):
+                await self._places.acquire()
         except TimeoutError as error:
             raise HypervisorUnavailableError(f"{doing}: no answer within {timeout:g} s") from error
+        try:
+            if self._lost >= self._most_lost:
+                raise HypervisorUnavailableError(f"{doing}: {self._lost} earlier calls still hang")
+            answer = self._start(call)
+            await self._wait(answer, timeout, finish=finish)
+            if not answer.done():
+                self._give_up(answer)
+                raise HypervisorUnavailableError(f"{doing}: no answer within {timeout:g} s")
+            return answer.result()
+        finally:
+            self._places.release()
 
-    async def _start(self, call: Callable[[], T]) -> T:
+    async def _wait(self, answer: asyncio.Future[T], timeout: float, *, finish: bool) -> None:
+        loop = asyncio.get_running_loop()
+        end, cancelled = loop.time() + timeout, None
+        while not answer.done() and (left := end - loop.time()) > 0:
+            try:
+                await asyncio.wait({answer}, timeout=left)
+            except asyncio.CancelledError as error:
+                cancelled = error
+                if not finish:
+                    break
+        if cancelled is not None:
+            if answer.done():
+                answer.exception()  # nobody asks for it any more
+            else:
+                self._give_up(answer)
+            raise cancelled
+
+    def _give_up(self, answer: asyncio.Future[T]) -> None:
+        """Leave a thread behind; it counts until it comes back."""
+        answer.cancel()
+        self._lost += 1
+
+    def _start(self, call: Callable[[], T]) -> asyncio.Future[T]:
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[T] = loop.create_future()
 
@@ -64,9 +97,4 @@ class Threads:
                 loop.call_soon_threadsafe(settle, result, failure)
 
         threading.Thread(target=work, name="hypervisor-call", daemon=True).start()
-        try:
-            return await answer
-        except asyncio.CancelledError:
-            if answer.cancelled():
-                self._lost += 1
-            raise
+        return answer

@@ -106,22 +106,38 @@ class Hypervisor:
                         await tried.wait()
                 yield
 
-    async def call(self, doing: str, use: Callable[[libvirt.virConnect], T], *, timeout: float | None = None) -> T:
+    async def call(
+        self,
+        doing: str,
+        use: Callable[[libvirt.virConnect], T],
+        *,
+        timeout: float | None = None,
+        finish: bool = False,
+    ) -> T:
         """Call libvirt on a thread.
 
         Args:
             doing: for people: what is being done to which machine.
             use: gets the connection; returns plain values, never libvirt's objects.
+            finish: it changes something, so a cancelled caller waits for its end (Threads.run).
         Raises:
             ProviderError: whatever libvirt said, translated.
         """
-        return await self._run(self._calls, doing, use, timeout or self.call_timeout)
+        return await self._run(self._calls, doing, use, timeout or self.call_timeout, finish=finish)
 
     async def slow_call(self, doing: str, use: Callable[[libvirt.virConnect], T], *, timeout: float) -> T:
         """The same for what may take long (transfers, the guest's agent), in places of its own."""
         return await self._run(self._slow, doing, use, timeout)
 
-    async def _run(self, threads: Threads, doing: str, use: Callable[[libvirt.virConnect], T], timeout: float) -> T:
+    async def _run(
+        self,
+        threads: Threads,
+        doing: str,
+        use: Callable[[libvirt.virConnect], T],
+        timeout: float,
+        *,
+        finish: bool = False,
+    ) -> T:
         connection = self._connection
         if connection is None:
             raise self._unavailable(doing)
@@ -131,7 +147,7 @@ class Hypervisor:
                 return use(connection)
 
         try:
-            return await threads.run(work, timeout=timeout, doing=doing)
+            return await threads.run(work, timeout=timeout, doing=doing, finish=finish)
         except HypervisorUnavailableError as error:
             if is_code(error, *_LOST_CODES) or (error.__cause__ is not None and not self._alive(connection)):
                 self._drop(connection)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 from common import v1
-from common.errors import InvalidSpecError
+from common.errors import ChecksumMismatchError, InvalidSpecError
 
 from providerkit.driver import Driver
 
@@ -33,18 +33,22 @@ class DiskServicer:
         first = await anext(aiter(requests), None)
         if first is None or first.target is None:
             raise InvalidSpecError("the first request of a write names its target")
-        _named(first.target.disk)
-        finished = False
+        disk = _named(first.target.disk)
+        promised = ""
 
         async def extents() -> AsyncIterator[v1.Extent]:
-            nonlocal finished
+            nonlocal promised
             async for request in requests:
                 if request.extent is not None:
                     yield request.extent
-                finished = finished or bool(request.finish_sha256)
+                promised = request.finish_sha256 or promised
 
-        offset = await self._driver.write_disk(first.target, extents())
-        return v1.WriteDiskResponse(offset=offset, complete=finished)
+        offset, written = await self._driver.write_disk(first.target, extents())
+        if promised and written.lower() != promised.lower():
+            raise ChecksumMismatchError(
+                f"write disk {disk.disk_name} of machine {disk.machine_uid}: its content is not what was sent"
+            )
+        return v1.WriteDiskResponse(offset=offset, complete=bool(promised))
 
 
 def _named(disk: v1.DiskRef | None) -> v1.DiskRef:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 from common import v1
-from common.errors import InvalidSpecError, NotSupportedError
+from common.errors import NotSupportedError
 
+from providerkit.apply import ABSENT
 from providerkit.consoles import Consoles
 from providerkit.driver import Driver
 from providerkit.machines import Machines
-from providerkit.operations import Job
 from providerkit.watch import BATCH, Hub
 
 from .context import Context, seconds
@@ -31,7 +31,7 @@ class MachineServicer:
         """What ApplyMachine would do."""
         changes, seen = await self._machines.plan(request.spec)
         return v1.PlanMachineResponse(
-            changes=changes, precondition=seen.token if seen is not None else "", machine=seen
+            changes=changes, precondition=seen.token if seen is not None else ABSENT, machine=seen
         )
 
     async def apply_machine(self, request: v1.ApplyMachineRequest, context: Context) -> v1.ApplyMachineResponse:
@@ -79,16 +79,7 @@ class MachineServicer:
         can = facts.capabilities or v1.Capabilities()
         if not (can.linked_clone if request.kind is v1.CloneKind.LINKED else can.full_clone):
             raise NotSupportedError("this provider does not clone machines yet")
-        if request.target is None or request.target.identity is None:
-            raise InvalidSpecError("target.identity: is missing")
-
-        async def body(job: Job[None]) -> None:
-            await self._driver.clone(request, job.progress)
-
-        uid = request.target.identity.uid
-        remaining, source = context.time_remaining(), request.source_uid
-        _, operation = await self._machines.exclusive("clone", uid, source, body, remaining=remaining)
-        machine = None if operation is not None else await self._machines.get(uid)
+        machine, operation = await self._machines.clone(request, remaining=context.time_remaining())
         return v1.CloneMachineResponse(machine=machine, operation=operation)
 
     async def open_console(

@@ -2812,7 +2812,7 @@ class PlanMachineResponse(betterproto2.Message):
 
     precondition: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
     """
-    Token of the state that the plan was made from; empty when there is no machine.
+    Token of the state that the plan was made from, for ApplyMachineRequest; "absent" when there is no machine.
     """
 
     machine: "Machine | None" = betterproto2.field(3, betterproto2.TYPE_MESSAGE, optional=True)
