@@ -212,7 +212,7 @@ class MachineContract:
         spec = subject.spec()
         plan = await subject.plan(spec)
         assert [change.kind for change in plan.changes] == [v1.ChangeKind.CREATE]
-        assert (plan.machine, plan.precondition) == (None, "")
+        assert (plan.machine, plan.precondition) == (None, "absent")
         assert await subject.world.leftovers(spec.identity.uid) == []
 
     async def test_plan_changes_nothing_and_tells_what_apply_does(self, subject: Subject) -> None:
