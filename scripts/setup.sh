@@ -142,6 +142,11 @@ if ! has kubectl; then
     fi
 fi
 
+if [ "$profile" = test ] && ! has go; then
+    # Debian 12's is too old to build it. See tests/simulators/vcsim/README.md.
+    step "go is not installed; tests against a simulated vCenter are skipped (Go 1.25 or newer: https://go.dev/dl)"
+fi
+
 #---------------------------------------------------------------- uv and the virtual environment
 if has uv && uv --version >/dev/null 2>&1; then # a pyenv shim may be there without a uv behind it
     uv=$(command -v uv)

@@ -53,6 +53,21 @@ func (d *Double) slowRule(c *call) *slowRule {
 	return nil
 }
 
+// descriptionID names the task as a vCenter does: "Folder.createVm", "VirtualMachine.clone", "VirtualMachine.powerOn".
+// Source: TaskInfo.descriptionId of the API reference, and the keys of TaskDescription.methodInfo.
+func descriptionID(kind, method string) string {
+	id := strings.TrimSuffix(method, "_Task")
+	switch id {
+	case "CreateVM", "RegisterVM":
+		id = strings.Replace(id, "VM", "Vm", 1)
+	case "ReconfigVM":
+		id = "Reconfigure"
+	default:
+		id = strings.TrimSuffix(id, "VM")
+	}
+	return kind + "." + strings.ToLower(id[:1]) + id[1:]
+}
+
 // startSlow answers with a running task of our own. The simulator's Task.Run would lock the machine against
 // reads for the whole time.
 func (d *Double) startSlow(c *call, rule *slowRule) soap.HasFault {
@@ -62,6 +77,7 @@ func (d *Double) startSlow(c *call, rule *slowRule) soap.HasFault {
 		cancelable: rule.Cancelable == nil || *rule.Cancelable,
 	}
 	task.Info.Cancelable = slow.cancelable
+	task.Info.DescriptionId = descriptionID(c.entity().Reference().Type, c.name)
 	d.registry.Put(task)
 	slow.ref = task.Self
 	d.registry.AtomicUpdate(c.ctx, task, []types.PropertyChange{

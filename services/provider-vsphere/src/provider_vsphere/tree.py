@@ -32,6 +32,11 @@ class Entity:
         return raw.replace("%2f", "/").replace("%2F", "/").replace("%5c", "\\").replace("%5C", "\\").replace("%25", "%")
 
     @property
+    def uuid(self) -> str:
+        """`instanceUuid` of a VM, lower case; empty for everything else, and for a VM that cannot be read now."""
+        return str(self.facts.get("config.instanceUuid") or "").lower()
+
+    @property
     def parent(self) -> str | None:
         """moid of the parent; None for the root folder and for a VM in a vApp."""
         return self.facts.get("parent")
@@ -43,11 +48,13 @@ class Tree:
     def __init__(self) -> None:
         self._entities: dict[str, Entity] = {}
         self._by_kind: dict[str, dict[str, Entity]] = {}
+        self._by_uuid: dict[str, dict[str, Entity]] = {}
 
     def clear(self) -> None:
         """Forget everything: another session, perhaps another vCenter."""
         self._entities.clear()
         self._by_kind.clear()
+        self._by_uuid.clear()
 
     def put(self, kind: str, moid: str, changed: dict[str, Any], unset: tuple[str, ...] = ()) -> Entity:
         """Take over changed properties of an entity, which may be new."""
@@ -58,7 +65,11 @@ class Tree:
         facts = entity.facts | changed
         for path in unset:
             facts.pop(path, None)
-        entity.facts = facts
+        before, entity.facts = entity.uuid, facts
+        if entity.uuid != before:
+            self._unlink(before, moid)
+        if entity.uuid:
+            self._by_uuid.setdefault(entity.uuid, {})[moid] = entity
         return entity
 
     def remove(self, moid: str) -> Entity | None:
@@ -66,7 +77,18 @@ class Tree:
         entity = self._entities.pop(moid, None)
         if entity is not None:
             self._by_kind[entity.kind].pop(moid, None)
+            self._unlink(entity.uuid, moid)
         return entity
+
+    def _unlink(self, uuid: str, moid: str) -> None:
+        holders = self._by_uuid.get(uuid, {})
+        holders.pop(moid, None)
+        if not holders:
+            self._by_uuid.pop(uuid, None)
+
+    def with_uuid(self, uuid: str) -> list[Entity]:
+        """Every VM with this `instanceUuid`; vCenter does not keep it unique."""
+        return list(self._by_uuid.get(uuid.lower(), {}).values())
 
     def get(self, moid: str | None) -> Entity | None:
         """The entity with this id."""

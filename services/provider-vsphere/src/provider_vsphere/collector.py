@@ -1,0 +1,221 @@
+"""The one property collector of a session: it fills the tree, tells who changed, and awaits tasks.
+
+It waits on a thread of its own, so that an idle inventory costs one long request and nothing per machine. What it
+learns is handed to the event loop in whole update sets, in the server's order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from common.errors import HypervisorUnavailableError, ProviderError
+from pyVmomi import vim, vmodl
+
+from provider_vsphere import watched
+from provider_vsphere.login import WAIT_SECONDS, Login
+from provider_vsphere.tree import Tree
+from provider_vsphere.vim_errors import translate
+
+PAGE = 500
+"""Objects in one answer; more would hold the interpreter's lock for long while they are decoded."""
+
+LEAVE_SECONDS = 3.0
+"""How long the thread may take to leave; one whose line is dead is left behind."""
+_SINCE_VERSION = frozenset({
+    "config.hardware.numCPU",
+    "config.hardware.numCoresPerSocket",
+    "config.hardware.memoryMB",
+    "config.annotation",
+    "config.template",
+})  # fmt: skip
+"""Leaves that some servers do not push though they changed; the version that goes with them they do push."""
+
+
+@dataclass(frozen=True)
+class Update:
+    """One object's part of an update set."""
+
+    kind: str
+    moid: str
+    gone: bool = False
+    changed: dict[str, Any] = field(default_factory=dict)
+    unset: tuple[str, ...] = ()
+
+
+class Collector:
+    """Lives as long as one login."""
+
+    def __init__(
+        self,
+        login: Login,
+        tree: Tree,
+        *,
+        on_machine: Callable[[str], None],
+        on_task: Callable[[str, dict[str, Any]], None],
+    ) -> None:
+        """Args: on_machine: gets the UUID of each VM that changed or went. on_task: gets a task's id and properties."""
+        self.synced = asyncio.Event()
+        """Set once the tree holds the whole inventory."""
+        self._login = login
+        self._tree = tree
+        self._on_machine = on_machine
+        self._on_task = on_task
+        self._collector: Any = None
+        self._leaving = False
+
+    async def run(self) -> None:
+        """Collect until cancelled.
+
+        Raises:
+            ProviderError: the session or the line is gone.
+        """
+        loop = asyncio.get_running_loop()
+        ended: asyncio.Future[ProviderError] = loop.create_future()
+
+        def settle(error: ProviderError) -> None:
+            if not ended.done():
+                ended.set_result(error)
+
+        def work() -> None:
+            try:
+                self._collect(loop)
+            except Exception as error:  # noqa: BLE001  # whatever it is, it ends the session
+                failure = error if isinstance(error, ProviderError) else translate(error, "watch the inventory")
+            else:
+                failure = HypervisorUnavailableError("watch the inventory: it ended")
+            _on_loop(loop, settle, failure)
+
+        thread = threading.Thread(target=work, name="vsphere-collector", daemon=True)
+        thread.start()
+        try:
+            raise await asyncio.shield(ended)
+        finally:
+            self._leaving = True
+            await self._wake(loop, ended)
+
+    async def _wake(self, loop: asyncio.AbstractEventLoop, ended: asyncio.Future[ProviderError]) -> None:
+        """Wake the thread that waits, and see it leave: its connection must be back before all of them are closed."""
+        woken: asyncio.Future[None] = loop.create_future()
+
+        def wake() -> None:
+            with contextlib.suppress(Exception):  # the session may be gone already, and the wait with it
+                if self._collector is not None:
+                    self._collector.CancelWaitForUpdates()
+            _on_loop(loop, lambda: None if woken.done() else woken.set_result(None))
+
+        threading.Thread(target=wake, name="vsphere-wake", daemon=True).start()
+        both: set[asyncio.Future[Any]] = {ended, woken}
+        await asyncio.wait(both, timeout=LEAVE_SECONDS)
+
+    # -- on the thread ---------------------------------------------------------------------------------------------
+
+    def _collect(self, loop: asyncio.AbstractEventLoop) -> None:
+        content = self._login.content
+        # The default collector: filters for tasks are added to it while it waits.
+        self._collector = content.propertyCollector
+        view = content.viewManager.CreateContainerView(content.rootFolder, watched.VIEWED, True)
+        self._collector.CreateFilter(watched.inventory_filter(view, content.rootFolder), False)
+        options = vmodl.query.PropertyCollector.WaitOptions(maxWaitSeconds=WAIT_SECONDS, maxObjectUpdates=PAGE)
+        version, complete = "", False
+        while not self._leaving:
+            answer = self._collector.WaitForUpdatesEx(version, options)
+            if answer is None:
+                continue  # nothing happened
+            version = answer.version
+            updates = [update for each in answer.filterSet for update in _updates(each)]
+            if complete:
+                updates += self._reread(updates)
+            complete = complete or not answer.truncated
+            _on_loop(loop, self._take, updates, complete)
+            for over in {each.filter._moId: each.filter for each in answer.filterSet if _has_ended(each)}.values():
+                with contextlib.suppress(vmodl.fault.ManagedObjectNotFound):  # it went with its task
+                    over.DestroyPropertyFilter()
+
+    def _reread(self, updates: list[Update]) -> list[Update]:
+        stale = [u for u in updates if "config.changeVersion" in u.changed and not _SINCE_VERSION & u.changed.keys()]
+        return self.read(u.moid for u in stale) if stale else []
+
+    def read(self, moids: Iterable[str]) -> list[Update]:
+        """Read machines at once; blocks. One that is gone meanwhile is left out."""
+        stub = self._login.instance._stub
+        machines = [vim.VirtualMachine(moid, stub) for moid in moids]
+        collector = self._login.content.propertyCollector
+        options = vmodl.query.PropertyCollector.RetrieveOptions()
+        try:
+            answer = collector.RetrievePropertiesEx([watched.machine_filter(machines)], options)
+        except vmodl.fault.ManagedObjectNotFound:
+            return [] if len(machines) == 1 else [u for machine in machines for u in self.read([machine._moId])]
+        found = list(answer.objects) if answer is not None else []
+        while answer is not None and answer.token:
+            answer = collector.ContinueRetrievePropertiesEx(answer.token)
+            found += answer.objects
+        wanted = watched.PROPERTIES[vim.VirtualMachine]
+        updates = []
+        for each in found:
+            changed = {p.name: watched.plain(p.val) for p in each.propSet}
+            unset = tuple(path for path in wanted if path not in changed)
+            updates.append(Update(each.obj._wsdlName, each.obj._moId, changed=changed, unset=unset))
+        return updates
+
+    # -- on the loop -----------------------------------------------------------------------------------------------
+
+    def _take(self, updates: list[Update], complete: bool) -> None:
+        if self._leaving:
+            return
+        self.take(updates)
+        if complete:
+            self.synced.set()
+
+    def take(self, updates: list[Update]) -> None:
+        """Put updates into the tree and tell who changed."""
+        for update in updates:
+            if update.kind == "Task":
+                self._on_task(update.moid, update.changed)
+            elif update.gone:
+                self._told(self._tree.remove(update.moid))
+            else:
+                before = self._tree.get(update.moid)
+                facts = before.facts if before is not None else None
+                entity = self._tree.put(update.kind, update.moid, update.changed, update.unset)
+                if entity.facts != facts:
+                    self._told(entity)
+
+    def _told(self, entity: Any) -> None:
+        if entity is not None and entity.kind == "VirtualMachine" and entity.uuid:
+            self._on_machine(entity.uuid)
+
+
+def _has_ended(filter_update: Any) -> bool:
+    """The filter was for a task, and there is nothing more to come."""
+    return any(
+        change.name == "info.state" and change.val in ("success", "error")
+        for each in filter_update.objectSet
+        for change in each.changeSet
+    )
+
+
+def _updates(filter_update: Any) -> Iterable[Update]:
+    for each in filter_update.objectSet:
+        kind, moid = each.obj._wsdlName, each.obj._moId
+        if each.kind == "leave":
+            yield Update(kind, moid, gone=True)
+            continue
+        changed, unset = {}, []
+        for change in each.changeSet:
+            if change.op in ("assign", "add") and change.val is not None:
+                changed[change.name] = watched.plain(change.val)
+            else:
+                unset.append(change.name)
+        yield Update(kind, moid, changed=changed, unset=tuple(unset))
+
+
+def _on_loop(loop: asyncio.AbstractEventLoop, callback: Callable[..., None], *args: Any) -> None:
+    try:
+        loop.call_soon_threadsafe(callback, *args)
+    except RuntimeError:
+        return  # a closed loop: nobody listens any more

@@ -1,0 +1,161 @@
+"""One login to a vCenter or an ESXi host; these functions block.
+
+A certificate is believed because an authority vouches for it (`ca.crt` among the credentials, else the system's), or
+because its thumbprint was given; believing anything takes an explicit setting.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import ssl
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from common.errors import CredentialsRefusedError, HypervisorUnavailableError
+from pyVim import connect
+from pyVmomi import vim
+
+from provider_vsphere.vim_errors import mapped
+
+WAIT_SECONDS = 50
+"""How long one wait for updates may last; it keeps the session alive besides (vCenter forgets one after 30 min)."""
+_TIMEOUT = WAIT_SECONDS + 30
+"""Seconds without a byte after which a connection counts as dead; longer than any wait."""
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Where to log in and whom to believe."""
+
+    url: str
+    thumbprint: str = ""
+    insecure_skip_verify: bool = False
+    credentials: Path | None = None
+    """Directory with `username` and `password`, or `token` (SAML, of the SSO service); `ca.crt` if wanted. Read anew at
+    each login, so that rotated ones are used."""
+
+    def secret(self, name: str) -> str | None:
+        """The content of a credentials file without its line end; None if there is none."""
+        path = self.credentials / name if self.credentials is not None else None
+        return path.read_text().rstrip("\r\n") if path is not None and path.is_file() else None
+
+    def trust(self) -> ssl.SSLContext:
+        """How the server's certificate is checked."""
+        if self.thumbprint:
+            return PinnedContext(self.thumbprint)
+        authority = self.credentials / "ca.crt" if self.credentials is not None else None
+        context = ssl.create_default_context(
+            cafile=authority if authority is not None and authority.is_file() else None
+        )
+        if self.insecure_skip_verify:
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        return context
+
+
+class PinnedContext(ssl.SSLContext):
+    """Believes the one certificate with this thumbprint, on every connection.
+
+    pyvmomi's own `thumbprint` is compared only when the usual check fails, and switches that check off for all later
+    connections; so it is not used.
+    """
+
+    _digest: str
+    _algorithm: str
+
+    def __new__(cls, thumbprint: str) -> PinnedContext:
+        """Args: thumbprint: SHA-1 or SHA-256 of the certificate in hexadecimal, with or without colons."""
+        context = super().__new__(cls, ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context._digest = thumbprint.replace(":", "").lower()
+        context._algorithm = "sha1" if len(context._digest) == 40 else "sha256"
+        return context
+
+    def wrap_socket(self, *args: Any, **kwargs: Any) -> ssl.SSLSocket:
+        """Shake hands, and compare before anything is sent."""
+        wrapped = super().wrap_socket(*args, **kwargs)
+        found = hashlib.new(self._algorithm, wrapped.getpeercert(binary_form=True) or b"").hexdigest()
+        if found != self._digest:
+            wrapped.close()
+            raise ssl.SSLCertVerificationError(f"its {self._algorithm} thumbprint is {found}, which was not expected")
+        return wrapped
+
+
+@dataclass(frozen=True)
+class Login:
+    """A session on the server. `instance` and `content` are pyvmomi's, safe to call from several threads."""
+
+    instance: Any
+    content: Any
+    product: str
+    """"VMware vCenter Server 8.0.3 build-24022515"."""
+    is_vcenter: bool
+
+    def close(self) -> None:
+        """Log out; the server does it by itself when the line is gone."""
+        with contextlib.suppress(Exception):  # whatever it says, the session is not used any more
+            self.content.sessionManager.Logout()
+        with contextlib.suppress(Exception):
+            self.instance._stub.DropConnections()
+
+
+def log_in(endpoint: Endpoint) -> Login:
+    """Open a session.
+
+    Raises:
+        CredentialsRefusedError: the files are missing, or the server does not like what is in them, or the other way
+            round: its certificate is not to be believed.
+        HypervisorUnavailableError: no answer.
+    """
+    parts = urlsplit(endpoint.url)
+    user, password, token = (endpoint.secret(name) for name in ("username", "password", "token"))
+    if token is None and (user is None or password is None):
+        raise CredentialsRefusedError(
+            f"log in to {parts.hostname}: the credentials directory needs `username` and `password`, or `token`"
+        )
+    with mapped(f"log in to {parts.hostname}"):
+        stub = _stub(endpoint)
+        try:
+            instance: Any = vim.ServiceInstance("ServiceInstance", stub)
+            content = instance.RetrieveContent()
+            if token is not None:
+                stub.samlToken = token
+                content.sessionManager.LoginByToken()
+                stub.samlToken = None  # it goes with the login alone
+            else:
+                content.sessionManager.Login(user or "", password or "", None)
+        except BaseException:
+            stub.DropConnections()
+            raise
+    return Login(instance, content, str(content.about.fullName), content.about.apiType == "VirtualCenter")
+
+
+def _stub(endpoint: Endpoint) -> Any:
+    parts = urlsplit(endpoint.url)
+    encrypted = parts.scheme == "https"
+    try:
+        return connect.SmartStubAdapter(
+            host=parts.hostname,
+            port=(parts.port or 443) if encrypted else -(parts.port or 80),  # pyvmomi's sign for no TLS
+            path=parts.path.rstrip("/") or "/sdk",
+            sslContext=endpoint.trust() if encrypted else None,
+            httpConnectionTimeout=_TIMEOUT,
+        )
+    except Exception as error:
+        if type(error) is Exception:  # pyvmomi's own for "no vSphere API here", also when nobody listens
+            raise HypervisorUnavailableError(f"log in to {parts.hostname}: {error}") from error
+        raise
+
+
+def is_unauthenticated(error: BaseException | None) -> bool:
+    """Whether a fault, or what it was translated to, says that the session is gone; the call had no effect then."""
+    while error is not None:
+        if isinstance(error, vim.fault.NotAuthenticated):
+            return True
+        error = error.__cause__
+    return False

@@ -1,0 +1,55 @@
+"""Our machines in the tree: found by identity, and told apart from everybody else's."""
+
+from __future__ import annotations
+
+from common.errors import ForeignMachineError, MachineNotFoundError, OperationInProgressError
+
+from provider_vsphere import stamp
+from provider_vsphere.stamp import Stamp
+from provider_vsphere.tree import Entity, Tree
+from provider_vsphere.watched import STAMP
+
+
+def stamp_of(entity: Entity) -> Stamp | None:
+    """Its stamp, whoever's it is, if it is the stamp of this very VM and not one that a copy brought along."""
+    found = stamp.read(entity.facts.get(STAMP))
+    return found if found is not None and found.uid == entity.uuid else None
+
+
+def is_ours(entity: Entity, owner: str) -> bool:
+    """It carries our installation's stamp."""
+    found = stamp_of(entity)
+    return found is not None and found.owner == owner
+
+
+def find(tree: Tree, uid: str, owner: str) -> Entity | None:
+    """Our machine with this UID; None when there is none.
+
+    Raises:
+        ForeignMachineError: only somebody else's has this UID.
+        OperationInProgressError: there are several, which a person has to sort out: none of them is touched.
+    """
+    everyone = tree.with_uuid(uid)
+    ours = [entity for entity in everyone if is_ours(entity, owner)]
+    if len(ours) > 1:
+        paths = ", ".join(sorted(tree.path(entity) for entity in ours))
+        raise OperationInProgressError(
+            f"machine {uid}: several VMs carry its stamp: {paths}; remove all but one by hand"
+        )
+    if everyone and not ours:
+        raise ForeignMachineError(
+            f"machine {uid}: {tree.path(everyone[0])} has this instance UUID but not our stamp; it was not touched"
+        )
+    return ours[0] if ours else None
+
+
+def get(tree: Tree, uid: str, owner: str) -> Entity:
+    """The same, which must exist.
+
+    Raises:
+        MachineNotFoundError: it does not.
+    """
+    found = find(tree, uid, owner)
+    if found is None:
+        raise MachineNotFoundError(f"machine {uid}: vSphere has none with this instance UUID")
+    return found

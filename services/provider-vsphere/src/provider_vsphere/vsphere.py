@@ -1,0 +1,329 @@
+"""The connection to vSphere: logged in, kept, made anew; the one way to call it and to wait for its tasks.
+
+Credentials that ran out and a restarted vCenter are the same to callers: what was refused for want of a session had no
+effect, and is repeated once in the next one. Whether a call took effect whose answer got lost, nobody knows; `doubtful`
+says that it happened, so that a create looks twice before it makes anything.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from collections.abc import AsyncIterator, Callable
+from typing import Any, TypeVar
+
+from common import logging
+from common.clock import Clock
+from common.errors import HypervisorUnavailableError, InternalError, ProviderError
+from providerkit.background import running
+from providerkit.driver import Progress
+from providerkit.threads import Threads
+from pyVmomi import vim
+
+from provider_vsphere import watched
+from provider_vsphere.collector import LEAVE_SECONDS, Collector
+from provider_vsphere.login import Endpoint, Login, is_unauthenticated, log_in
+from provider_vsphere.tree import Entity, Tree
+from provider_vsphere.vim_errors import mapped, translate
+
+log = logging.get(__name__)
+T = TypeVar("T")
+
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 15.0
+SYNC_SECONDS = 15.0
+CANCEL_SECONDS = 60.0
+_MAKING = ("Folder.createVm", "VirtualMachine.clone", "VirtualMachine.instantClone", "ResourcePool.ImportVAppLRO")
+"""`info.descriptionId` of tasks that end with another VM."""
+
+
+class Vsphere:
+    """One endpoint."""
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        *,
+        clock: Clock,
+        call_timeout: float = 30.0,
+        task_timeout: float = 3600.0,
+        concurrency: int = 8,
+    ) -> None:
+        """Nothing is opened yet.
+
+        Args:
+            call_timeout: seconds after which a call without an answer counts as lost.
+            task_timeout: seconds after which a task that does not end counts as hanging; it is left to the server.
+            concurrency: calls, and tasks, at a time: a vCenter has a budget of them, and other users.
+        """
+        self.endpoint = endpoint
+        self.tree = Tree()
+        self.doubtful = True
+        """A making task may run that nobody here waits for: an earlier process began it, or its answer was lost."""
+        self._clock = clock
+        self._call_timeout = call_timeout
+        self._task_timeout = task_timeout
+        self._calls = Threads(concurrency)
+        self._places = asyncio.Semaphore(concurrency)
+        self._login: Login | None = None
+        self._collector: Collector | None = None
+        self._lost = asyncio.Event()
+        self._up = asyncio.Event()
+        self._reason: ProviderError = HypervisorUnavailableError(f"{endpoint.url}: not connected yet")
+        self._tasks: dict[str, asyncio.Queue[dict[str, Any]]] = {}
+        self._tell: Callable[[str | None], None] = lambda _uid: None
+
+    def on_change(self, tell: Callable[[str | None], None]) -> None:
+        """Have it called with the `instanceUuid` of each VM that changed; None when anything may have."""
+        self._tell = tell
+
+    @contextlib.asynccontextmanager
+    async def session(self) -> AsyncIterator[None]:
+        """Keep a login until the context is left; entering waits a while for the first one, not for its success."""
+        tried = asyncio.Event()
+        async with running(self._keep(tried), "vsphere session"):
+            with contextlib.suppress(TimeoutError):  # a server that hangs must not hold up the start
+                async with asyncio.timeout(SYNC_SECONDS):
+                    await tried.wait()
+            yield
+
+    async def wait_connected(self) -> None:
+        """Wait until there is a login, and the whole inventory in the tree."""
+        await self._up.wait()
+
+    async def wait_lost(self) -> None:
+        """Wait until the login of now is known to be gone."""
+        await self._lost.wait()
+
+    # -- calling ---------------------------------------------------------------------------------------------------
+
+    def login(self, doing: str) -> Login:
+        """The login of now, with the whole inventory in the tree.
+
+        Raises:
+            ProviderError: there is none, and why.
+        """
+        if self._login is None or not self._up.is_set():
+            raise type(self._reason)(f"{doing}: {self._reason}", retry_after=2.0)
+        return self._login
+
+    async def call(self, doing: str, use: Callable[[Login], T]) -> T:
+        """Call vSphere on a thread.
+
+        Args:
+            doing: for people: what is being done to which machine.
+            use: gets the login. Repeated in the next session if this one was refused.
+        Raises:
+            ProviderError: whatever vSphere said, translated.
+        """
+        login = self.login(doing)
+        try:
+            return await self._call(login, doing, use)
+        except ProviderError as error:
+            if not is_unauthenticated(error):
+                raise
+            self._drop(login)
+        await self._next_session(doing)
+        return await self._call(self.login(doing), doing, use)
+
+    async def _call(self, login: Login, doing: str, use: Callable[[Login], T]) -> T:
+        def work() -> T:
+            with mapped(doing):
+                return use(login)
+
+        return await self._calls.run(work, timeout=self._call_timeout, doing=doing)
+
+    async def _next_session(self, doing: str) -> None:
+        try:
+            async with asyncio.timeout(self._call_timeout):
+                await self._up.wait()
+        except TimeoutError:
+            raise type(self._reason)(f"{doing}: {self._reason}", retry_after=2.0) from None
+
+    def machine(self, entity: Entity, login: Login) -> Any:
+        """pyvmomi's object for a VM of the tree."""
+        return vim.VirtualMachine(entity.moid, login.instance._stub)
+
+    def object(self, entity: Entity, login: Login) -> Any:
+        """pyvmomi's object for anything in the tree."""
+        kinds = {"VmwareDistributedVirtualSwitch": vim.dvs.VmwareDistributedVirtualSwitch}
+        kind = kinds.get(entity.kind) or getattr(vim, entity.kind, None) or getattr(vim.dvs, entity.kind)
+        return kind(entity.moid, login.instance._stub)
+
+    async def refresh(self, *entities: Entity) -> None:
+        """Bring these machines in the tree up to date, without waiting for the collector."""
+        collector = self._collector
+        if collector is None:
+            return
+        moids = [entity.moid for entity in entities]
+        updates = await self.call("read machines", lambda _login: collector.read(moids))
+        if collector is self._collector:
+            collector.take(updates)
+
+    # -- tasks -----------------------------------------------------------------------------------------------------
+
+    async def task(
+        self, doing: str, begin: Callable[[Login], Any], progress: Progress | None = None, *, cancel: bool = False
+    ) -> Any:
+        """Begin a task and wait for its end, told by the collector.
+
+        Args:
+            begin: makes the call that answers with the task.
+            progress: gets the part that is done.
+            cancel: when the caller stops waiting, cancel the task, and leave only when it has ended.
+        Returns:
+            `info.result` of the task.
+        Raises:
+            ProviderError: `info.error`, translated; or its end could not be learned.
+        """
+        async with self._places:
+            moid = await self._begin(doing, begin)
+            try:
+                return await self._await(doing, moid, progress)
+            except asyncio.CancelledError:
+                if cancel:
+                    await asyncio.shield(self._cancel(doing, moid))
+                raise
+            finally:
+                self._tasks.pop(moid, None)
+
+    async def _begin(self, doing: str, begin: Callable[[Login], Any]) -> str:
+        def start(login: Login) -> str:
+            task = begin(login)
+            login.content.propertyCollector.CreateFilter(watched.task_filter(task), False)
+            return str(task._moId)
+
+        # Not to be interrupted: a task that began and that nobody knows would be a machine that nobody knows.
+        beginning = asyncio.ensure_future(self.call(doing, start))
+        try:
+            moid = await asyncio.shield(beginning)
+        except asyncio.CancelledError:
+            self.doubtful = True
+            with contextlib.suppress(ProviderError):
+                await self._cancel(doing, await beginning)
+            raise
+        except (HypervisorUnavailableError, InternalError):
+            self.doubtful = True
+            raise
+        self._tasks.setdefault(moid, asyncio.Queue())
+        return moid
+
+    async def _await(self, doing: str, moid: str, progress: Progress | None) -> Any:
+        known: dict[str, Any] = {}
+        updates = self._tasks.setdefault(moid, asyncio.Queue())
+        try:
+            async with asyncio.timeout(self._task_timeout):
+                while True:
+                    known |= await updates.get()
+                    if (state := known.get("info.state")) == "success":
+                        return known.get("info.result")
+                    if state == "error":
+                        raise translate(known.get("info.error"), doing)
+                    if state is None:
+                        raise HypervisorUnavailableError(f"{doing}: the session ended before the task did")
+                    if progress is not None and known.get("info.progress"):
+                        progress(known["info.progress"] / 100, doing)
+        except TimeoutError:
+            raise HypervisorUnavailableError(f"{doing}: the task has not ended in {self._task_timeout:g} s") from None
+
+    async def _cancel(self, doing: str, moid: str) -> None:
+        """Have a task cancelled, and wait for its end."""
+
+        def ask(login: Login) -> None:
+            with contextlib.suppress(vim.fault.InvalidState):  # it has ended meanwhile
+                vim.Task(moid, login.instance._stub).CancelTask()
+
+        with contextlib.suppress(ProviderError, TimeoutError):  # it failed, as wanted, or nobody can tell
+            async with asyncio.timeout(CANCEL_SECONDS):
+                with contextlib.suppress(ProviderError):  # not every task can be cancelled: then it is waited for
+                    await self.call(f"cancel: {doing}", ask)
+                await self._await(doing, moid, None)
+                return
+        self.doubtful = True
+
+    def _on_task(self, moid: str, changed: dict[str, Any]) -> None:
+        self._tasks.setdefault(moid, asyncio.Queue()).put_nowait(changed)
+
+    async def settle_doubts(self) -> bool:
+        """Wait until no task runs that may make a machine and that nobody here waits for; whether there was a doubt."""
+        if not self.doubtful:
+            return False
+
+        def running_now(login: Login) -> list[str]:
+            collector, found = login.content.propertyCollector, []
+            wanted = watched.recent_tasks_filter(login.content.taskManager)
+            for each in collector.RetrieveContents([wanted]):
+                told = {change.name: str(change.val) for change in each.propSet}
+                if told.get("info.state") in ("running", "queued") and told.get("info.descriptionId") in _MAKING:
+                    collector.CreateFilter(watched.task_filter(each.obj), False)
+                    found.append(str(each.obj._moId))
+            return found
+
+        for moid in await self.call("look for running tasks", running_now):
+            with contextlib.suppress(ProviderError):  # it made nothing
+                await self._await("wait for a task that was begun before", moid, None)
+            self._tasks.pop(moid, None)
+        self.doubtful = False
+        return True
+
+    # -- the keeper ------------------------------------------------------------------------------------------------
+
+    async def _keep(self, tried: asyncio.Event) -> None:
+        pause = FIRST_PAUSE
+        while True:
+            try:
+                login = await self._log_in()
+            except ProviderError as error:
+                self._reason = error
+                log.warning("vsphere.login.failed", endpoint=self.endpoint.url, error=str(error), pause=pause)
+            else:
+                try:
+                    await self._serve(login, tried)
+                except ProviderError as error:
+                    self._reason = error
+                    log.warning("vsphere.session.lost", endpoint=self.endpoint.url, error=str(error))
+                pause = FIRST_PAUSE
+            tried.set()
+            await self._clock.sleep(pause * random.uniform(0.8, 1.2))
+            pause = min(pause * 2, LONGEST_PAUSE)
+
+    async def _log_in(self) -> Login:
+        return await self._calls.run(lambda: log_in(self.endpoint), timeout=self._call_timeout, doing="log in")
+
+    async def _serve(self, login: Login, tried: asyncio.Event) -> None:
+        """One login, until it is lost."""
+        self.tree.clear()
+        self._lost.clear()
+        self.doubtful = True
+        collector = Collector(login, self.tree, on_machine=lambda uid: self._tell(uid), on_task=self._on_task)
+        self._login, self._collector = login, collector
+        collecting = asyncio.ensure_future(collector.run())
+        lost = asyncio.ensure_future(self._lost.wait())
+        synced = asyncio.ensure_future(collector.synced.wait())
+        try:
+            await asyncio.wait({collecting, lost, synced}, return_when=asyncio.FIRST_COMPLETED)
+            if synced.done():
+                self._up.set()
+                log.info("vsphere.connected", endpoint=self.endpoint.url, product=login.product)
+                tried.set()
+                self._tell(None)
+                await asyncio.wait({collecting, lost}, return_when=asyncio.FIRST_COMPLETED)
+            if collecting.done():
+                collecting.result()
+            raise HypervisorUnavailableError(f"{self.endpoint.url}: the session ended")
+        finally:
+            self._up.clear()
+            self._lost.set()
+            self._login = self._collector = None
+            for future in (collecting, lost, synced):
+                future.cancel()
+            await asyncio.wait({collecting, lost, synced})
+            for updates in self._tasks.values():
+                updates.put_nowait({"info.state": None})
+            with contextlib.suppress(ProviderError):  # a server that does not answer forgets us by itself
+                await self._calls.run(login.close, timeout=LEAVE_SECONDS, doing="log out")
+
+    def _drop(self, login: Login) -> None:
+        if self._login is login:
+            self._lost.set()
+            self._up.clear()

@@ -1,0 +1,146 @@
+"""What the collector subscribes to: object types and their properties, leaves only.
+
+Whole structs cost ten times as much to send and to decode, and `config.extraConfig` as a whole would bring every
+machine's boot data, which may hold secrets.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pyVmomi import vim, vmodl
+from pyVmomi.VmomiSupport import ManagedObject
+
+from provider_vsphere.stamp import KEY
+
+STAMP = f'config.extraConfig["{KEY}"]'
+
+PROPERTIES: dict[Any, tuple[str, ...]] = {
+    vim.Folder: ("name", "parent", "childType"),
+    vim.StoragePod: ("summary.freeSpace", "summary.capacity"),
+    vim.Datacenter: ("name", "parent", "vmFolder", "hostFolder", "datastoreFolder", "networkFolder"),
+    vim.ComputeResource: ("name", "parent", "resourcePool", "host", "datastore", "network"),
+    vim.ResourcePool: ("name", "parent", "owner"),
+    vim.HostSystem: (
+        "name",
+        "parent",
+        "runtime.connectionState",
+        "runtime.inMaintenanceMode",
+        "datastore",
+        "network",
+    ),
+    vim.Datastore: (
+        "name",
+        "parent",
+        "summary.accessible",
+        "summary.maintenanceMode",
+        "summary.freeSpace",
+        "summary.capacity",
+        "summary.type",
+        "summary.url",
+    ),
+    vim.Network: ("name", "parent"),
+    vim.dvs.DistributedVirtualPortgroup: ("key", "config.distributedVirtualSwitch", "config.uplink"),
+    vim.OpaqueNetwork: ("summary",),
+    vim.DistributedVirtualSwitch: ("name", "parent", "uuid"),
+    vim.VirtualMachine: (
+        "name",
+        "parent",
+        "config.instanceUuid",
+        "config.template",
+        "config.changeVersion",
+        "config.hardware.numCPU",
+        "config.hardware.numCoresPerSocket",
+        "config.hardware.memoryMB",
+        "config.hardware.device",
+        "config.firmware",
+        "config.annotation",
+        "config.cpuHotAddEnabled",
+        "config.memoryHotAddEnabled",
+        "config.nestedHVEnabled",
+        "config.bootOptions.efiSecureBootEnabled",
+        "config.createDate",
+        "config.version",
+        STAMP,
+        "runtime.powerState",
+        "runtime.host",
+        "resourcePool",
+        "datastore",
+        "guest.net",
+        "guest.hostName",
+        "guest.toolsRunningStatus",
+        "guest.guestFullName",
+        "guest.ipAddress",
+    ),
+}
+VIEWED = [
+    vim.Folder,
+    vim.Datacenter,
+    vim.ComputeResource,
+    vim.ResourcePool,
+    vim.HostSystem,
+    vim.Datastore,
+    vim.Network,
+    vim.DistributedVirtualSwitch,
+    vim.VirtualMachine,
+]
+"""Types of the container view; subtypes come along."""
+
+TASK = ("info.state", "info.progress", "info.error", "info.result")
+
+_Filter = vmodl.query.PropertyCollector.FilterSpec
+_Object = vmodl.query.PropertyCollector.ObjectSpec
+_Property = vmodl.query.PropertyCollector.PropertySpec
+_Traversal = vmodl.query.PropertyCollector.TraversalSpec
+
+
+def inventory_filter(view: Any, root: Any) -> Any:
+    """Everything in a container view, and the root folder, which is in none."""
+    everything = _Traversal(name="view", path="view", skip=False, type=vim.view.ContainerView)
+    return _Filter(
+        objectSet=[_Object(obj=view, skip=True, selectSet=[everything]), _Object(obj=root, skip=False)],
+        propSet=[_Property(type=kind, all=False, pathSet=list(paths)) for kind, paths in PROPERTIES.items()],
+    )
+
+
+def task_filter(task: Any) -> Any:
+    """One task."""
+    return _Filter(
+        objectSet=[_Object(obj=task, skip=False)], propSet=[_Property(type=vim.Task, all=False, pathSet=list(TASK))]
+    )
+
+
+def recent_tasks_filter(manager: Any) -> Any:
+    """What runs or ended lately, of everybody; leaves, since the whole info of some tasks cannot be decoded."""
+    recent = _Traversal(name="recent", path="recentTask", skip=False, type=vim.TaskManager)
+    return _Filter(
+        objectSet=[_Object(obj=manager, skip=True, selectSet=[recent])],
+        propSet=[_Property(type=vim.Task, all=False, pathSet=["info.state", "info.descriptionId"])],
+    )
+
+
+def machine_filter(machines: list[Any]) -> Any:
+    """A few machines, read at once."""
+    return _Filter(
+        objectSet=[_Object(obj=machine, skip=False) for machine in machines],
+        propSet=[_Property(type=vim.VirtualMachine, all=False, pathSet=list(PROPERTIES[vim.VirtualMachine]))],
+    )
+
+
+def plain(value: Any) -> Any:
+    """A property as the tree keeps it: managed objects as ids, enumerations as text, the rest as pyvmomi gives it."""
+    if isinstance(value, ManagedObject):
+        return value._moId
+    if isinstance(value, str):
+        return str(value)
+    if isinstance(value, list):
+        if all(isinstance(each, ManagedObject) for each in value):
+            return tuple(each._moId for each in value)
+        if all(isinstance(each, str) for each in value):
+            return tuple(str(each) for each in value)
+        return list(value)
+    if isinstance(value, vim.option.OptionValue):
+        return str(value.value)
+    if isinstance(value, vim.OpaqueNetwork.Summary):
+        return {"id": value.opaqueNetworkId, "type": value.opaqueNetworkType}
+    return value
