@@ -12,6 +12,9 @@ from .errors import ApiError
 
 log = structlog.get_logger(__name__)
 K = TypeVar("K")
+_LONGEST = 60.0
+_DOUBLINGS = 10
+"""More would only grow a number that the longest delay (seconds) cuts; past 1024 no float holds it."""
 
 
 class Worker(Generic[K]):
@@ -25,7 +28,7 @@ class Worker(Generic[K]):
         self._keys: dict[K, None] = {}
         self._failures: dict[K, int] = {}
         self._bell = asyncio.Event()
-        self._later: set[asyncio.TimerHandle] = set()
+        self._later: dict[K, asyncio.TimerHandle] = {}
 
     def add(self, key: K) -> None:
         """Have a key handled; never waits."""
@@ -43,7 +46,7 @@ class Worker(Generic[K]):
                     await self._one(key)
                 self._bell.clear()
         finally:
-            for timer in self._later:
+            for timer in self._later.values():
                 timer.cancel()
 
     async def _one(self, key: K) -> None:
@@ -60,14 +63,19 @@ class Worker(Generic[K]):
             self._again(key)
         else:
             self._failures.pop(key, None)
+            self._forget_timer(key)
 
     def _again(self, key: K) -> None:
         count = self._failures[key] = self._failures.get(key, 0) + 1
-        timer: asyncio.TimerHandle
+        self._forget_timer(key)  # events had the key handled early: the newest failure decides when it comes back
+        delay = min(_LONGEST, self._retry * 2 ** min(count - 1, _DOUBLINGS))
+        self._later[key] = asyncio.get_running_loop().call_later(delay, self._fire, key)
 
-        def fire() -> None:
-            self._later.discard(timer)
-            self.add(key)
+    def _fire(self, key: K) -> None:
+        del self._later[key]
+        self.add(key)
 
-        timer = asyncio.get_running_loop().call_later(min(60.0, self._retry * 2 ** (count - 1)), fire)
-        self._later.add(timer)
+    def _forget_timer(self, key: K) -> None:
+        timer = self._later.pop(key, None)
+        if timer is not None:
+            timer.cancel()
