@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -169,3 +171,66 @@ async def test_a_definition_takes_its_objects_along(api, make_widget):
     await api.patch(f"{WIDGETS}/held", {"metadata": {"finalizers": None}})
     await gone(api, CRD)
     assert (await api.get(WIDGETS)).status == 404
+
+
+async def serve(api, *, served: bool) -> None:
+    """Have the definition of widgets serve its versions, or none of them."""
+    versions = (await api.get(CRD)).json["spec"]["versions"]
+    reply = await api.patch(CRD, {"spec": {"versions": [{**v, "served": served} for v in versions]}})
+    assert reply.status == 200, reply.body
+
+
+async def test_a_namespace_takes_along_what_is_no_longer_served(api, instance, make_widget):
+    await api.post("/api/v1/namespaces", {"metadata": {"name": "team"}})
+    inside = WIDGETS.replace("default", "team")
+    assert (await api.post(inside, make_widget())).status == 201
+    held = make_widget("held")
+    held["metadata"]["finalizers"] = ["test.virtrigaud.io/hold"]
+    await api.post(inside, held)
+    await serve(api, served=False)
+    await api.delete("/api/v1/namespaces/team")
+    told = await changed(api, "/api/v1/namespaces/team", lambda o: o["status"].get("conditions"))
+    condition = told["status"]["conditions"][0]
+    assert condition["type"] == "NamespaceContentRemaining"
+    assert "widgets.test.virtrigaud.io has 1 resource instances" in condition["message"]
+    assert [i.name for i in instance.store.items("widgets.test.virtrigaud.io")] == ["held"]
+    await serve(api, served=True)
+    await api.patch(f"{inside}/held", {"metadata": {"finalizers": None}})
+    await gone(api, "/api/v1/namespaces/team")
+    assert instance.store.items("widgets.test.virtrigaud.io") == []
+
+
+async def test_a_definition_that_serves_nothing_takes_its_objects_along(api, instance, make_widget):
+    await api.post(WIDGETS, make_widget())
+    held = make_widget("held")
+    held["metadata"]["finalizers"] = ["test.virtrigaud.io/hold"]
+    await api.post(WIDGETS, held)
+    await serve(api, served=False)
+    await api.delete(CRD)
+    await asyncio.sleep(0.5)  # a cleanup that let go would have done it by now
+    assert [i.name for i in instance.store.items("widgets.test.virtrigaud.io")] == ["held"]
+    assert (await api.get(CRD)).status == 200, "an object is still stored"
+    await serve(api, served=True)
+    await api.patch(f"{WIDGETS}/held", {"metadata": {"finalizers": None}})
+    await gone(api, CRD)
+    assert instance.store.items("widgets.test.virtrigaud.io") == []
+
+
+async def test_a_namespace_that_cannot_go_says_so_and_waits(api, instance, memory: Path):
+    """A row that the mirror does not have stands in for whatever makes the store refuse."""
+    url = "/api/v1/namespaces/team"
+    await api.post("/api/v1/namespaces", {"metadata": {"name": "team"}})
+    await changed(api, f"{url}/serviceaccounts/default", lambda _: True)
+    with sqlite3.connect(memory / "data" / "state.db") as db:
+        db.execute("INSERT INTO objects VALUES ('things', 'team', 'a', 1, '{}')")
+    transactions: list[str] = []
+    instance.store._db.set_trace_callback(lambda sql: transactions.append(sql) if sql.startswith("BEGIN") else None)
+    await api.delete(url)
+    told = await changed(api, url, lambda o: o["status"].get("conditions"))
+    assert told["status"]["conditions"][0]["type"] == "NamespaceDeletionContentFailure"
+    await asyncio.sleep(2)
+    assert len(transactions) < 15, "each refusal waits longer"
+    with db:
+        db.execute("DELETE FROM objects WHERE resource = 'things'")
+    db.close()
+    await gone(api, url)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from . import errors
 from .crds import CLEANUP, KEY
 from .errors import ApiError
 from .operations import DeleteOptions, Operations, WriteOptions
 from .resources import Object, Resource
+from .schema.nodes import Schema
 from .store import Change, NamespaceInUse, Stale
 from .watch import Event
 from .workers import Worker
@@ -13,9 +15,22 @@ from .workers import Worker
 NAMESPACES = "namespaces"
 
 
-async def delete_all(operations: Operations, resource: Resource, namespace: str | None) -> int:
-    """Delete every object of a kind; returns how many are still there (held by finalizers)."""
-    for item in operations.store.items(resource.key, namespace):
+def stored_kind(operations: Operations, key: str) -> Resource:
+    """Return the kind whose objects lie under a key of the store, served or not.
+
+    A definition may stop serving a kind, and its objects stay: what must empty a place goes by what is stored.
+    """
+    served = operations.registry.stored().get(key)
+    if served is not None:
+        return served
+    plural, _, group = key.partition(".")
+    return Resource(group, "", "", plural, Schema({}), custom=True, counts_generation=True)
+
+
+async def delete_all(operations: Operations, key: str, namespace: str | None) -> int:
+    """Delete every object under a key of the store; returns how many are still there (held by finalizers)."""
+    resource = stored_kind(operations, key)
+    for item in operations.store.items(key, namespace):
         if item.meta.deletionTimestamp and item.meta.finalizers:
             continue
         try:
@@ -23,7 +38,7 @@ async def delete_all(operations: Operations, resource: Resource, namespace: str 
         except ApiError as error:
             if error.code not in (404, 409):
                 raise
-    return len(operations.store.items(resource.key, namespace))
+    return len(operations.store.items(key, namespace))
 
 
 class Namespaces:
@@ -51,29 +66,25 @@ class Namespaces:
             await self._default_account(name)
             return
         left = {}
-        for resource in self._ops.registry.stored().values():
-            if resource.namespaced and (count := await delete_all(self._ops, resource, name)):
-                left[resource.qualified] = count
-        if left:
-            await self._explain(name, left)  # the last of them rings again when it goes
+        for key in self._ops.store.resources():
+            if count := await delete_all(self._ops, key, name):
+                left[stored_kind(self._ops, key).qualified] = count
+        if left:  # the last of them rings again when it goes
+            kinds = ", ".join(f"{kind} has {count} resource instances" for kind, count in sorted(left.items()))
+            text = f"Some resources are remaining: {kinds}; their finalizers hold them"
+            await self._explain(name, "NamespaceContentRemaining", "SomeResourcesRemain", text)
         else:
             await self._remove(name)
 
-    async def _explain(self, name: str, left: dict[str, int]) -> None:
+    async def _explain(self, name: str, kind: str, reason: str, message: str) -> None:
         """Say in the namespace's conditions what it still waits for."""
-        kinds = ", ".join(f"{kind} has {count} resource instances" for kind, count in sorted(left.items()))
-        wanted = {
-            "type": "NamespaceContentRemaining",
-            "status": "True",
-            "reason": "SomeResourcesRemain",
-            "message": f"Some resources are remaining: {kinds}; their finalizers hold them",
-        }
 
         def edit(obj: Object) -> Object:
             status = obj.setdefault("status", {})
-            others = [c for c in status.get("conditions") or [] if c.get("type") != wanted["type"]]
-            before: Object = next((c for c in status.get("conditions") or [] if c.get("type") == wanted["type"]), {})
+            others = [c for c in status.get("conditions") or [] if c.get("type") != kind]
+            before: Object = next((c for c in status.get("conditions") or [] if c.get("type") == kind), {})
             since = before.get("lastTransitionTime", self._ops.now())
+            wanted = {"type": kind, "status": "True", "reason": reason, "message": message}
             status["conditions"] = [*others, {**wanted, "lastTransitionTime": since}]
             return obj
 
@@ -92,8 +103,12 @@ class Namespaces:
             return
         try:
             await self._ops.store.commit(Change(NAMESPACES, "", name, obj, item.revision, delete=not held))
-        except (Stale, NamespaceInUse):
+        except Stale:
             self.worker.add(name)
+        except NamespaceInUse as error:
+            text = "The store still holds objects in this namespace after all that it lists were deleted"
+            await self._explain(name, "NamespaceDeletionContentFailure", "ContentDeletionFailed", text)
+            raise errors.conflict("", NAMESPACES, name, text) from error
 
     async def _default_account(self, name: str) -> None:
         accounts = self._ops.registry.find("", "v1", "serviceaccounts")
@@ -128,8 +143,7 @@ class Definitions:
         item = self._ops.store.get(KEY, "", name)
         if item is None or not item.meta.deletionTimestamp or CLEANUP not in (item.meta.finalizers or []):
             return
-        resource = self._ops.registry.stored().get(name)
-        if resource is not None and await delete_all(self._ops, resource, None):
+        if await delete_all(self._ops, name, None):
             return
         kind = self._ops.registry.find("apiextensions.k8s.io", "v1", "customresourcedefinitions")
         if kind is None:
