@@ -198,6 +198,22 @@ async def test_without_the_token(api, token):
         assert (await api.get(url)).body == b"ok"
 
 
+async def test_strangers_make_up_no_metrics(api):
+    before = (await api.get("/metrics")).body.decode()
+    stranger = type(api)(api.app, token="")
+    for number in range(50):
+        for path in (f"/api/v1/kind{number}", f"/api/v{number + 2}/configmaps", f"/apis/g{number}/v1/widgets/w"):
+            assert (await stranger.get(path)).status == 401
+    assert (await stranger.get(MAPS)).status == 401
+    after = (await api.get("/metrics")).body.decode()
+    made = {line.rpartition(" ")[0] for line in after.splitlines()} - {
+        line.rpartition(" ")[0] for line in before.splitlines()
+    }
+    counted = {line for line in made if line.startswith("apiserver_requests_total")}
+    assert 'apiserver_requests_total{code="401",resource="configmaps",verb="list"}' in counted
+    assert len(counted) <= 5, sorted(counted)
+
+
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=8),
     lambda inner: (

@@ -77,14 +77,18 @@ class Application:
         target = parse_path(request.url.path)
         response = await self._answer(request, target)
         verb, watching = _verb(request, target)
-        labels = (verb, target.plural if target and response.status_code != 404 else "", str(response.status_code))
-        self.metrics.requests.labels(*labels).inc()
+        self.metrics.requests.labels(verb, self._known_plural(target), str(response.status_code)).inc()
         if watching and response.status_code == 200:
             with self.metrics.watches.track_inprogress():
                 await response(scope, receive, send)
         else:
             await response(scope, receive, send)
             self.metrics.seconds.labels(verb).observe(time.monotonic() - started)
+
+    def _known_plural(self, target: Target | None) -> str:
+        """Return the plural of a kind that exists; strangers may not make up labels, which are kept for ever."""
+        known = target and self._ops.registry.find(target.group, target.version, target.plural)
+        return known.plural if known else ""
 
     async def _answer(self, request: Request, target: Target | None) -> Response:
         try:
