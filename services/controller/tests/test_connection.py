@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,9 @@ import pytest
 from common import v1
 from common.clock import ManualClock
 from common.errors import HypervisorUnavailableError
-from controller.connection import Connection, HealthPolicy, Limits, Target
+from common.pki import Authority
+from common.tls import CONTROLLER, TlsFiles, server_credentials
+from controller.connection import Connection, Connections, HealthPolicy, Limits, Target
 from controller.metrics import Metrics
 from controller_harness import OWNER, Cluster, controller, furnish, machine, ready, until
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
@@ -114,6 +116,59 @@ async def test_W29_health_turns_at_its_thresholds():
         world.fail("check", refused, times=3)
         await until_told(told + 2)
         assert verdicts[told:] == [(before + 3, False), (before + 5, True)]
+
+
+@asynccontextmanager
+async def dialled(target: Target, changed: Callable[[], None] = lambda: None) -> AsyncIterator[Callable[[str], Any]]:
+    """A connection among others; gives a wait for the reason of its health, on a clock that goes on meanwhile."""
+    clock = ManualClock()
+    connections = Connections(clock, random.Random(1), Metrics(CollectorRegistry()), wake=lambda _: None)
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(connections.run())
+        await asyncio.sleep(0)
+        connection = connections.ensure("u-1", "ns/far", target, HealthPolicy(), Limits(), changed)
+
+        async def until_reason(reason: str) -> str:
+            async def told() -> bool:
+                await clock.advance(0.5)
+                return connection.health.reason == reason
+
+            await until(told, reason, 20)
+            assert not task.done()
+            return connection.health.message
+
+        yield until_reason
+        task.cancel()
+
+
+async def test_a_certificate_that_cannot_be_read_is_told_and_tried_again(tmp_path: Path):
+    """It ends neither the other connections nor the controller, and is taken up when it is there."""
+    authority = Authority.create(tmp_path / "ca")
+    server = server_credentials(authority.issue(tmp_path / "server", "provider", sans=["127.0.0.1"]))
+    client = tmp_path / "client"
+    files = TlsFiles(client / "tls.crt", client / "tls.key", client / "ca.crt")
+    settings = ServingSettings(owner=OWNER, grace=0.1, health_interval=3600.0)
+    async with serve(FakeDriver(FakeHypervisor(), owner=OWNER), settings, credentials=server, registry=None) as serving:
+        async with dialled(Target(serving.server.address, files)) as until_reason:
+            message = await until_reason("ConnectionFailed")
+            assert message.startswith(f"connect to {serving.server.address}: TLS file {files.cert} cannot be read")
+            assert authority.issue(client, CONTROLLER) == files
+            await until_reason("Connected")
+
+
+async def test_an_error_inside_a_connection_is_told_and_tried_again():
+    """What its own tasks raise comes as a group of groups."""
+    settings = ServingSettings(insecure=True, owner=OWNER, grace=0.1, health_interval=3600.0)
+    broken = [OSError("the disk is full")]
+
+    def changed() -> None:
+        if broken:
+            raise broken.pop()
+
+    async with serve(FakeDriver(FakeHypervisor(), owner=OWNER), settings, registry=None) as serving:
+        async with dialled(Target(serving.server.address, None), changed) as until_reason:
+            assert await until_reason("ConnectionFailed") == f"connect to {serving.server.address}: the disk is full"
+            await until_reason("Connected")
 
 
 class Collector(trace_service_pb2_grpc.TraceServiceServicer):

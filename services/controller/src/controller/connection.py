@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from common import logging, rpc, status, tracing, v1
 from common.clock import Clock
 from common.errors import HypervisorUnavailableError, InternalError, OutcomeUnknownError, ProviderError
-from common.tls import TlsFiles
+from common.tls import TlsError, TlsFiles
 
 from .breaker import Breaker
 from .metrics import Metrics
@@ -400,9 +400,16 @@ class Connections:
         while True:
             try:
                 await connection.run()
-            except (ValueError, OSError) as error:
-                connection._verdict(
-                    Health(False, "ConnectionFailed", f"connect to {connection.target.address}: {error}")
-                )
+            except* (TlsError, ValueError, OSError) as group:  # whether its tasks raised it, or what comes before them
+                message = f"connect to {connection.target.address}: {_first(group)}"
+                connection._verdict(Health(False, "ConnectionFailed", message))
             await self._clock.sleep(delay * (1 + self._rng.random()))
             delay = min(MOST_RETRY, delay * 2)
+
+
+def _first(group: BaseExceptionGroup[Any]) -> BaseException:
+    """The error that a group of groups is about."""
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
