@@ -6,7 +6,7 @@ import asyncio
 import threading
 
 import pytest
-from common.errors import HypervisorUnavailableError
+from common.errors import HypervisorUnavailableError, OperationInProgressError
 from providerkit.threads import Threads
 
 
@@ -43,8 +43,8 @@ async def test_what_a_call_raises_comes_out() -> None:
         await Threads(1).run(lambda: 1 // 0, timeout=5, doing="divide")
 
 
-@pytest.mark.parametrize("finish", [True, False])
-async def test_a_cancelled_caller_waits_for_a_change_and_not_for_a_look(finish: bool) -> None:
+@pytest.mark.parametrize("changes", ["m-1", ""])
+async def test_a_cancelled_caller_waits_for_a_change_and_not_for_a_look(changes: str) -> None:
     threads, release, began, done = Threads(2), threading.Event(), threading.Event(), []
 
     def change() -> None:
@@ -52,14 +52,33 @@ async def test_a_cancelled_caller_waits_for_a_change_and_not_for_a_look(finish: 
         release.wait()
         done.append(True)
 
-    call = asyncio.ensure_future(threads.run(change, timeout=10, doing="change", finish=finish))
+    call = asyncio.ensure_future(threads.run(change, timeout=10, doing="change", changes=changes))
     await asyncio.to_thread(began.wait)
     call.cancel()
-    if finish:
+    if changes:
         waited, _ = await asyncio.wait({call}, timeout=0.1)
         assert not waited
         release.set()
     with pytest.raises(asyncio.CancelledError):
         await call
-    assert done == ([True] if finish else [])
+    assert done == ([True] if changes else [])
     release.set()
+
+
+async def test_after_a_change_that_was_given_up_none_begins_until_it_has_come_back() -> None:
+    """Else its late failure would undo what the next one made, or its late success make what was just deleted."""
+    threads, release = Threads(2), threading.Event()
+    with pytest.raises(HypervisorUnavailableError):
+        await threads.run(release.wait, timeout=0.05, doing="create m-1", changes="m-1")
+    with pytest.raises(OperationInProgressError, match="an earlier change of it still runs"):
+        await threads.run(lambda: None, timeout=5, doing="delete m-1", changes="m-1")
+    assert await threads.run(lambda: 1, timeout=5, doing="look at m-1") == 1
+    assert await threads.run(lambda: 2, timeout=5, doing="delete m-2", changes="m-2") == 2
+    release.set()
+    async with asyncio.timeout(5):
+        while True:
+            try:
+                assert await threads.run(lambda: 3, timeout=5, doing="delete m-1", changes="m-1") == 3
+                break
+            except OperationInProgressError:
+                await asyncio.sleep(0)

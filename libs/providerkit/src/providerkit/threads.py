@@ -9,10 +9,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+from collections import Counter
 from collections.abc import Callable
 from typing import TypeVar
 
-from common.errors import HypervisorUnavailableError
+from common.errors import HypervisorUnavailableError, OperationInProgressError
 
 T = TypeVar("T")
 
@@ -24,17 +25,25 @@ class Threads:
         self._places = asyncio.Semaphore(size)
         self._most_lost = lost
         self._lost = 0
+        self._unfinished: Counter[str] = Counter()
 
-    async def run(self, call: Callable[[], T], *, timeout: float, doing: str, finish: bool = False) -> T:
+    async def run(self, call: Callable[[], T], *, timeout: float, doing: str, changes: str = "") -> T:
         """Run it on a thread.
 
         Args:
             timeout: seconds to wait for a place, and then for the answer.
-            finish: when the caller is cancelled, wait for the thread as long as if it were not: whatever the caller
-                does next must not meet a change that is still being made.
+            changes: what the call changes, by its id; empty for a call that only looks. A caller that is cancelled
+                waits for the end of a change, and while one that was given up still runs, no other begins on the same:
+                whatever the caller does next must not meet a change that is still being made.
         Raises:
             HypervisorUnavailableError: no answer within `timeout`; the call may still take effect.
+            OperationInProgressError: an earlier change of the same has not come back yet.
         """
+        if changes and self._unfinished[changes]:
+            raise OperationInProgressError(
+                f"{doing}: an earlier change of it still runs on the hypervisor, which gave no answer in time",
+                retry_after=2.0,
+            )
         try:
             async with asyncio.timeout(timeout):
                 await self._places.acquire()
@@ -43,16 +52,16 @@ class Threads:
         try:
             if self._lost >= self._most_lost:
                 raise HypervisorUnavailableError(f"{doing}: {self._lost} earlier calls still hang")
-            answer = self._start(call)
-            await self._wait(answer, timeout, finish=finish)
+            answer = self._start(call, changes)
+            await self._wait(answer, timeout, changes)
             if not answer.done():
-                self._give_up(answer)
+                self._give_up(answer, changes)
                 raise HypervisorUnavailableError(f"{doing}: no answer within {timeout:g} s")
             return answer.result()
         finally:
             self._places.release()
 
-    async def _wait(self, answer: asyncio.Future[T], timeout: float, *, finish: bool) -> None:
+    async def _wait(self, answer: asyncio.Future[T], timeout: float, changes: str) -> None:
         loop = asyncio.get_running_loop()
         end, cancelled = loop.time() + timeout, None
         while not answer.done() and (left := end - loop.time()) > 0:
@@ -60,27 +69,34 @@ class Threads:
                 await asyncio.wait({answer}, timeout=left)
             except asyncio.CancelledError as error:
                 cancelled = error
-                if not finish:
+                if not changes:
                     break
         if cancelled is not None:
             if answer.done():
                 answer.exception()  # nobody asks for it any more
             else:
-                self._give_up(answer)
+                self._give_up(answer, changes)
             raise cancelled
 
-    def _give_up(self, answer: asyncio.Future[T]) -> None:
+    def _give_up(self, answer: asyncio.Future[T], changes: str) -> None:
         """Leave a thread behind; it counts until it comes back."""
         answer.cancel()
         self._lost += 1
+        self._unfinished[changes] += 1
 
-    def _start(self, call: Callable[[], T]) -> asyncio.Future[T]:
+    def _came_back(self, changes: str) -> None:
+        self._lost -= 1
+        self._unfinished[changes] -= 1
+        if not self._unfinished[changes]:
+            del self._unfinished[changes]
+
+    def _start(self, call: Callable[[], T], changes: str) -> asyncio.Future[T]:
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[T] = loop.create_future()
 
         def settle(result: T | None, error: BaseException | None) -> None:
             if answer.cancelled():
-                self._lost -= 1  # it came back after all
+                self._came_back(changes)
             elif error is not None:
                 answer.set_exception(error)
             else:

@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import AsyncIterator
 
 import libvirt
-from common.errors import HypervisorUnavailableError, OperationInProgressError, WrongPowerStateError
+from common.errors import HypervisorUnavailableError, OperationInProgressError, ProviderError, WrongPowerStateError
 from providerkit.driver import Console
 
 from provider_libvirt import making, reading
@@ -16,6 +16,7 @@ from provider_libvirt.hypervisor import Hypervisor
 PIECE = 64 * 1024
 MOST_WAITING = 1 << 20
 """Bytes of output kept for a slow reader; above that libvirt is no longer asked for more."""
+LEAVE_SECONDS = 5.0
 _READABLE, _WRITABLE = libvirt.VIR_STREAM_EVENT_READABLE, libvirt.VIR_STREAM_EVENT_WRITABLE
 _ENDED = libvirt.VIR_STREAM_EVENT_ERROR | libvirt.VIR_STREAM_EVENT_HANGUP
 
@@ -123,11 +124,15 @@ async def serial(hypervisor: Hypervisor, uid: str, owner: str, *, force: bool) -
         stream.eventAddCallback(_READABLE | _ENDED, console.happened, None)
         return stream, console
 
-    stream, console = await hypervisor.call(f"open the console of machine {uid}", connect)
-    try:
-        yield console
-    finally:
+    def leave() -> None:
         with contextlib.suppress(libvirt.libvirtError):  # it may have ended by itself
             stream.eventRemoveCallback()
         with contextlib.suppress(libvirt.libvirtError):
             stream.abort()
+
+    stream, console = await hypervisor.call(f"open the console of machine {uid}", connect)
+    try:
+        yield console
+    finally:
+        with contextlib.suppress(ProviderError):  # a libvirtd that hangs keeps its end until it comes to
+            await hypervisor.slow_call(f"leave the console of machine {uid}", lambda _: leave(), timeout=LEAVE_SECONDS)

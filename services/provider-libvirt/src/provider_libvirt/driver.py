@@ -134,7 +134,10 @@ class LibvirtDriver(Driver):
         progress(0.1, "making the disks")
         await faults.point(CREATING)
         parts = await self.hypervisor.call(
-            doing, lambda c: making.make_parts(c, spec, found, self._config), timeout=CREATE_SECONDS, finish=True
+            doing,
+            lambda c: making.make_parts(c, spec, found, self._config),
+            timeout=CREATE_SECONDS,
+            changes=identity.uid,
         )
         if parts is None:
             return
@@ -166,7 +169,7 @@ class LibvirtDriver(Driver):
     ) -> None:
         """A verb that changes a machine: what we know of it is read anew afterwards, whatever came of it."""
         try:
-            await self.hypervisor.call(doing, verb, timeout=timeout, finish=True)
+            await self.hypervisor.call(doing, verb, timeout=timeout, changes=uid)
         finally:
             self._reader.forget(uid)
             self._changes.tell(uid)

@@ -112,18 +112,18 @@ class Hypervisor:
         use: Callable[[libvirt.virConnect], T],
         *,
         timeout: float | None = None,
-        finish: bool = False,
+        changes: str = "",
     ) -> T:
         """Call libvirt on a thread.
 
         Args:
             doing: for people: what is being done to which machine.
             use: gets the connection; returns plain values, never libvirt's objects.
-            finish: it changes something, so a cancelled caller waits for its end (Threads.run).
+            changes: UID of the machine that it changes; see Threads.run.
         Raises:
             ProviderError: whatever libvirt said, translated.
         """
-        return await self._run(self._calls, doing, use, timeout or self.call_timeout, finish=finish)
+        return await self._run(self._calls, doing, use, timeout or self.call_timeout, changes=changes)
 
     async def slow_call(self, doing: str, use: Callable[[libvirt.virConnect], T], *, timeout: float) -> T:
         """The same for what may take long (transfers, the guest's agent), in places of its own."""
@@ -136,7 +136,7 @@ class Hypervisor:
         use: Callable[[libvirt.virConnect], T],
         timeout: float,
         *,
-        finish: bool = False,
+        changes: str = "",
     ) -> T:
         connection = self._connection
         if connection is None:
@@ -147,7 +147,7 @@ class Hypervisor:
                 return use(connection)
 
         try:
-            return await threads.run(work, timeout=timeout, doing=doing, finish=finish)
+            return await threads.run(work, timeout=timeout, doing=doing, changes=changes)
         except HypervisorUnavailableError as error:
             if is_code(error, *_LOST_CODES) or (error.__cause__ is not None and not self._alive(connection)):
                 self._drop(connection)
@@ -304,6 +304,9 @@ def _close_behind(connection: libvirt.virConnect) -> None:
     """Close without waiting: a hanging libvirtd may never answer."""
 
     def close() -> None:
+        for callback in list(connection.domainEventCallbackID):  # each holds a reference that keeps the line open
+            with contextlib.suppress(libvirt.libvirtError):
+                connection.domainEventDeregisterAny(callback)
         with contextlib.suppress(libvirt.libvirtError):
             connection.unregisterCloseCallback()
         with contextlib.suppress(libvirt.libvirtError):

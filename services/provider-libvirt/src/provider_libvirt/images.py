@@ -23,6 +23,7 @@ from pathlib import Path
 import libvirt
 from common import faults, v1
 from common.errors import (
+    BrokenImageError,
     HostFullError,
     ImageInUseError,
     ImageNotFoundError,
@@ -172,7 +173,7 @@ class Images:
         if (ready := await self.get(wanted)) is not None:
             return ready
         pool = request.storage or self._pool
-        await self._hypervisor.call(f"clear remnants of image {wanted}", lambda c: _clear(c, pool, wanted))
+        await self._hypervisor.call(f"clear remnants of image {wanted}", lambda c: _clear_remnants(c, pool, wanted))
         descriptor = await self._obtain(request.source or v1.ImageSource(), progress)
         try:
             marker = await self._fill(request, wanted, pool, descriptor, progress)
@@ -323,16 +324,37 @@ def _delete(connection: libvirt.virConnect, wanted: str) -> None:
     found = find(connection, wanted)
     if found is None:
         return
-    volume = found[1]
-    users = []
+    if users := _users(connection, {found[1].path}):
+        raise ImageInUseError(f"image {wanted}: in use by {', '.join(users)}")
+    _clear(connection, found[1].pool, wanted)
+
+
+def _clear_remnants(connection: libvirt.virConnect, pool_name: str, wanted: str) -> None:
+    """Make room for an image that has no readable marker.
+
+    Raises:
+        BrokenImageError: disks stand on its volume, so it was complete once, and only its marker was lost.
+    """
+    pool = volumes.lookup_pool(connection, pool_name, f"image {wanted}")
+    names = [f"{PREFIX}{wanted}.{suffix}" for suffix in ("qcow2", "raw")]
+    paths = {volume.path for name in names if (volume := volumes.find(pool, name)) is not None}
+    if paths and (users := _users(connection, paths)):
+        raise BrokenImageError(
+            f"image {wanted}: its marker {PREFIX}{wanted}.json in pool {pool_name} is lost or unreadable, and "
+            f"{', '.join(users)} stand on its volume; nothing was removed. "
+            "Restore the marker, or declare the image anew"
+        )
+    _clear(connection, pool_name, wanted)
+
+
+def _users(connection: libvirt.virConnect, paths: set[str]) -> list[str]:
+    """Who stands on any of these volumes, for people."""
+    users = set()
     for pool in volumes.active_pools(connection):
-        volumes.refresh(pool)
-        for other in pool.listAllVolumes(0):
-            if volumes.describe(other, pool.name()).backing == volume.path:
-                users.append(_user(connection, other.name()))
-    if users:
-        raise ImageInUseError(f"image {wanted}: in use by {', '.join(sorted(set(users)))}")
-    _clear(connection, volume.pool, wanted)
+        for name, backing in volumes.backings(pool).items():
+            if backing in paths:
+                users.add(_user(connection, name))
+    return sorted(users)
 
 
 def _user(connection: libvirt.virConnect, volume: str) -> str:

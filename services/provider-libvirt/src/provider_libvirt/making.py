@@ -239,7 +239,7 @@ def _check_room(pool: libvirt.virStoragePool, disk: v1.DiskSpec) -> None:
     volumes.refresh(pool)
     free = pool.info()[3]
     if free < 1 << 20:
-        raise HostFullError(f"disk {disk.name}: storage pool {pool.name()} has {free} bytes left")
+        raise HostFullError(f"disk {disk.name}: storage pool {pool.name()} has less than 1 MiB left")
 
 
 def _existing(connection: libvirt.virConnect, disk: v1.DiskSpec) -> Volume:
@@ -307,16 +307,39 @@ def _remove_files(connection: libvirt.virConnect, uid: str, kept: set[str]) -> N
 
 
 def _used_by_others(connection: libvirt.virConnect, uid: str) -> set[str]:
-    """Disks of all other domains: a file that was ours may have been handed on since."""
+    """Disks of all other domains, and what other volumes stand on: a file that was ours may have been handed on since.
+
+    An error ends the removal: what cannot be read may use anything.
+    """
     used = set()
     for domain in connection.listAllDomains(0):
         if domain.UUIDString() == uid:
             continue
         for flags in (0, libvirt.VIR_DOMAIN_XML_INACTIVE):
-            with contextlib.suppress(libvirt.libvirtError):  # undefined since the list was made
-                for element in parse(domain.XMLDesc(flags)).iter("source"):
-                    used.add(element.get("file", ""))
+            try:
+                xml = domain.XMLDesc(flags)
+            except libvirt.libvirtError as error:
+                if error.get_error_code() != libvirt.VIR_ERR_NO_DOMAIN:  # undefined since the list was made
+                    raise
+                continue
+            used |= {_source_path(connection, source) for source in parse(xml).iter("source")}
+    for pool in volumes.active_pools(connection):
+        used |= {backing for name, backing in volumes.backings(pool).items() if not name.startswith(uid)}
     return used
+
+
+def _source_path(connection: libvirt.virConnect, source: ET.Element) -> str:
+    """The file or device that a disk stands on; libvirt leaves `type='volume'` unresolved even in live XML."""
+    pool_name, name = source.get("pool", ""), source.get("volume", "")
+    if not (pool_name and name):
+        return source.get("file") or source.get("dev") or ""
+    try:
+        pool = connection.storagePoolLookupByName(pool_name)
+    except libvirt.libvirtError as error:
+        if error.get_error_code() != libvirt.VIR_ERR_NO_STORAGE_POOL:
+            raise
+        return ""
+    return str(volumes.target_path(pool) / name)
 
 
 def undefine(domain: libvirt.virDomain, host: Host) -> None:

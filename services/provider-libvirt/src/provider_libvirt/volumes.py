@@ -112,6 +112,22 @@ def find(pool: libvirt.virStoragePool, name: str) -> Volume | None:
     return describe(volume, pool.name())
 
 
+def backings(pool: libvirt.virStoragePool) -> dict[str, str]:
+    """Path of what each volume of the pool stands on, as it is on disk now; by name, without those that stand alone."""
+    refresh(pool)
+    found = {}
+    for volume in pool.listAllVolumes(0):
+        try:
+            backing = describe(volume, pool.name()).backing
+        except libvirt.libvirtError as error:
+            if error.get_error_code() != libvirt.VIR_ERR_NO_STORAGE_VOL:  # removed since the list was made
+                raise
+            continue
+        if backing:
+            found[volume.name()] = backing
+    return found
+
+
 def refresh(pool: libvirt.virStoragePool) -> None:
     """Make libvirt look at the directory again: files come and go behind its back (a restart, a log, another host)."""
     with contextlib.suppress(libvirt.libvirtError):  # a job on one of its volumes forbids it; what is listed must do
