@@ -148,12 +148,15 @@ async def test_a_certificate_that_cannot_be_read_is_told_and_tried_again(tmp_pat
     client = tmp_path / "client"
     files = TlsFiles(client / "tls.crt", client / "tls.key", client / "ca.crt")
     settings = ServingSettings(owner=OWNER, grace=0.1, health_interval=3600.0)
-    async with serve(FakeDriver(FakeHypervisor(), owner=OWNER), settings, credentials=server, registry=None) as serving:
-        async with dialled(Target(serving.server.address, files)) as until_reason:
-            message = await until_reason("ConnectionFailed")
-            assert message.startswith(f"connect to {serving.server.address}: TLS file {files.cert} cannot be read")
-            assert authority.issue(client, CONTROLLER) == files
-            await until_reason("Connected")
+    driver = FakeDriver(FakeHypervisor(), owner=OWNER)
+    async with (
+        serve(driver, settings, credentials=server, registry=None) as serving,
+        dialled(Target(serving.server.address, files)) as until_reason,
+    ):
+        message = await until_reason("ConnectionFailed")
+        assert message.startswith(f"connect to {serving.server.address}: TLS file {files.cert} cannot be read")
+        assert authority.issue(client, CONTROLLER) == files
+        await until_reason("Connected")
 
 
 async def test_an_error_inside_a_connection_is_told_and_tried_again():
@@ -165,10 +168,12 @@ async def test_an_error_inside_a_connection_is_told_and_tried_again():
         if broken:
             raise broken.pop()
 
-    async with serve(FakeDriver(FakeHypervisor(), owner=OWNER), settings, registry=None) as serving:
-        async with dialled(Target(serving.server.address, None), changed) as until_reason:
-            assert await until_reason("ConnectionFailed") == f"connect to {serving.server.address}: the disk is full"
-            await until_reason("Connected")
+    async with (
+        serve(FakeDriver(FakeHypervisor(), owner=OWNER), settings, registry=None) as serving,
+        dialled(Target(serving.server.address, None), changed) as until_reason,
+    ):
+        assert await until_reason("ConnectionFailed") == f"connect to {serving.server.address}: the disk is full"
+        await until_reason("Connected")
 
 
 class Collector(trace_service_pb2_grpc.TraceServiceServicer):
