@@ -79,3 +79,16 @@ async def test_the_key_of_another_certificate_is_named_and_not_shown(
     assert state.reason == "TLSInvalid"
     assert "does not belong to certificate" in state.message
     assert key.decode().splitlines()[1] not in state.message
+
+
+async def test_a_provider_that_goes_leaves_no_key_behind(tmp_path: Path, files: TlsFiles, clock: ManualClock) -> None:
+    runtime = ExternalRuntime(vault_of(files), tmp_path / "run", None, clock)
+    await runtime.ensure(provider())
+    assert (tmp_path / "run" / "u-1" / "tls.key").read_bytes() == files.key.read_bytes()
+    neighbour = tmp_path / "run" / "u-12" / "tls.key"
+    neighbour.parent.mkdir()
+    neighbour.write_text("another Provider's")
+    await runtime.remove("u-1")
+    await runtime.remove("u-1")
+    assert [path for path in (tmp_path / "run").rglob("*") if path.is_file()] == [neighbour]
+    assert not (tmp_path / "run" / "u-1").is_symlink()

@@ -58,3 +58,17 @@ def replace_directory(link: Path, files: Mapping[str, bytes]) -> bool:
     if before and before != target.name:
         shutil.rmtree(link.with_name(before), ignore_errors=True)
     return True
+
+
+def remove_tree(path: Path) -> None:
+    """Delete a directory of private files; none is as good. Raises: OSError: something of it is left."""
+    if path.exists():
+        shutil.rmtree(path)
+
+
+def remove_directory(link: Path) -> None:
+    """Delete what `replace_directory` made, and what a crash left of it. Raises: OSError: something of it is left."""
+    link.unlink(missing_ok=True)
+    link.with_name(f".{link.name}.link").unlink(missing_ok=True)
+    for left in link.parent.glob(f"{link.name}.*"):
+        shutil.rmtree(left)

@@ -12,7 +12,7 @@ from common.tls import TlsError, TlsFiles
 from kinds.provider import Provider
 
 from controller.connection import Target
-from controller.files import private_directory, replace_directory
+from controller.files import private_directory, remove_directory, replace_directory
 from controller.holds import Hold
 from controller.runtime import RuntimeState
 from controller.secrets import Secrets
@@ -33,7 +33,8 @@ class ExternalRuntime:
         await asyncio.Event().wait()
 
     async def remove(self, uid: str) -> None:
-        """Nothing was started."""
+        """Nothing was started; the certificate is not needed any more."""
+        remove_directory(self._directory / uid)
 
     async def ensure(self, provider: Provider) -> RuntimeState:
         runtime = provider.spec.runtime

@@ -23,7 +23,7 @@ from common.tls import TlsFiles
 from kinds.provider import Provider
 
 from controller.connection import Target
-from controller.files import digest_of, private_directory, replace_directory
+from controller.files import digest_of, private_directory, remove_tree, replace_directory
 from controller.holds import Hold
 from controller.runtime import RuntimeState
 from controller.secrets import Secrets
@@ -125,7 +125,7 @@ class ProcessRuntime:
             return RuntimeState("Failed", "InvalidConfiguration", str(error))
         child = self._children.get(uid)
         if child is not None and child.wish != wish:
-            await self.remove(uid)
+            await self._end(uid)
             child = None
         if child is None:
             if self._group is None:
@@ -136,13 +136,15 @@ class ProcessRuntime:
         return child.state
 
     async def remove(self, uid: str) -> None:
+        await self._end(uid)
+        remove_tree(self._settings.directory / uid)
+
+    async def _end(self, uid: str) -> None:
+        """End the child and keep its directory, which the next one may go on with."""
         child = self._children.pop(uid, None)
         if child is not None and child.task is not None:
             child.task.cancel()
             await asyncio.wait([child.task])
-        place = self._settings.directory / uid
-        if child is None and place.is_dir():
-            shutil.rmtree(place, ignore_errors=True)
 
     # -- what a child is told --------------------------------------------------------------------------------------
 

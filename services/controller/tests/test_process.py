@@ -1,0 +1,101 @@
+"""Provider servers as children: real processes of the fake provider, and what they leave on disk."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import cast
+
+import msgspec
+from common.clock import SystemClock
+from common.pki import Authority
+from common.tls import CONTROLLER
+from controller.runtime import RuntimeState
+from controller.runtime.process import ProcessRuntime, ProcessSettings
+from controller.secrets import Secrets
+from controller_harness import OWNER, until
+from kinds.provider import Provider
+
+UID = "u-1"
+
+
+class Vault:
+    """Secrets whose one Secret holds this password."""
+
+    def __init__(self, password: str) -> None:
+        self.password = password
+
+    async def credentials(self, namespace: str, name: str, where: str) -> dict[str, bytes]:
+        return {"password": self.password.encode()}
+
+
+def provider(kind: str = "fake", endpoint: str = "fake://local") -> Provider:
+    spec = {"type": kind, "endpoint": endpoint, "credentialSecretRef": {"name": "login"}}
+    return msgspec.convert({"metadata": {"name": "near", "namespace": "lab", "uid": UID}, "spec": spec}, Provider)
+
+
+@asynccontextmanager
+async def running(home: Path, vault: Vault) -> AsyncIterator[ProcessRuntime]:
+    settings = ProcessSettings(home / "run", home / "logs", home / "images", OWNER)
+    authority = Authority.create(home / "ca")
+    client, secrets = authority.issue(home / "client", CONTROLLER), cast(Secrets, vault)
+    runtime = ProcessRuntime(settings, authority, client, secrets, SystemClock(), random.Random(1), lambda _: None)
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(runtime.run())
+        await asyncio.sleep(0)
+        yield runtime
+        task.cancel()
+
+
+async def served(runtime: ProcessRuntime, wanted: Provider) -> RuntimeState:
+    """Its server, when it serves."""
+
+    async def serving() -> bool:
+        return (await runtime.ensure(wanted)).phase == "Running"
+
+    await until(serving, "the provider server")
+    return await runtime.ensure(wanted)
+
+
+def pids(place: Path) -> list[str]:
+    """Processes whose command line names the directory."""
+    found = []
+    for each in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            words = each.read_bytes()
+        except OSError:  # it has ended meanwhile
+            continue
+        if str(place).encode() in words:
+            found.append(each.parent.name)
+    return found
+
+
+async def test_a_provider_that_goes_leaves_neither_child_nor_secret(tmp_path: Path) -> None:
+    place = tmp_path / "run" / UID
+    async with running(tmp_path, Vault("first-secret")) as runtime:
+        await served(runtime, provider())
+        assert (place / "credentials" / "password").read_text() == "first-secret"
+        assert (place / "tls" / "tls.key").is_file()
+        assert pids(place)
+        await runtime.remove(UID)
+        assert not pids(place)
+        assert not place.exists()
+        await runtime.remove(UID)
+        assert not place.exists()
+
+
+async def test_a_restart_for_new_credentials_keeps_the_directory(tmp_path: Path) -> None:
+    place, vault = tmp_path / "run" / UID, Vault("first-secret")
+    async with running(tmp_path, vault) as runtime:
+        await served(runtime, provider())
+        (before,) = pids(place)
+        kept = place / "kept"
+        kept.touch()
+        vault.password = "second-secret"
+        await served(runtime, provider())
+        assert kept.exists()
+        assert (place / "credentials" / "password").read_text() == "second-secret"
+        assert pids(place) != [before]
