@@ -186,6 +186,41 @@ async def test_a_full_disk_refuses_the_write_and_nothing_else(tmp_path, caplog):
     await store.close()
 
 
+async def test_a_change_that_cannot_be_encoded_fails_alone(tmp_path):
+    store = Store(tmp_path)
+    store.open()
+    async with asyncio.timeout(10):
+        with pytest.raises(StoreError, match="a defect"):
+            await store.commit(Change("things", "", "odd", {"metadata": {}, "x": object()}, 0))
+        made = await store.commit(Change("things", "", "a", {"metadata": {}}, 0))
+    assert store.get("things", "", "odd") is None
+    assert store.get("things", "", "a") == made
+    await store.close()
+
+
+async def test_a_database_that_is_gone_answers_every_change(tmp_path):
+    """Not even a rollback is possible on a closed connection."""
+    store = Store(tmp_path)
+    store.open()
+    store._db.close()
+    async with asyncio.timeout(10):
+        for _ in range(3):
+            with pytest.raises(StoreError, match="refused the write"):
+                await store.commit(Change("things", "", "a", {"metadata": {}}, 0))
+    await store.close()
+
+
+async def test_without_a_writer_nothing_waits_and_the_server_is_not_ready(api, instance):
+    assert (await api.get("/readyz")).status == 200
+    instance.store._queue.put(None)  # the writer's sign to end
+    late = [asyncio.create_task(api.post(MAPS, {"metadata": {"name": f"late{n}"}})) for n in range(3)]
+    async with asyncio.timeout(10):
+        assert {(await task).status for task in late} == {500}
+        assert (await api.post(MAPS, {"metadata": {"name": "a"}})).status == 500
+    assert (await api.get("/readyz")).status == 503
+    assert (await api.get(MAPS)).status == 200, "what is in memory can still be read"
+
+
 async def test_a_newer_format_is_refused(tmp_path):
     store = Store(tmp_path)
     store.open()

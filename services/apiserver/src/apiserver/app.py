@@ -106,7 +106,7 @@ class Application:
     async def _route(self, request: Request, target: Target | None) -> Response:
         path = request.url.path.rstrip("/") or "/"
         if path.startswith(OPEN) and path.split("/")[1] in ("healthz", "livez", "readyz"):
-            if path.startswith("/readyz") and self._stopping.is_set():
+            if path.startswith("/readyz") and (self._stopping.is_set() or not self._ops.store.writable):
                 raise errors.unavailable()
             return Response("ok", media_type="text/plain")
         user = self._tokens.caller(request.headers.get("authorization", ""))

@@ -169,5 +169,6 @@ def internal() -> ApiError:
 
 
 def unavailable() -> ApiError:
-    """The server is shutting down."""
-    return ApiError(503, "ServiceUnavailable", "the server is shutting down", headers={"Retry-After": "1"})
+    """The server is shutting down, or cannot write any more."""
+    text = "the server is shutting down or cannot write"
+    return ApiError(503, "ServiceUnavailable", text, headers={"Retry-After": "1"})

@@ -15,6 +15,7 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -24,6 +25,8 @@ import structlog
 from .watch import Event, Item, Ring
 
 log = structlog.get_logger(__name__)
+Waiting = tuple["Change", "asyncio.Future[Item]"]
+Answered = tuple["Change", "asyncio.Future[Item]", "Item | Exception"]
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -87,7 +90,9 @@ class Store:
         self._mirror: dict[str, dict[tuple[str, str], Item]] = {}
         self._rings: dict[str, Ring] = {}
         self._listeners: list[Callable[[Event], None]] = []
-        self._queue: queue.SimpleQueue[tuple[Change, asyncio.Future[Item]] | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Waiting | None] = queue.SimpleQueue()
+        self._gate = threading.Lock()  # held to accept a change, and to end accepting
+        self._accepting = False
         self._revision = 0
         self._boot_revision = 0
         self._written = 0  # belongs to the writer thread
@@ -115,7 +120,8 @@ class Store:
         except (OSError, sqlite3.Error, msgspec.DecodeError) as error:
             self._release()
             raise StoreError(f"cannot open the store in {self._directory}: {error}") from error
-        self._thread = threading.Thread(target=self._write_loop, name="store-writer", daemon=True)
+        self._accepting = True
+        self._thread = threading.Thread(target=self._work, name="store-writer", daemon=True)
         self._thread.start()
 
     def lock(self) -> None:
@@ -249,13 +255,33 @@ class Store:
 
         Raises:
             Stale, NamespaceMissing, NamespaceInUse: see there; nothing was written.
-            StoreError: the database failed; nothing was written.
+            StoreError: the database failed, or the store takes no changes any more; nothing was written.
         """
-        future: asyncio.Future[Item] = self._loop.create_future()
-        if self._thread is None:
-            raise StoreError("the store is closed")
-        self._queue.put((change, future))
+        with self._gate:
+            if not self._accepting:
+                raise StoreError("the store is closed")
+            future: asyncio.Future[Item] = self._loop.create_future()
+            self._queue.put((change, future))
         return await asyncio.shield(future)
+
+    @property
+    def writable(self) -> bool:
+        """Whether there is a writer to take changes."""
+        return self._accepting
+
+    def _work(self) -> None:
+        """Write until told to stop. However that ends, nobody is left waiting for an answer."""
+        try:
+            self._write_loop()
+        finally:
+            left: list[Waiting] = []
+            with self._gate:
+                self._accepting = False
+                while not self._queue.empty():
+                    if (waiting := self._queue.get()) is not None:
+                        left.append(waiting)
+            if left:
+                self._fail(left, StoreError("the store is closed"))
 
     def _write_loop(self) -> None:
         while (first := self._queue.get()) is not None:
@@ -279,9 +305,9 @@ class Store:
         assert self._db is not None, "the writer runs only while the database is open"
         return self._db
 
-    def _write_batch(self, batch: list[tuple[Change, asyncio.Future[Item]]]) -> None:
+    def _write_batch(self, batch: list[Waiting]) -> None:
         before = self._written
-        outcomes: list[tuple[Change, asyncio.Future[Item], Item | Exception]] = []
+        outcomes: list[Answered] = []
         try:
             self._writer.execute("BEGIN IMMEDIATE")
             for change, future in batch:
@@ -289,13 +315,30 @@ class Store:
             if self._written != before:
                 self._writer.execute("UPDATE meta SET value=? WHERE key='revision'", (str(self._written),))
             self._writer.execute("COMMIT")
-        except (sqlite3.Error, OSError) as error:
+        except Exception as error:  # noqa: BLE001  # whatever it is, the callers get an answer and the writer goes on
             self._written = before
+            undone = self._roll_back()
+            known = isinstance(error, sqlite3.Error | OSError)
+            # the text of a defect may quote what was to be written
+            why = str(error) if known else f"a defect ({type(error).__name__})"
+            # told on the loop's thread: a log that cannot be written must not end the writer
+            told = partial(log.error, "store.write.failed", error=why, changes=len(batch), undone=undone)
+            self._loop.call_soon_threadsafe(partial(told, exc_info=None if known else error))
+            self._fail(batch, StoreError(f"the database refused the write: {why}"))
+        else:
+            self._loop.call_soon_threadsafe(self._publish, outcomes)
+
+    def _roll_back(self) -> bool:
+        """End a failed transaction; what cannot be ended now is tried again when the next one fails to begin."""
+        try:
             if self._writer.in_transaction:
                 self._writer.execute("ROLLBACK")
-            log.error("store.write.failed", error=str(error), changes=len(batch))
-            failure = StoreError(f"the database refused the write: {error}")
-            outcomes = [(change, future, failure) for change, future in batch]
+        except sqlite3.Error:
+            return False
+        return True
+
+    def _fail(self, batch: list[Waiting], failure: StoreError) -> None:
+        outcomes: list[Answered] = [(change, future, failure) for change, future in batch]
         self._loop.call_soon_threadsafe(self._publish, outcomes)
 
     def _write(self, change: Change) -> Item | Exception:
@@ -337,7 +380,7 @@ class Store:
             except Exception:  # a defect in a listener must not leave a durable write unanswered
                 log.exception("store.listener.defect", resource=event.item.resource, name=event.item.name)
 
-    def _publish(self, outcomes: list[tuple[Change, asyncio.Future[Item], Item | Exception]]) -> None:
+    def _publish(self, outcomes: list[Answered]) -> None:
         for change, future, outcome in outcomes:
             if isinstance(outcome, Exception):
                 if not future.cancelled():
