@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import cast
 
 import msgspec
+import pytest
 from common.clock import SystemClock
 from common.pki import Authority
 from common.tls import CONTROLLER
 from controller.runtime import RuntimeState
-from controller.runtime.process import ProcessRuntime, ProcessSettings
+from controller.runtime.process import ProcessRuntime, ProcessSettings, refuse_password
 from controller.secrets import Secrets
 from controller_harness import OWNER, until
 from kinds.provider import Provider
@@ -99,3 +100,37 @@ async def test_a_restart_for_new_credentials_keeps_the_directory(tmp_path: Path)
         assert kept.exists()
         assert (place / "credentials" / "password").read_text() == "second-secret"
         assert pids(place) != [before]
+
+
+@pytest.mark.parametrize(
+    "endpoint",
+    [
+        "qemu+ssh://root:hunter2@host.example/system",
+        "https://admin%40lab:hunter2@vc.example:443/sdk?insecure=1",
+        "qemu+ssh://root:hunter2/x@host.example/system",
+        "qemu+ssh://root:hunter2#?@host.example/system",
+        "qemu+ssh://root:hunter2@[::1]:22/system",
+    ],
+)
+async def test_a_password_in_the_endpoint_is_refused_and_not_shown(tmp_path: Path, endpoint: str) -> None:
+    """It would be on the child's command line, which everybody on the machine can read."""
+    async with running(tmp_path, Vault("first-secret")) as runtime:
+        state = await runtime.ensure(provider("libvirt", endpoint))
+        assert (state.phase, state.reason, state.target) == ("Failed", "InvalidConfiguration", None)
+        assert "spec.endpoint holds a password" in state.message
+        assert "spec.credentialSecretRef" in state.message
+        assert "hunter2" not in state.message
+        assert not pids(tmp_path / "run" / UID)
+
+
+@pytest.mark.parametrize(
+    "endpoint",
+    [
+        "qemu:///system",
+        "qemu+ssh://root@host.example:22/system?keyfile=/keys/a:b@c",
+        "qemu+ssh://host.example:22/system?socket=/run/x@y",
+        "qemu+tls://[2001:db8::1]:16514/system?pkipath=/a@b",
+    ],
+)
+def test_an_endpoint_without_a_password_is_taken(endpoint: str) -> None:
+    assert refuse_password(endpoint) is None  # type: ignore[func-returns-value]

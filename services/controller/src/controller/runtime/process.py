@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import random
+import re
 import shutil
 import sys
 from collections.abc import Callable, Mapping
@@ -54,6 +55,10 @@ PASSED_ON = (
     "VIRTUAL_ENV",
 )
 """Environment of ours that a child gets; nothing else, so that no token leaks into it."""
+
+
+PASSWORD = re.compile(r"//[^/?#]*:[^/?#]*@|//[^/?#@:\[]*:(?!\d*(?:[/?#]|$)).*@")
+"""user:password@ of a URI, also where the password holds a / ? or # that nobody escaped; host:port/path@ is none."""
 
 
 @dataclass(frozen=True)
@@ -150,6 +155,7 @@ class ProcessRuntime:
 
     async def _wish(self, provider: Provider) -> Wish:
         meta, spec = provider.metadata, provider.spec
+        refuse_password(spec.endpoint)
         place = private_directory(self._settings.directory / meta.uid)
         credentials = await self._credentials(provider, place)
         # Leaves alone what is good for long enough yet, so looking again does not mean new keys.
@@ -211,6 +217,15 @@ def _environment(provider: Provider) -> dict[str, str]:
             raise ValueError(f"spec.runtime.env: {name!r} is no name of an environment variable")
         found[name] = str(entry.get("value", ""))
     return found
+
+
+def refuse_password(endpoint: str) -> None:
+    """Everybody on the machine can read a command line. Raises: ValueError: it holds a password, which is not shown."""
+    if PASSWORD.search(endpoint):
+        raise ValueError(
+            "spec.endpoint holds a password; take it out, change it, and put the new one into the Secret of "
+            "spec.credentialSecretRef"
+        )
 
 
 def executable(name: str) -> str:
