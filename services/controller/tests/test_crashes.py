@@ -129,6 +129,22 @@ async def test_W33_rotated_credentials_reach_the_provider(cluster: Cluster, tmp_
         assert (place / "password").read_text() == "second-secret"
 
 
+async def test_another_runtime_mode_ends_the_server_of_the_former(cluster: Cluster, tmp_path: Path, namespace: str):
+    async with hypervisor() as (_, outside), controller(cluster, tmp_path, *flags(namespace), **ALONE):
+        await furnish(cluster, namespace, runtime={"mode": "Process"})
+        provider = await cluster.wait("Provider", namespace, "fake", ready)
+        place = tmp_path / "run" / "providers" / provider["metadata"]["uid"]
+        assert len(provider_pids(tmp_path)) == 1
+        assert (place / "tls" / "tls.key").exists()
+        await cluster.patch("Provider", namespace, "fake", {"spec": {"runtime": outside["runtime"]}})
+        there = outside["runtime"]["address"]
+        await cluster.wait(
+            "Provider", namespace, "fake", lambda p: ready(p) and p["status"]["runtime"]["endpoint"] == there
+        )
+        assert not provider_pids(tmp_path)
+        assert not place.exists()
+
+
 async def test_one_of_two_controllers_leads_and_the_other_follows(cluster: Cluster, tmp_path: Path, namespace: str):
     """The leader is killed; the follower takes over when the Lease has run out, and never before."""
     async with hypervisor() as (world, provider):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 
 import msgspec
@@ -76,8 +76,9 @@ class ProviderReconciler:
             return None
         if not provider.metadata.deletion_timestamp:
             provider = await self._writer.add_finalizer(self._caches.providers, provider, FINALIZER)
-        runtime = self._runtimes[self._mode(provider)]
-        state = await runtime.ensure(provider)
+        mode = self._mode(provider)
+        await self._remove(provider, [each for each in self._runtimes if each != mode])  # it may have had another mode
+        state = await self._runtimes[mode].ensure(provider)
         connection = self._connect(provider, state)
         await self._report(provider, state, connection)
         return LOOK
@@ -147,11 +148,15 @@ class ProviderReconciler:
     async def _release(self, provider: Provider) -> None:
         uid = provider.metadata.uid
         self._connections.close(uid)
-        for runtime in self._runtimes.values():
-            await runtime.remove(uid)
+        await self._remove(provider, self._runtimes)
         self._available.pop(uid, None)
         self._metrics.provider_gone(f"{provider.metadata.namespace}/{provider.metadata.name}")
         await self._writer.remove_finalizer(self._caches.providers, provider, FINALIZER)
+
+    async def _remove(self, provider: Provider, modes: Iterable[str]) -> None:
+        """End the servers of these modes; of most there is none."""
+        for mode in modes:
+            await self._runtimes[mode].remove(provider.metadata.uid)
 
 
 def health_policy(provider: Provider) -> HealthPolicy:
