@@ -6,6 +6,7 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
+import pytest
 from apiserver.auth import Tokens, User
 from apiserver.server import running
 from apiserver.store import Store
@@ -332,6 +333,26 @@ async def test_update_of_a_custom_resource_names_its_revision(api, make_widget):
     await api.post(WIDGETS, make_widget())
     reply = await api.put(f"{WIDGETS}/w1", make_widget(cpu=3))
     assert (reply.status, reply.json["details"]["causes"][0]["field"]) == (422, "metadata.resourceVersion")
+
+
+@pytest.mark.parametrize(
+    ("system", "machine", "told"),
+    [
+        ("Linux", "x86_64", "linux/amd64"),
+        ("Linux", "aarch64", "linux/arm64"),
+        ("Darwin", "arm64", "darwin/arm64"),
+        ("Linux", "ppc64le", "linux/ppc64le"),
+    ],
+)
+async def test_the_version_tells_the_platform_it_runs_on(api, monkeypatch, system, machine, told):
+    monkeypatch.setattr("platform.system", lambda: system)
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    version = (await api.get("/version")).json
+    assert version["platform"] == told
+    assert version["gitVersion"].startswith("v1.")
+    fields = {"major", "minor", "gitVersion", "gitCommit", "gitTreeState", "goVersion", "compiler", "platform"}
+    assert version.keys() == fields | {"buildDate"}, "what the generated clients demand"
+    assert version["buildDate"] == "", "no date is better than a wrong one"
 
 
 async def test_metrics_count_requests(api, make_widget):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import platform
 import time
 from collections.abc import Callable
 
@@ -23,18 +24,33 @@ from .operations import Operations
 from .requests import Target, parse_path
 
 log = structlog.get_logger(__name__)
-VERSION = {
-    "major": "1",
-    "minor": "32",
-    "gitVersion": "v1.32.4+virtrigaud",
-    "gitCommit": "",
-    "gitTreeState": "clean",
-    "buildDate": "1970-01-01T00:00:00Z",
-    "goVersion": "",
-    "compiler": "cpython",
-    "platform": "linux/amd64",
+GO_MACHINES = {
+    "x86_64": "amd64",
+    "aarch64": "arm64",
+    "armv6l": "arm",
+    "armv7l": "arm",
+    "i386": "386",
+    "i686": "386",
+    "loongarch64": "loong64",
 }
+"""Go's names for machines where they differ from the kernel's."""
 OPEN = ("/healthz", "/livez", "/readyz")
+
+
+def version_info() -> dict[str, str]:
+    """Return what `/version` tells; clients demand every field, and what has no build of its own stays empty."""
+    machine = platform.machine().lower()
+    return {
+        "major": "1",
+        "minor": "32",
+        "gitVersion": "v1.32.4+virtrigaud",
+        "gitCommit": "",
+        "gitTreeState": "",
+        "buildDate": "",
+        "goVersion": "",
+        "compiler": platform.python_implementation().lower(),
+        "platform": f"{platform.system().lower()}/{GO_MACHINES.get(machine, machine)}",
+    }
 
 
 class Metrics:
@@ -122,7 +138,7 @@ class Application:
         registry = self._ops.registry
         match path.split("/")[1:]:
             case ["version"]:
-                return _json(VERSION)
+                return _json(version_info())
             case ["metrics"]:
                 return Response(generate_latest(self.metrics.registry), media_type="text/plain; version=0.0.4")
             case ["api"] | ["apis"]:
