@@ -1,0 +1,174 @@
+"""Processor, memory, firmware and tuning as fields of a ConfigSpec. What the spec leaves unset stays unset, so that a
+template's own value holds.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from common import v1
+from common.errors import InvalidSpecError
+from pyVmomi import vim
+
+MIB = 1 << 20
+MEMORY_STEP_MIB = 4
+"""Source: VirtualMachineConfigSpec.memoryMB: a multiple of 4 MB."""
+UNLIMITED = -1
+HARDWARE_VERSION_KEY = "vsphere.hardwareVersion"
+GUEST_ID_KEY = "vsphere.guestId"
+OUR_KEYS = (HARDWARE_VERSION_KEY, GUEST_ID_KEY)
+"""Keys of extra_config that are fields of vSphere's own and no extra configuration there."""
+
+
+def memory_mb(size: int) -> int:
+    """MiB that a machine of this many bytes gets: never less, and what vSphere accepts."""
+    return _ceil(size, MEMORY_STEP_MIB * MIB) * MEMORY_STEP_MIB
+
+
+def set_cpu(config: Any, cpu: v1.CpuSpec, *, live: bool = False) -> None:
+    """Args: live: only what a running machine takes."""
+    config.numCPUs = cpu.count or 1
+    wished = (cpu.reservation_mhz, cpu.limit_mhz, cpu.shares)
+    if any(value is not None for value in wished):
+        config.cpuAllocation = _allocation(cpu.reservation_mhz, cpu.limit_mhz, cpu.shares)
+    if live:
+        return
+    if cpu.cores_per_socket:
+        config.numCoresPerSocket = cpu.cores_per_socket
+    if cpu.hot_add:
+        config.cpuHotAddEnabled = True
+    if cpu.nested_virtualization:
+        config.nestedHVEnabled = True
+
+
+def set_memory(config: Any, memory: v1.MemorySpec, *, live: bool = False) -> None:
+    """Args: live: only what a running machine takes."""
+    config.memoryMB = memory_mb(memory.size_bytes)
+    wished = (memory.reservation_bytes, memory.limit_bytes)
+    if any(value is not None for value in wished):
+        reservation, limit = (None if value is None else _ceil(value, MIB) for value in wished)
+        config.memoryAllocation = _allocation(reservation, limit, None)
+    if memory.hot_add and not live:
+        config.memoryHotAddEnabled = True
+
+
+def _allocation(reservation: int | None, limit: int | None, shares: int | None) -> Any:
+    """In MHz or MiB. A limit of 0 means none, in our API as in most."""
+    allocation: Any = vim.ResourceAllocationInfo()  # pyvmomi's stubs take its numbers for None
+    if reservation is not None:
+        allocation.reservation = reservation
+    if limit is not None:
+        allocation.limit = limit or UNLIMITED
+    if shares is not None:
+        allocation.shares = vim.SharesInfo(level=vim.SharesInfo.Level.custom, shares=shares)
+    return allocation
+
+
+def set_firmware(config: Any, spec: v1.MachineSpec) -> None:
+    """Firmware, with EFI for all that needs it. The TPM itself is a device: see `wants_tpm`.
+
+    Raises:
+        InvalidSpecError: BIOS is asked for together with something that needs EFI; or a TPM other than 2.0.
+    """
+    firmware = spec.firmware or v1.FirmwareSpec()
+    vbs = bool(spec.tuning and spec.tuning.virtualization_based_security)
+    wishes = {
+        "firmware.secure_boot": firmware.secure_boot,
+        "firmware.tpm": firmware.tpm,
+        "tuning.virtualization_based_security": vbs,
+    }
+    needing = [field for field, wish in wishes.items() if wish]
+    if needing and firmware.type is v1.FirmwareType.BIOS:
+        raise InvalidSpecError(f"{', '.join(needing)}: needs firmware.type UEFI, BIOS is given")
+    if firmware.tpm and firmware.tpm_version not in ("", "2.0"):
+        raise InvalidSpecError(f"firmware.tpm_version: vSphere's TPM is 2.0, {firmware.tpm_version} is given")
+    if needing or firmware.type is v1.FirmwareType.UEFI:
+        config.firmware = "efi"
+    elif firmware.type is v1.FirmwareType.BIOS:
+        config.firmware = "bios"
+    if firmware.secure_boot or vbs:
+        config.bootOptions = vim.vm.BootOptions(efiSecureBootEnabled=True)
+
+
+def wants_tpm(spec: v1.MachineSpec) -> bool:
+    """Whether a VirtualTPM belongs into the machine."""
+    return bool(spec.firmware and spec.firmware.tpm)
+
+
+def set_tuning(config: Any, spec: v1.MachineSpec) -> None:
+    """Flags and latency sensitivity.
+
+    Virtualization-based security stands on the IOMMU, on nested virtualization and on secure boot (`set_firmware`): one
+    without the others is refused by vSphere. High latency sensitivity needs all memory reserved to start at all.
+    """
+    tuning = spec.tuning or v1.Tuning()
+    vbs = tuning.virtualization_based_security
+    if tuning.iommu or vbs:
+        config.flags = vim.vm.FlagInfo(vvtdEnabled=True)
+    if vbs:
+        config.flags.vbsEnabled = True
+        config.nestedHVEnabled = True
+    level = tuning.latency_sensitivity
+    if level:
+        config.latencySensitivity = vim.LatencySensitivity(level=level)
+    if level == "high" and (spec.memory is None or spec.memory.reservation_bytes is None):
+        config.memoryReservationLockedToMax = True
+
+
+def hardware_version(spec: v1.MachineSpec) -> str:
+    """The virtual hardware that the spec asks for: "vmx-19"; empty for none. Only a new machine takes it as a field; a
+    clone has its template's, and is upgraded by UpgradeVM_Task.
+
+    Raises:
+        InvalidSpecError: no hardware version.
+    """
+    wish = spec.extra_config.get(HARDWARE_VERSION_KEY, "").strip().lower()
+    number = wish.removeprefix("vmx-")
+    if wish and not (number.isascii() and number.isdigit()):
+        raise InvalidSpecError(f"extra_config[{HARDWARE_VERSION_KEY}]: must be a number as in vmx-19")
+    return f"vmx-{int(number):02d}" if wish else ""
+
+
+def asked(spec: v1.MachineSpec) -> dict[str, str]:
+    """What the spec asks for that is no field of `v1.Machine`, by dotted field: for the stamp's settings, where
+    `observed` finds it again exactly as it was asked, whatever vSphere rounded it to."""
+    cpu, memory = spec.cpu or v1.CpuSpec(), spec.memory or v1.MemorySpec()
+    tuning = spec.tuning or v1.Tuning()
+    numbers = {
+        "cpu.reservation_mhz": cpu.reservation_mhz,
+        "cpu.limit_mhz": cpu.limit_mhz,
+        "cpu.shares": cpu.shares,
+        "memory.reservation_bytes": memory.reservation_bytes,
+        "memory.limit_bytes": memory.limit_bytes,
+    }
+    found = {field: str(value) for field, value in numbers.items() if value is not None}
+    if memory_mb(memory.size_bytes) * MIB != memory.size_bytes:
+        found["memory.size_bytes"] = str(memory.size_bytes)
+    for name in ("iommu", "virtualization_based_security"):
+        if getattr(tuning, name):
+            found[f"tuning.{name}"] = "true"
+    if tuning.latency_sensitivity not in ("", "normal"):
+        found["tuning.latency_sensitivity"] = tuning.latency_sensitivity
+    for disk in spec.disks:
+        found |= asked_of_disk(disk)
+    found |= {f"nics[{nic.name}].mtu": str(nic.mtu) for nic in spec.nics if nic.mtu}
+    return found | dict(spec.extra_config)
+
+
+def asked_of_disk(disk: v1.DiskSpec) -> dict[str, str]:
+    """The same of one disk."""
+    found = {f"disks[{disk.name}].iops_limit": str(disk.iops_limit)} if disk.iops_limit else {}
+    if disk.sharing not in ("", "noSharing"):
+        found[f"disks[{disk.name}].sharing"] = disk.sharing
+    return found
+
+
+def printable(text: str) -> str:
+    """Without the characters that XML 1.0 cannot hold, and SOAP with it."""
+    return "".join(
+        ch for ch in text if ch in "\t\n\r" or " " <= ch <= "\ud7ff" or "\ue000" <= ch <= "\ufffd" or ch > "\uffff"
+    )
+
+
+def _ceil(count: int, step: int) -> int:
+    return -(-count // step)
