@@ -70,3 +70,18 @@ async def test_a_command_that_is_missing_is_named(tmp_path: Path) -> None:
         await part.reach("restarting")
         assert "/no/such/command" in part.state.message
         part.stop()
+
+
+async def test_a_log_that_cannot_be_written_ends_nothing(tmp_path: Path) -> None:
+    """A full disk: the process goes on, its output is read all the same, and the state says why there is no log."""
+    (tmp_path / "log").symlink_to("/dev/full")
+    go = tmp_path / "go"
+    part = Watched(f"dd if=/dev/zero bs=1M count=2 2>/dev/null; : >{go}; exec sleep 60", tmp_path / "log")
+    async with asyncio.timeout(20), asyncio.TaskGroup() as group:
+        group.create_task(part.run())
+        while not go.exists():  # noqa: ASYNC110  # it got rid of more than a pipe holds
+            await asyncio.sleep(0.02)
+        assert "log cannot be written" in part.state.message
+        assert part.state.restarts == 0
+        part.stop()
+    assert part.state.phase == "stopped"

@@ -119,11 +119,19 @@ class Component:
             lambda: asyncio.StreamReaderProtocol(reader), pipe
         )
         try:
+            await self._copy(reader)
+        finally:
+            transport.close()
+
+    async def _copy(self, reader: asyncio.StreamReader) -> None:
+        try:
             with RotatingLog(self._log) as log:
                 while data := await reader.read(1 << 16):
                     log.write(data)
-        finally:
-            transport.close()
+        except OSError as error:  # a full disk; the process must neither block on its output nor end for want of it
+            self.state.message = f"its log cannot be written: {error.strerror}"
+            while await reader.read(1 << 16):
+                pass
 
     async def _probe(self) -> None:
         while True:

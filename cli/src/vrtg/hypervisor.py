@@ -82,7 +82,7 @@ def stop(home: Home, say: Say) -> None:
     """End what `ensure` started: the network, libvirtd, virtlogd. Harmless when there is nothing."""
     keeper = _keeper(home)
     if keeper is not None and keeper.alive():
-        if not running_machines():
+        if running_machines() == []:
             for network in _virsh(SYSTEM, "net-list", "--name").stdout.split():
                 _virsh(SYSTEM, "net-destroy", network)
         keeper.end(40.0)
@@ -90,9 +90,10 @@ def stop(home: Home, say: Say) -> None:
     _record(home).unlink(missing_ok=True)
 
 
-def running_machines(uri: str = SYSTEM) -> list[str]:
-    """Names of the domains that run."""
-    return _virsh(uri, "list", "--name").stdout.split()
+def running_machines(uri: str = SYSTEM) -> list[str] | None:
+    """Names of the domains that run; None when libvirt does not tell."""
+    told = _virsh(uri, "list", "--name")
+    return told.stdout.split() if told.returncode == 0 else None
 
 
 def ours(home: Home) -> bool:

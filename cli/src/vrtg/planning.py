@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from kinds.bootkeys import IGNITION_KEYS, META_DATA_KEYS, USER_DATA_KEYS
+
 from vrtg.api import Api, Object
 from vrtg.applying import merge_patch, stamped
 from vrtg.failures import NotFoundError, RefusedError
@@ -21,9 +23,6 @@ if TYPE_CHECKING:
     from kinds import compose as composing
 
 T = TypeVar("T")
-USER_DATA_KEYS = ("userdata", "user-data", "cloud-init", "cloud-config")
-META_DATA_KEYS = ("metadata", "meta-data", "meta_data")
-IGNITION_KEYS = ("ignition", "config", "userdata")
 
 
 @dataclass(frozen=True)

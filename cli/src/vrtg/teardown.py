@@ -33,7 +33,10 @@ def down(home: Home, say: Say, manifests: list[str], *, warn: Say) -> None:
     for name in stopped.strays:
         say(f"ended a stray {name}")
     if hypervisor.ours(home):
-        if names := hypervisor.running_machines():
+        names = hypervisor.running_machines()
+        if names is None:
+            warn("libvirtd goes on, because it does not tell whether machines run on it")
+        elif names:
             say(f"libvirtd goes on, because machines run on it: {', '.join(sorted(names))}")
         else:
             hypervisor.stop(home, say)

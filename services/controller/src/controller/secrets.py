@@ -10,6 +10,7 @@ import hashlib
 from collections.abc import Iterable
 
 from common import redact
+from kinds.bootkeys import IGNITION_KEYS, META_DATA_KEYS, USER_DATA_KEYS
 from kinds.compose import BootSources
 from kinds.virtualmachine import VirtualMachine
 
@@ -17,11 +18,8 @@ from .api import Api
 from .core import SECRETS, Secret
 from .holds import WAITING, Hold
 
-USER_DATA_KEYS = ("userdata", "user-data", "cloud-init", "cloud-config")
-META_DATA_KEYS = ("metadata", "meta-data", "meta_data")
 SHORTEST = 6
 """Shorter parts of boot data ("true", "/dev") are no secrets, and cutting them out would garble messages."""
-IGNITION_KEYS = ("ignition", "userdata", "user-data", "config.ign")
 
 
 class Secrets:
