@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Collection
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -114,8 +114,8 @@ class Connection:
         self.machines: dict[str, v1.Machine] = {}
         """Last seen state per UID; complete while `synced` is set."""
         self.synced = asyncio.Event()
-        self.failures: dict[str, ProviderError] = {}
-        """How the last operation on a machine or image ended, if it failed; taken by the reconciler that acts on it."""
+        self.failures: dict[str, tuple[str, ProviderError]] = {}
+        """Kind and error of the last operation on a machine or image that failed; taken by the reconciler that acts."""
         self._slots = asyncio.Semaphore(limits.concurrent)
         self._rate = RateLimit(clock, limits.qps, limits.burst)
         self._channel: Any = None
@@ -173,9 +173,13 @@ class Connection:
         else:
             self.machines[uid] = machine
 
-    def take_failure(self, uid: str) -> ProviderError | None:
-        """The error that the last operation on this machine or image ended with, once."""
-        return self.failures.pop(uid, None)
+    def take_failure(self, uid: str, kinds: Collection[str] = ()) -> ProviderError | None:
+        """The error that the last operation on this machine or image ended with, once.
+
+        Args: kinds: operations that the caller is about; the failure of another one is dropped. Empty: all.
+        """
+        kind, error = self.failures.pop(uid, ("", None))
+        return error if not kinds or kind in kinds else None
 
     def follow(self, operation: v1.Operation, uid: str) -> None:
         """Wake `uid` when the operation has ended; at most one follower per operation."""
@@ -193,7 +197,8 @@ class Connection:
                 if operation is not None and operation.state in (v1.OperationState.FAILED, v1.OperationState.CANCELLED):
                     error = operation.error
                     self.failures[uid] = (
-                        status.from_wire(error) if error is not None else InternalError(f"{operation.kind} failed")
+                        operation.kind,
+                        status.from_wire(error) if error is not None else InternalError(f"{operation.kind} failed"),
                     )
         except ProviderError as error:
             # The server was restarted, or the stream broke: the next look at the machine tells what became of it.

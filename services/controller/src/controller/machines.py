@@ -51,6 +51,8 @@ ADOPTED = "virtrigaud.io/adopted"
 APPLY = 60.0
 """Deadline of ApplyMachine and DeleteMachine, seconds: short steps finish in it, long ones are operations."""
 
+REMOVALS = ("delete", "release")
+"""Kinds of operation that a removal begins."""
 FOLLOW_UP = 15.0
 """Seconds after which a machine with a running operation is looked at, should its end not have been heard."""
 BLOCKED = 60.0
@@ -125,9 +127,9 @@ class MachineReconciler:
             await faults.point(BEFORE_APPLY)
             answer = await self._call(vm, connection, request)
         except ProviderError as error:
-            if (message := scrub(str(error), boot)) == str(error):
+            if (clean := _scrubbed(error, boot)) is error:
                 raise
-            raise type(error)(message, retry_after=error.retry_after) from None  # its cause would show the secret
+            raise clean from None  # its cause would show the secret
         await faults.point(AFTER_APPLY)
         connection.remember(vm.metadata.uid, answer.machine)
         if answer.operation is not None:
@@ -326,9 +328,7 @@ class MachineReconciler:
         policy = vm.spec.deletion_policy or ("Retain" if vm.metadata.labels.get(ADOPTED) == "true" else "Delete")
         try:
             connection = self._deleting_connection(vm)
-            if failure := connection.take_failure(vm.metadata.uid):
-                raise failure
-            answer = await self._call_delete(vm, connection, retain=orphan or policy == "Retain")
+            answer = await self._remove(vm, connection, retain=orphan or policy == "Retain")
         except (ProviderError, Hold) as error:
             if not force and not orphan:
                 raise
@@ -365,6 +365,21 @@ class MachineReconciler:
             raise Hold("ProviderUnavailable", f"Provider {label} is not running; {cure}", again=BLOCKED)
         return connection
 
+    async def _remove(self, vm: VirtualMachine, connection: Connection, *, retain: bool) -> Any:
+        """As the provider answers. Raises: ProviderError: why it cannot, or how its last attempt ended."""
+        try:
+            if failure := connection.take_failure(vm.metadata.uid, REMOVALS):  # an edit that failed is no obstacle
+                raise failure
+            return await self._call_delete(vm, connection, retain=retain)
+        except ProviderError as error:
+            try:
+                boot = await self._secrets.boot_sources(vm)
+            except Hold:
+                boot = BootSources()  # a Secret that went before its machine must not stop the removal
+            if (clean := _scrubbed(error, boot)) is error:
+                raise
+            raise clean from None
+
     async def _call_delete(self, vm: VirtualMachine, connection: Connection, *, retain: bool) -> Any:
         meta = vm.metadata
         identity = v1.MachineIdentity(uid=meta.uid, namespace=meta.namespace, name=meta.name, owner=self._owner())
@@ -392,3 +407,9 @@ class MachineReconciler:
         if deletion.blocked is not None and not is_true(vm.status.conditions, DELETE_BLOCKED):
             message = f"removal waits: {deletion.blocked.message}"
             self._recorder.record(subject_of(vm, self.kind), WARNING, DELETE_BLOCKED, message)
+
+
+def _scrubbed(error: ProviderError, boot: BootSources) -> ProviderError:
+    """The error without what the boot data hold; the same one where there is nothing of them."""
+    message = scrub(str(error), boot)
+    return error if message == str(error) else type(error)(message, retry_after=error.retry_after)
