@@ -1,0 +1,253 @@
+"""Changes of a machine that exists, each as one ConfigSpec with the stamp that goes with it: vSphere makes both true in
+one task, or neither. None means that there is nothing to do. Pure, like `making`.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Final
+
+from common import v1
+from common.errors import InvalidSpecError, ResourceNotFoundError
+from providerkit.planner import boot_data_digest
+from pyVmomi import vim
+
+from provider_vsphere import bootdata, devices, hardware, making, nics, stamp
+from provider_vsphere.devices import Board
+from provider_vsphere.stamp import Stamp
+from provider_vsphere.tree import Entity
+
+_KEPT: Final = "kept["
+"""Settings of the stamp that begin so hold the file of a disk that was unplugged and is still ours: "kept[data]"."""
+
+
+def kept_files(record: Stamp) -> dict[str, str]:
+    """Files of unplugged disks that are still ours, by the disk's name; vSphere does not remove them with the VM."""
+    return {key[len(_KEPT) : -1]: file for key, file in record.settings.items() if key.startswith(_KEPT)}
+
+
+def _edit(record: Stamp, changes: Sequence[Any] = (), extra: Mapping[str, str] | None = None) -> Any:
+    """A ConfigSpec that writes this stamp."""
+    values = {**(extra or {}), stamp.KEY: record.text()}
+    return vim.vm.ConfigSpec(deviceChange=list(changes), extraConfig=making.options(values))
+
+
+def _with_settings(record: Stamp, asked: Mapping[str, str], *, without: str = "") -> Stamp:
+    """With these settings, and without those of the same beginning that are no longer asked for."""
+    old = {key: value for key, value in record.settings.items() if not (without and key.startswith(without))}
+    return replace(record, settings=old | dict(asked))
+
+
+# -- processor, memory, firmware, tuning -------------------------------------------------------------------------------
+
+
+def set_cpu(record: Stamp, cpu: v1.CpuSpec, *, live: bool, cores_per_socket: int = 0) -> Any:
+    """Args: cores_per_socket: what it has now; given up where the new count does not divide by it."""
+    config = _edit(_with_settings(record, hardware.asked(v1.MachineSpec(cpu=cpu)), without="cpu."))
+    hardware.set_cpu(config, cpu, live=live)
+    if not live and not cpu.cores_per_socket and cores_per_socket and cpu.count % cores_per_socket:
+        config.numCoresPerSocket = 1
+    return config
+
+
+def set_memory(record: Stamp, memory: v1.MemorySpec, *, live: bool) -> Any:
+    """Size, shares of the host, room to grow."""
+    config = _edit(_with_settings(record, hardware.asked(v1.MachineSpec(memory=memory)), without="memory."))
+    hardware.set_memory(config, memory, live=live)
+    return config
+
+
+def set_firmware(present: Sequence[Any], firmware: v1.FirmwareSpec) -> Any:
+    """Secure boot and TPM of a machine that is off; its firmware stays, since the guest starts under one only.
+
+    Raises:
+        InvalidSpecError: something that needs EFI is asked for together with BIOS.
+    """
+    config, board, spec = vim.vm.ConfigSpec(), Board(present), v1.MachineSpec(firmware=firmware)
+    hardware.set_firmware(config, spec)
+    config.firmware = None
+    making.add_tpm(board, spec)
+    config.deviceChange = board.changes
+    return config
+
+
+def set_tuning(record: Stamp, spec: v1.MachineSpec) -> Any:
+    """Flags, latency sensitivity and extra configuration of a machine that is off."""
+    wish = v1.MachineSpec(tuning=spec.tuning, extra_config=spec.extra_config)
+    config = _edit(_with_settings(record, hardware.asked(wish), without="tuning."), extra=making.extra_config(spec))
+    hardware.set_tuning(config, spec)
+    if config.flags is not None and config.flags.vbsEnabled:
+        config.bootOptions = vim.vm.BootOptions(efiSecureBootEnabled=True)
+    return config
+
+
+# -- disks -------------------------------------------------------------------------------------------------------------
+
+
+def add_disk(present: Sequence[Any], record: Stamp, disk: v1.DiskSpec, datastore_name: str) -> Any | None:
+    """Plug a disk in; one that was unplugged by us comes back with its content.
+
+    Args:
+        datastore_name: for a disk that names none.
+    Raises:
+        InvalidSpecError: there is no place for it.
+    """
+    if _disk(present, record, disk.name) is not None:
+        return None
+    if disk.image is not None:
+        raise InvalidSpecError(f"disk {disk.name}: a disk that is added later cannot be made from an image")
+    board, kept = Board(present), kept_files(record).get(disk.name, "")
+    fresh = making.plug(board, disk, datastore_name, kept=kept if disk.existing is None else "")
+    settings = hardware.asked_of_disk(disk)
+    gone = f"{_KEPT}{disk.name}]" if disk.existing is None else ""
+    return _edit(_with_settings(record.with_disk(fresh), settings, without=gone), board.changes)
+
+
+def grow_disk(present: Sequence[Any], record: Stamp, name: str, size: int) -> Any | None:
+    """Grow a disk; a size already reached is nothing to do.
+
+    Args:
+        size: new capacity in bytes.
+    Raises:
+        ResourceNotFoundError: the machine has no such disk.
+    """
+    disk = _known_disk(present, record, name, "grow")
+    if devices.capacity(disk) >= size:
+        return None
+    board = Board(present)
+    board.edit(devices.edited(disk, size=size))
+    return vim.vm.ConfigSpec(deviceChange=board.changes)
+
+
+def update_disk(present: Sequence[Any], record: Stamp, wish: v1.DiskSpec) -> Any:
+    """Limit of operations, and sharing of the bus that it is on.
+
+    Raises:
+        ResourceNotFoundError: the machine has no such disk.
+        InvalidSpecError: its bus cannot be shared like that, or has other disks, which would be shared with it.
+    """
+    disk, board = _known_disk(present, record, wish.name, "update"), Board(present)
+    if wish.iops_limit:
+        board.edit(devices.edited(disk, iops_limit=wish.iops_limit))
+    controller = devices.controller_of(present, disk)
+    if wish.sharing and controller is not None and devices.sharing_of(controller) != wish.sharing:
+        _alone(present, disk, wish.name)
+        shared = copy.copy(controller)
+        devices.set_sharing(shared, wish)
+        board.edit(shared)
+    settings = hardware.asked_of_disk(wish)
+    return _edit(_with_settings(record, settings, without=f"disks[{wish.name}]."), board.changes)
+
+
+def _alone(present: Sequence[Any], disk: Any, name: str) -> None:
+    neighbours = [each for each in devices.disks_of(present) if each.controllerKey == disk.controllerKey]
+    if len(neighbours) > 1:
+        raise InvalidSpecError(f"disk {name}: the controller whose bus would be shared has other disks as well")
+
+
+def detach_disk(present: Sequence[Any], record: Stamp, name: str) -> Any | None:
+    """Unplug a disk; its file stays, and stays ours if it was."""
+    known, disk = record.disk(name), _disk(present, record, name)
+    if known is None:
+        return None
+    board = Board(present)
+    kept = {}
+    if disk is not None:
+        board.remove(disk)
+        if known.owned:
+            kept = {f"{_KEPT}{name}]": devices.file_of(disk)}
+    return _edit(_with_settings(record.without_disk(name), kept, without=f"disks[{name}]."), board.changes)
+
+
+def _disk(present: Sequence[Any], record: Stamp, name: str) -> Any | None:
+    known = record.disk(name)
+    return devices.disk_at(present, known.slot) if known is not None else None
+
+
+def _known_disk(present: Sequence[Any], record: Stamp, name: str, verb: str) -> Any:
+    disk = _disk(present, record, name)
+    if disk is None:
+        raise ResourceNotFoundError(f"{verb} disk {name}: the machine has no such disk")
+    return disk
+
+
+# -- network adapters --------------------------------------------------------------------------------------------------
+
+
+def add_nic(
+    present: Sequence[Any], record: Stamp, nic: v1.NicSpec, mac: str, network: Entity, switches: Mapping[str, str]
+) -> Any | None:
+    """Plug a NIC in.
+
+    Args:
+        switches: UUID of the distributed switch of each distributed port group, by the group's moid.
+    """
+    if _card(present, record, nic.name) is not None:
+        return None
+    board = Board(present)
+    board.add(nics.card(nic, mac, network, switches))
+    settings = hardware.asked(v1.MachineSpec(nics=[nic]))
+    return _edit(_with_settings(record.with_nic(nics.record(nic, mac)), settings), board.changes)
+
+
+def update_nic(
+    present: Sequence[Any], record: Stamp, nic: v1.NicSpec, network: Entity, switches: Mapping[str, str]
+) -> Any:
+    """Put a NIC on another network or give it another MAC, in place; another model is another card in its stead.
+
+    Raises:
+        ResourceNotFoundError: the machine has no such NIC.
+    """
+    old, known = _card(present, record, nic.name), record.nic(nic.name)
+    if old is None or known is None:
+        raise ResourceNotFoundError(f"update NIC {nic.name}: the machine has no such NIC")
+    mac, model, board = nic.mac.lower() or known.mac, nics.model_of(old), Board(present)
+    if nic.model in ("", model):
+        board.edit(nics.moved(old, nics.backing(nic.name, network, switches), mac))
+    else:
+        board.remove(old)
+        board.add(nics.card(nic, mac, network, switches))
+    settings = hardware.asked(v1.MachineSpec(nics=[nic]))
+    fresh = _with_settings(record.with_nic(nics.record(nic, mac)), settings, without=f"nics[{nic.name}].")
+    return _edit(fresh, board.changes)
+
+
+def remove_nic(present: Sequence[Any], record: Stamp, name: str) -> Any | None:
+    """Unplug a NIC."""
+    card, board = _card(present, record, name), Board(present)
+    if record.nic(name) is None:
+        return None
+    if card is not None:
+        board.remove(card)
+    return _edit(_with_settings(record.without_nic(name), {}, without=f"nics[{name}]."), board.changes)
+
+
+def _card(present: Sequence[Any], record: Stamp, name: str) -> Any | None:
+    known = record.nic(name)
+    return nics.card_with(present, known.mac) if known is not None else None
+
+
+# -- texts and first-boot data -----------------------------------------------------------------------------------------
+
+
+def set_tags(record: Stamp, tags: Sequence[str]) -> Any:
+    """Replace the tags."""
+    return _edit(replace(record, tags=tuple(sorted(hardware.printable(tag) for tag in set(tags)))))
+
+
+def set_description(description: str) -> Any:
+    """Replace the text for people."""
+    return vim.vm.ConfigSpec(annotation=hardware.printable(description))
+
+
+def set_boot_data(record: Stamp, spec: v1.MachineSpec, macs: Mapping[str, str]) -> Any:
+    """Replace the first-boot data.
+
+    Args:
+        macs: MAC of each NIC of the spec by its name; those of the stamp count before it.
+    """
+    known = dict(macs) | {nic.name: nic.mac for nic in record.nics}
+    fresh = replace(record, boot_digest=boot_data_digest(spec))
+    return _edit(fresh, extra=bootdata.replacing(spec, known))
