@@ -77,6 +77,7 @@ async def test_a_log_that_cannot_be_written_ends_nothing(tmp_path: Path) -> None
     (tmp_path / "log").symlink_to("/dev/full")
     go = tmp_path / "go"
     part = Watched(f"dd if=/dev/zero bs=1M count=2 2>/dev/null; : >{go}; exec sleep 60", tmp_path / "log")
+    part.log = tmp_path / "none"  # readiness is asked of it, and /dev/full has no end
     async with asyncio.timeout(20), asyncio.TaskGroup() as group:
         group.create_task(part.run())
         while not go.exists():  # noqa: ASYNC110  # it got rid of more than a pipe holds
