@@ -69,8 +69,10 @@ class Stamp:
         return next((nic for nic in self.nics if nic.name == name), None)
 
     def with_disk(self, disk: DiskStamp) -> Stamp:
-        """With this record added, or in place of the one with its name."""
-        return replace(self, disks=(*(d for d in self.disks if d.name != disk.name), disk))
+        """With this record added, or in place of the one with its name: the order is that of booting."""
+        if self.disk(disk.name) is None:
+            return replace(self, disks=(*self.disks, disk))
+        return replace(self, disks=tuple(disk if d.name == disk.name else d for d in self.disks))
 
     def without_disk(self, name: str) -> Stamp:
         """Without the record of this disk."""
@@ -78,7 +80,9 @@ class Stamp:
 
     def with_nic(self, nic: NicStamp) -> Stamp:
         """With this record added, or in place of the one with its name."""
-        return replace(self, nics=(*(n for n in self.nics if n.name != nic.name), nic))
+        if self.nic(nic.name) is None:
+            return replace(self, nics=(*self.nics, nic))
+        return replace(self, nics=tuple(nic if n.name == nic.name else n for n in self.nics))
 
     def without_nic(self, name: str) -> Stamp:
         """Without the record of this NIC."""
