@@ -174,3 +174,13 @@ async def test_our_own_definitions_are_accepted(api, path):
 
 def test_the_deployed_definitions_are_found():
     assert len(list(DEPLOYED.glob("*.yaml"))) == 10
+
+
+async def test_a_kind_of_the_servers_own_cannot_be_redefined(api, crd):
+    """It would take the place of the built-in one, and its deletion all Leases with it."""
+    crd["metadata"]["name"] = "leases.coordination.k8s.io"
+    crd["spec"] |= {"group": "coordination.k8s.io", "names": {"plural": "leases", "kind": "Lease"}}
+    reply = await api.post(CRD, crd)
+    assert reply.status == 422
+    assert "is a kind that this server has by itself" in reply.json["message"]
+    assert (await api.get("/apis/coordination.k8s.io/v1/leases")).status == 200

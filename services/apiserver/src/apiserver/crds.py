@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from typing import Any
 
 from . import metadata
@@ -22,18 +22,25 @@ CLEANUP = "customresourcecleanup.apiextensions.k8s.io"
 _KIND = re.compile(r"[A-Za-z]([-A-Za-z0-9]*[A-Za-z0-9])?")
 
 
-def strategy(existing: Callable[[], Iterable[Object]], now: Callable[[], str]) -> Strategy:
+def strategy(existing: Callable[[], Iterable[Object]], now: Callable[[], str], reserved: Container[str]) -> Strategy:
     """Return the rules of the kind CustomResourceDefinition.
 
     Args:
         existing: gives all stored definitions, to find names that are taken.
         now: gives the time for conditions.
+        reserved: `PLURAL.GROUP` of the kinds that the server has by itself.
     """
 
     def prepare(obj: Object, old: Object | None) -> None:
         _prepare(obj, old, list(existing()), now())
 
-    return Strategy(prepare, _faults)
+    def faults(obj: Object, old: Object | None) -> list[Cause]:
+        found = _faults(obj, old)
+        if (name := obj["metadata"].get("name")) in reserved:
+            found.append(_bad("metadata.name", name, "is a kind that this server has by itself"))
+        return found
+
+    return Strategy(prepare, faults)
 
 
 def _prepare(obj: Object, old: Object | None, existing: list[Object], now: str) -> None:

@@ -17,9 +17,11 @@ from .watch import Event, Item
 def build_registry(store: Store, tokens: Tokens, clock: Callable[[], float]) -> Registry:
     """Return the registry of a freshly opened store, which from then on follows it."""
     registry = Registry()
-    rules = strategy(lambda: [i.object() for i in store.items(KEY)], lambda: timestamp(clock()))
+    reserved: set[str] = set()
+    rules = strategy(lambda: [i.object() for i in store.items(KEY)], lambda: timestamp(clock()), reserved)
     for resource in [*builtin_resources(rules), *review_resources(tokens)]:
         registry.add(resource)
+        reserved.add(f"{resource.plural}.{resource.group}")
     specs: dict[str, object] = {}
 
     def define(item: Item) -> None:
