@@ -292,7 +292,7 @@ def test_W71_values_that_cannot_work_are_refused(kind: str, path: str, value: st
     assert not accepts(kind, path, value)
 
 
-def test_W69_a_set_keeps_the_labels_of_its_template() -> None:
+def test_a_set_keeps_the_labels_of_its_template() -> None:
     metadata = find(SCHEMAS["VMSet"], "spec.template.metadata")
     assert metadata is not None
     assert {"labels", "annotations"} <= metadata["properties"].keys()

@@ -254,7 +254,9 @@ class Download:
                 raise DownloadFailedError(f"{shown(url)}: more than {self._limit} bytes")
             yield chunk
         if self.length is not None and taken < self.length:
-            raise DownloadFailedError(f"{shown(url)}: cut off after {taken} of {self.length} bytes", retry_after=30.0)
+            raise DownloadFailedError(
+                f"{shown(url)}: cut off before its {self.length} bytes were there", retry_after=30.0
+            )
 
 
 def shown(url: str) -> str:
