@@ -117,10 +117,13 @@ def _ssh_command(scratch: Path, hosts: Path) -> Path:
     """libvirt has no parameter for OpenSSH's host keys, only one for the command.
 
     Nor does libvirt take more than 1 KiB of what ssh complains about, and it then tells nothing of it; the warning of a
-    changed host key alone is longer. The reason is in the last lines.
+    changed host key alone is longer. The reason is in the last lines. And it asks for that only when it reads: when ssh
+    has ended before libvirt's first write, that fails and nothing else is told. So the line stays open for that write.
     """
     path = scratch / "ssh"
     options = f"-o UserKnownHostsFile={shlex.quote(str(hosts))} -o StrictHostKeyChecking=yes -o IdentitiesOnly=yes"
-    path.write_text(f'#!/bin/sh\n{{ ssh {options} "$@" 2>&1 >&3 3>&- | tail -n 2 >&2; }} 3>&1 >&2\n')
+    path.write_text(
+        f'#!/bin/sh\n{{ ssh {options} "$@" 2>&1 >&3 3>&- | tail -n 2 >&2; }} 3>&1 >&2\ntimeout 1 head -c 1 >/dev/null\n'
+    )
     path.chmod(0o700)
     return path
