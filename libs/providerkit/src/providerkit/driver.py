@@ -103,6 +103,19 @@ class Driver:
         """Take our stamp off and leave the machine as it is; absent or foreign is success."""
         raise self._lacks("release")
 
+    async def adopt(self, machine_id: str, identity: v1.MachineIdentity) -> None:
+        """Put our stamp with this identity on a foreign machine, and name its disks and NICs; nothing else changes.
+
+        Its disks stay foreign. One that carries this very identity already is success.
+
+        Args:
+            machine_id: `Machine.id` of it.
+        Raises:
+            MachineNotFoundError: there is none with this id.
+            ForeignMachineError: it carries somebody's stamp already, or another machine carries this identity.
+        """
+        raise self._lacks("adopt")
+
     # -- power -----------------------------------------------------------------------------------------------------
 
     async def power_on(self, uid: str) -> None:
@@ -230,6 +243,14 @@ class Driver:
     def console(self, uid: str, kind: v1.ConsoleKind, *, force: bool) -> AbstractAsyncContextManager[Console]:
         """Connect to a console; `force` takes it from whoever holds it."""
         raise self._lacks("console")
+
+    async def screenshot(self, uid: str) -> bytes:
+        """What the machine's display shows now, as PNG.
+
+        Raises:
+            WrongPowerStateError: it is off.
+        """
+        raise self._lacks("screenshot")
 
     async def inventory(self) -> v1.GetInventoryResponse:
         """Hosts, storages and networks, in a bounded number of calls."""
