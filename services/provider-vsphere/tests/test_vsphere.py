@@ -238,7 +238,7 @@ async def test_a_thumbprint_stands_for_an_authority_and_only_the_right_one(vcsim
         vsphere = Vsphere(endpoint, clock=SystemClock())
         async with vsphere.session():
             if good:
-                assert vsphere.login("look").is_vcenter
+                assert vsphere.login("look").about.is_vcenter
             else:
                 with pytest.raises(CredentialsRefusedError, match="certificate"):
                     vsphere.login("look")

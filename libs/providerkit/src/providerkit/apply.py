@@ -189,7 +189,7 @@ class Apply:
 
     async def _refuse_foreign_name(self, name: str) -> None:
         """A name that a foreign machine had at the last full look is checked afresh; the driver has the last word."""
-        if self._parts.hub.foreign_id(name) is None:
+        if not self._parts.driver.unique_names or self._parts.hub.foreign_id(name) is None:
             return
         await self._parts.hub.look_all()
         if (foreign := self._parts.hub.foreign_id(name)) is not None:

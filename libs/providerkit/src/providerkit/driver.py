@@ -42,6 +42,10 @@ class Driver:
     type: str = ""
     """Kind of provider: "libvirt", "vsphere", "proxmox", "fake"."""
 
+    unique_names: bool = True
+    """A name belongs to one machine of the whole hypervisor. Where it is unique in a folder only, the driver alone can
+    tell a conflict."""
+
     # -- session ---------------------------------------------------------------------------------------------------
 
     def session(self) -> AbstractAsyncContextManager[None]:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any, Final
 
 from common import v1
-from common.errors import InvalidSpecError, ResourceNotFoundError
+from common.errors import InvalidSpecError, NotSupportedError, ResourceNotFoundError
 from providerkit.planner import boot_data_digest
 from pyVmomi import vim
 
@@ -78,9 +78,26 @@ def set_tuning(record: Stamp, spec: v1.MachineSpec) -> Any:
     wish = v1.MachineSpec(tuning=spec.tuning, extra_config=spec.extra_config)
     config = _edit(_with_settings(record, hardware.asked(wish), without="tuning."), extra=making.extra_config(spec))
     hardware.set_tuning(config, spec)
+    hardware.set_guest_id(config, spec)
     if config.flags is not None and config.flags.vbsEnabled:
         config.bootOptions = vim.vm.BootOptions(efiSecureBootEnabled=True)
     return config
+
+
+def hardware_upgrade(present: str, spec: v1.MachineSpec) -> str:
+    """The version that the virtual hardware is to be brought to; empty when it has it, or none is asked for.
+
+    Args:
+        present: `config.version`: "vmx-19".
+    Raises:
+        NotSupportedError: it has a newer one.
+    """
+    wish = hardware.hardware_version(spec)
+    if not wish or not present or hardware.version_number(wish) == hardware.version_number(present):
+        return ""
+    if hardware.version_number(wish) < hardware.version_number(present):
+        raise NotSupportedError(f"virtual hardware {wish} is asked for; the machine has {present}, and none goes back")
+    return wish
 
 
 # -- disks -------------------------------------------------------------------------------------------------------------
@@ -227,6 +244,14 @@ def remove_nic(present: Sequence[Any], record: Stamp, name: str) -> Any | None:
 def _card(present: Sequence[Any], record: Stamp, name: str) -> Any | None:
     known = record.nic(name)
     return nics.card_with(present, known.mac) if known is not None else None
+
+
+# -- the stamp itself --------------------------------------------------------------------------------------------------
+
+
+def release() -> Any:
+    """Take the stamp off; everything else stays."""
+    return vim.vm.ConfigSpec(extraConfig=making.options({stamp.KEY: ""}))
 
 
 # -- texts and first-boot data -----------------------------------------------------------------------------------------

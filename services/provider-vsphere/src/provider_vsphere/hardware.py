@@ -129,6 +129,18 @@ def hardware_version(spec: v1.MachineSpec) -> str:
     return f"vmx-{int(number):02d}" if wish else ""
 
 
+def version_number(version: str) -> int:
+    """19 of "vmx-19"; 0 for what is no version."""
+    number = version.strip().lower().removeprefix("vmx-")
+    return int(number) if number.isascii() and number.isdigit() else 0
+
+
+def set_guest_id(config: Any, spec: v1.MachineSpec) -> None:
+    """The operating system that vSphere takes the guest for: "debian12_64Guest"."""
+    if wish := spec.extra_config.get(GUEST_ID_KEY, "").strip():
+        config.guestId = printable(wish)
+
+
 def asked(spec: v1.MachineSpec) -> dict[str, str]:
     """What the spec asks for that is no field of `v1.Machine`, by dotted field: for the stamp's settings, where
     `observed` finds it again exactly as it was asked, whatever vSphere rounded it to."""

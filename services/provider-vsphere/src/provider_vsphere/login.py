@@ -87,14 +87,22 @@ class PinnedContext(ssl.SSLContext):
 
 
 @dataclass(frozen=True)
+class About:
+    """What the server says of itself."""
+
+    product: str
+    """"VMware vCenter Server 8.0.3 build-24022515"."""
+    is_vcenter: bool
+    """Else a lone ESXi host: without clusters, distributed switches, tags and clones."""
+
+
+@dataclass(frozen=True)
 class Login:
     """A session on the server. `instance` and `content` are pyvmomi's, safe to call from several threads."""
 
     instance: Any
     content: Any
-    product: str
-    """"VMware vCenter Server 8.0.3 build-24022515"."""
-    is_vcenter: bool
+    about: About
 
     def close(self) -> None:
         """Log out; the server does it by itself when the line is gone."""
@@ -132,7 +140,8 @@ def log_in(endpoint: Endpoint) -> Login:
         except BaseException:
             stub.DropConnections()
             raise
-    return Login(instance, content, str(content.about.fullName), content.about.apiType == "VirtualCenter")
+    about = About(str(content.about.fullName), content.about.apiType == "VirtualCenter")
+    return Login(instance, content, about)
 
 
 def _stub(endpoint: Endpoint) -> Any:

@@ -16,6 +16,11 @@ def stamp_of(entity: Entity) -> Stamp | None:
     return found if found is not None and found.uid == entity.uuid else None
 
 
+def is_machine(entity: Entity) -> bool:
+    """It is a machine: what another one is made from is none, unless it was taken over as one."""
+    return not entity.facts.get("config.template") or stamp_of(entity) is not None
+
+
 def is_ours(entity: Entity, owner: str) -> bool:
     """It carries our installation's stamp."""
     found = stamp_of(entity)

@@ -92,6 +92,7 @@ def _shape(config: Any, spec: v1.MachineSpec) -> None:
         hardware.set_memory(config, spec.memory)
     hardware.set_firmware(config, spec)
     hardware.set_tuning(config, spec)
+    hardware.set_guest_id(config, spec)
     if spec.description:
         config.annotation = hardware.printable(spec.description)
 
@@ -102,7 +103,7 @@ def _from_nothing(config: Any, spec: v1.MachineSpec, datastore_name: str) -> Non
         raise InvalidSpecError("placement.datastore: no datastore is known for the machine's files")
     config.name = machine_name(spec.identity or v1.MachineIdentity())
     config.files = vim.vm.FileInfo(vmPathName=f"[{datastore_name}]")
-    config.guestId = spec.extra_config.get(hardware.GUEST_ID_KEY) or DEFAULT_GUEST_ID
+    config.guestId = config.guestId or DEFAULT_GUEST_ID
     if spec.cpu is None:
         config.numCPUs = 1
     if spec.memory is None:

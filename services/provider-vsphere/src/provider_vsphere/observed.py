@@ -328,9 +328,23 @@ def _settings(entity: Entity, tree: Tree, mark: Stamp | None) -> dict[str, str]:
     settings |= {
         f"{part}.hot_add": "true" for part in ("cpu", "memory") if entity.facts.get(f"config.{part}HotAddEnabled")
     }
+    settings |= _hardware(entity.facts, asked)
     if mark is not None and mark.boot_digest:
         settings[BOOT_DATA_SETTING] = mark.boot_digest
     return settings
+
+
+def _hardware(facts: dict[str, Any], asked: dict[str, str]) -> dict[str, str]:
+    """Hardware version and guest as they are; in the words that were asked with, where those mean the same."""
+    found = {}
+    if (wish := asked.get(hardware.HARDWARE_VERSION_KEY)) is not None:
+        version = facts.get("config.version") or ""
+        same = hardware.version_number(wish) == hardware.version_number(version)
+        found[hardware.HARDWARE_VERSION_KEY] = wish if same else version
+    if (wish := asked.get(hardware.GUEST_ID_KEY)) is not None:
+        guest = facts.get("config.guestId") or ""
+        found[hardware.GUEST_ID_KEY] = wish if wish.strip() == guest else guest
+    return found
 
 
 def _placement(entity: Entity, tree: Tree, asked: dict[str, str]) -> dict[str, str]:

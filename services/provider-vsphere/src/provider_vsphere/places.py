@@ -82,6 +82,11 @@ class Places:
         self._tree = tree
         self._defaults = defaults
 
+    @property
+    def has_default_network(self) -> bool:
+        """NICs may leave their network open."""
+        return bool(self._defaults.network)
+
     # -- a machine -------------------------------------------------------------------------------------------------
 
     def resolve(self, placement: v1.Placement | None) -> Place:
@@ -107,6 +112,31 @@ class Places:
             host=host,
             datastore=datastore,
             storage_pod=storage_pod,
+        )
+
+    def of_machine(self, machine: Entity) -> Place:
+        """Where a machine is: what it gets later must be reachable from there.
+
+        Raises:
+            ResourceNotFoundError: vSphere does not show it all.
+        """
+        what = f"machine {machine.name}"
+        datacenter = self._tree.datacenter(machine)
+        host = self._tree.get(machine.facts.get("runtime.host"))
+        pool = self._tree.get(machine.facts.get("resourcePool"))
+        compute = self._known(
+            host.parent if host is not None else pool.facts.get("owner") if pool is not None else None,
+            f"the cluster of {what}",
+        )
+        path = str(machine.facts.get("config.files.vmPathName") or "")
+        home = path[1:].partition("] ")[0] if path.startswith("[") else ""
+        stores = [self._tree.get(moid) for moid in machine.facts.get("datastore") or ()]
+        return Place(
+            datacenter=self._known(datacenter.moid if datacenter is not None else None, f"the datacenter of {what}"),
+            compute=compute,
+            pool=pool or self._known(compute.facts.get("resourcePool"), f"the resource pool of {compute.name}"),
+            folder=self._known(machine.parent, f"the folder of {what}"),
+            datastore=next((each for each in stores if each is not None and each.name == home), None),
         )
 
     def _with_defaults(self, asked: v1.Placement) -> v1.Placement:

@@ -22,8 +22,8 @@ from providerkit.threads import Threads
 from pyVmomi import vim
 
 from provider_vsphere import watched
-from provider_vsphere.collector import LEAVE_SECONDS, Collector
-from provider_vsphere.login import Endpoint, Login, is_unauthenticated, log_in
+from provider_vsphere.collector import LEAVE_SECONDS, Collector, Update
+from provider_vsphere.login import About, Endpoint, Login, is_unauthenticated, log_in
 from provider_vsphere.tree import Entity, Tree
 from provider_vsphere.vim_errors import mapped, translate
 
@@ -33,6 +33,8 @@ T = TypeVar("T")
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 15.0
 SYNC_SECONDS = 15.0
 CANCEL_SECONDS = 60.0
+LAG_SECONDS = 60.0
+"""So late the collector may still tell of a machine that somebody else has made."""
 _MAKING = ("Folder.createVm", "VirtualMachine.clone", "VirtualMachine.instantClone", "ResourcePool.ImportVAppLRO")
 """`info.descriptionId` of tasks that end with another VM."""
 
@@ -58,8 +60,12 @@ class Vsphere:
         """
         self.endpoint = endpoint
         self.tree = Tree()
+        self.about: About | None = None
+        """What the server said of itself at the last login; None before the first."""
         self.doubtful = True
         """A making task may run that nobody here waits for: an earlier process began it, or its answer was lost."""
+        self._settling = asyncio.Lock()
+        self._lag_until = 0.0
         self._clock = clock
         self._call_timeout = call_timeout
         self._task_timeout = task_timeout
@@ -160,6 +166,11 @@ class Vsphere:
         if collector is self._collector:
             collector.take(updates)
 
+    def forget(self, entity: Entity) -> None:
+        """It was destroyed: take it out of the tree, without waiting for the collector."""
+        if self._collector is not None:
+            self._collector.take([Update(entity.kind, entity.moid, gone=True)])
+
     # -- tasks -----------------------------------------------------------------------------------------------------
 
     async def task(
@@ -246,8 +257,24 @@ class Vsphere:
 
     async def settle_doubts(self) -> bool:
         """Wait until no task runs that may make a machine and that nobody here waits for; whether there was a doubt."""
-        if not self.doubtful:
-            return False
+        async with self._settling:  # whoever comes meanwhile waits for the same answer
+            if not self.doubtful:
+                return False
+            self.doubtful = False  # what becomes doubtful from now on is asked for again
+            try:
+                await self._settle()
+            except BaseException:
+                self.doubtful = True
+                raise
+            self._lag_until = self._clock.monotonic() + LAG_SECONDS
+            return True
+
+    @property
+    def tree_may_lag(self) -> bool:
+        """A machine may have been made that nobody here waited for, and not be in the tree yet."""
+        return self._clock.monotonic() < self._lag_until
+
+    async def _settle(self) -> None:
 
         def running_now(login: Login) -> list[str]:
             collector, found = login.content.propertyCollector, []
@@ -263,8 +290,6 @@ class Vsphere:
             with contextlib.suppress(ProviderError):  # it made nothing
                 await self._await("wait for a task that was begun before", moid, None)
             self._tasks.pop(moid, None)
-        self.doubtful = False
-        return True
 
     # -- the keeper ------------------------------------------------------------------------------------------------
 
@@ -296,7 +321,7 @@ class Vsphere:
         self._lost.clear()
         self.doubtful = True
         collector = Collector(login, self.tree, on_machine=lambda uid: self._tell(uid), on_task=self._on_task)
-        self._login, self._collector = login, collector
+        self._login, self._collector, self.about = login, collector, login.about
         collecting = asyncio.ensure_future(collector.run())
         lost = asyncio.ensure_future(self._lost.wait())
         synced = asyncio.ensure_future(collector.synced.wait())
@@ -304,7 +329,7 @@ class Vsphere:
             await asyncio.wait({collecting, lost, synced}, return_when=asyncio.FIRST_COMPLETED)
             if synced.done():
                 self._up.set()
-                log.info("vsphere.connected", endpoint=self.endpoint.url, product=login.product)
+                log.info("vsphere.connected", endpoint=self.endpoint.url, product=login.about.product)
                 tried.set()
                 self._tell(None)
                 await asyncio.wait({collecting, lost}, return_when=asyncio.FIRST_COMPLETED)

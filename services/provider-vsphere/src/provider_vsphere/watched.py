@@ -61,6 +61,8 @@ PROPERTIES: dict[Any, tuple[str, ...]] = {
         "config.bootOptions.efiSecureBootEnabled",
         "config.createDate",
         "config.version",
+        "config.guestId",
+        "config.files.vmPathName",
         STAMP,
         "runtime.powerState",
         "runtime.host",

@@ -1,0 +1,52 @@
+"""Command `virtrigaud-provider-vsphere`."""
+
+from __future__ import annotations
+
+import sys
+from importlib.metadata import version
+
+from common.clock import SystemClock
+from common.settings import SettingsError, load
+from providerkit.runner import run_provider
+
+from provider_vsphere.creating import Creator
+from provider_vsphere.driver import VsphereDriver
+from provider_vsphere.login import Endpoint
+from provider_vsphere.places import Places
+from provider_vsphere.settings import VsphereSettings
+from provider_vsphere.vsphere import Vsphere
+
+
+def build(settings: VsphereSettings) -> VsphereDriver:
+    """Every object of the provider, from its settings; nothing is opened."""
+    clock = SystemClock()
+    endpoint = Endpoint(
+        settings.endpoint,
+        thumbprint=settings.thumbprint,
+        insecure_skip_verify=settings.insecure_skip_verify,
+        credentials=settings.credentials_directory,
+    )
+    vsphere = Vsphere(
+        endpoint,
+        clock=clock,
+        call_timeout=settings.call_timeout,
+        task_timeout=settings.task_timeout,
+        concurrency=settings.concurrency,
+    )
+    places = Places(vsphere.tree, settings.defaults())
+    creator = Creator(vsphere, places, clock, owner=settings.owner)
+    return VsphereDriver(vsphere, places, creator, owner=settings.owner, concurrency=settings.concurrency)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Serve until told to stop."""
+    try:
+        settings = load(VsphereSettings, argv)
+    except SettingsError as error:
+        print(error, file=sys.stderr)  # noqa: T201  (there is no log yet)
+        return 2
+    return run_provider(build, settings, version=version("virtrigaud-provider-vsphere"))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,77 @@
+"""Capabilities and limits of one endpoint, from what it is; declared only where the contract suite has shown it."""
+
+from __future__ import annotations
+
+from common import v1
+
+from provider_vsphere import hardware, nics
+from provider_vsphere.login import About
+
+MAX_CPUS, MAX_DISKS, MAX_NICS = 768, 256, 10
+"""Of the newest virtual hardware; more than an older one takes is refused by vSphere. Source: Configuration Maximums 8."""
+
+
+def capabilities(about: About, *, has_default_network: bool) -> v1.Capabilities:
+    """What this provider can do here.
+
+    Args:
+        has_default_network: NICs that ask for no certain network can be plugged in, too.
+    """
+    placements = [
+        v1.PlacementKind.HOST,
+        v1.PlacementKind.RESOURCE_POOL,
+        v1.PlacementKind.FOLDER,
+        v1.PlacementKind.DATASTORE,
+        *([v1.PlacementKind.CLUSTER, v1.PlacementKind.STORAGE_POD] if about.is_vcenter else []),
+    ]
+    kinds = [
+        v1.NetworkKind.NAMED,
+        *([v1.NetworkKind.NAT] if has_default_network else []),
+        *([v1.NetworkKind.DISTRIBUTED] if about.is_vcenter else []),
+    ]
+    return v1.Capabilities(
+        firmware=[v1.FirmwareType.BIOS, v1.FirmwareType.UEFI],
+        secure_boot=True,
+        cpu_hot_add=True,
+        memory_hot_add=True,
+        disk_hot_add=True,
+        disk_hot_remove=True,
+        disk_online_grow=True,
+        nic_hot_add=True,
+        nic_hot_remove=True,
+        nic_online_update=True,
+        disk_offline_grow=True,
+        disk_offline_change=True,
+        nic_offline_change=True,
+        disk_buses=[v1.DiskBus.SCSI, v1.DiskBus.SATA, v1.DiskBus.IDE, v1.DiskBus.NVME],
+        disk_provisionings=[
+            v1.DiskProvisioning.THIN,
+            v1.DiskProvisioning.THICK,
+            v1.DiskProvisioning.EAGER_ZEROED_THICK,
+        ],
+        disk_iops_limit=True,
+        existing_disk=True,
+        nic_models=list(nics.MODELS),
+        network_kinds=sorted(kinds, key=int),
+        fixed_mac=True,
+        cloud_init=True,
+        static_addresses=True,
+        ignition=True,
+        graceful_shutdown=True,
+        suspend=True,
+        reset=True,
+        nested_virtualization=True,
+        iommu=True,
+        cpu_topology=True,
+        cpu_shares=True,
+        tags=True,
+        extra_config_keys=list(hardware.OUR_KEYS),
+        placements=sorted(placements, key=int),
+        inventory=True,
+        guest_addresses=True,
+    )
+
+
+def limits(concurrency: int) -> v1.Limits:
+    """Limits of one machine here."""
+    return v1.Limits(max_cpus=MAX_CPUS, max_disks=MAX_DISKS, max_nics=MAX_NICS, max_concurrent_changes=concurrency)

@@ -1,0 +1,197 @@
+"""Machines come and go: one task makes a machine with its stamp in it, one destroys it; what lies before and between is
+looked up in the tree or may be done twice.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from common import faults, logging, v1
+from common.clock import Clock
+from common.errors import ImageNotFoundError, NameConflictError, ResourceNotFoundError
+from providerkit.driver import Progress
+from pyVmomi import vim
+
+from provider_vsphere import editing, machines, making, nics, power, stamp
+from provider_vsphere.login import Login
+from provider_vsphere.places import Place, Places
+from provider_vsphere.tree import Entity
+from provider_vsphere.vsphere import Vsphere
+
+log = logging.get(__name__)
+
+CREATING = faults.declare("vsphere.create.begun", "a machine was asked for, and no task has begun")
+CREATED = faults.declare("vsphere.create.made", "the VM is there with its stamp, and nobody knows yet")
+DETACHED = faults.declare("vsphere.destroy.detached", "disks of others are unplugged, the VM is still there")
+DESTROYED = faults.declare("vsphere.destroy.done", "the VM is gone, and nobody knows yet")
+
+_PLACES = ("cluster", "host", "resource_pool", "folder", "datastore", "storage_pod")
+
+
+class Creator:
+    """Makes and destroys machines of one owner."""
+
+    def __init__(self, vsphere: Vsphere, places: Places, clock: Clock, *, owner: str) -> None:
+        self._vsphere = vsphere
+        self._places = places
+        self._clock = clock
+        self._owner = owner
+
+    # -- making ----------------------------------------------------------------------------------------------------
+
+    async def create(self, spec: v1.MachineSpec, progress: Progress) -> None:
+        """Make the machine, powered off; one that is there is success, whoever of us made it."""
+        identity = spec.identity or v1.MachineIdentity()
+        doing = f"create machine {identity.namespace}/{identity.name}"
+        if await self.find(identity.uid, doing) is not None:
+            return
+        place = self._places.resolve(spec.placement)
+        name = making.machine_name(identity)
+        self._refuse_taken(name, place.folder, doing)
+        begin = self._begin(spec, name, place)
+        await faults.point(CREATING)
+        try:
+            made = await self._vsphere.task(doing, begin, progress, cancel=True)
+        except NameConflictError:
+            # Somebody was faster. If that was ourselves, an answer was lost on the way.
+            if await self.look(identity.uid, doing) is None:
+                raise
+        else:
+            await self._vsphere.refresh(Entity("VirtualMachine", str(made)))
+        log.info("vsphere.machine.made", uid=identity.uid, name=name)
+        await faults.point(CREATED)
+
+    async def find(self, uid: str, doing: str) -> Entity | None:
+        """Our machine with this UID, with certainty: tasks that may be making it are waited for.
+
+        Raises:
+            ForeignMachineError: only somebody else's has this UID.
+        """
+        await self._vsphere.settle_doubts()
+        if self._vsphere.tree_may_lag:
+            return await self.look(uid, doing)
+        return machines.find(self._vsphere.tree, uid, self._owner)
+
+    async def look(self, uid: str, doing: str) -> Entity | None:
+        """The same, asked of vSphere itself."""
+
+        def ask(login: Login) -> list[str]:
+            found = login.content.searchIndex.FindAllByUuid(None, uid, True, True)
+            return [str(each._moId) for each in found or ()]
+
+        moids = await self._vsphere.call(doing, ask)
+        await self._vsphere.refresh(*(Entity("VirtualMachine", moid) for moid in moids))
+        return machines.find(self._vsphere.tree, uid, self._owner)
+
+    def _refuse_taken(self, name: str, folder: Entity, doing: str) -> None:
+        """A name is unique in its folder; DuplicateName says so too, after a task."""
+        for each in self._vsphere.tree.of_kind("VirtualMachine"):
+            if each.name == name and each.parent == folder.moid:
+                path = self._vsphere.tree.path(each)
+                raise NameConflictError(f"{doing}: {path} is there, which is not this machine; it was not touched")
+
+    def _begin(self, spec: v1.MachineSpec, name: str, place: Place) -> Any:
+        """What begins the task, with everything in it."""
+        for disk in spec.disks:
+            if disk.image is not None:
+                raise ImageNotFoundError(f"disk {disk.name}: there is no prepared image {disk.image.id}")
+        config = self._config(spec, place, source=())
+
+        def create(login: Login) -> Any:
+            stub = login.instance._stub
+            pool = vim.ResourcePool(place.pool.moid, stub)
+            host = vim.HostSystem(place.host.moid, stub) if place.host is not None else None
+            return vim.Folder(place.folder.moid, stub).CreateVM_Task(config, pool, host)
+
+        return create
+
+    def _config(self, spec: v1.MachineSpec, place: Place, *, source: Sequence[Any]) -> Any:
+        identity = spec.identity or v1.MachineIdentity()
+        record = stamp.of(identity, int(self._clock.now().timestamp()))
+        networks = {nic.name: self._places.network(nic.network or v1.NetworkRef(), place) for nic in spec.nics}
+        return making.new_machine(
+            _with_datastores(spec, self._places, place),
+            replace(record, settings=_asked_places(spec.placement)),
+            macs=nics.macs(spec, self.macs_of_others(identity.uid)),
+            networks=networks,
+            switches=self.switches(networks),
+            datastore_name=place.datastore.name if place.datastore is not None else "",
+            source=source,
+        )
+
+    def macs_of_others(self, uid: str) -> set[str]:
+        """MACs that a new NIC of this machine must not get."""
+        others = (each for each in self._vsphere.tree.of_kind("VirtualMachine") if each.uuid != uid)
+        return {
+            (card.macAddress or "").lower()
+            for each in others
+            for card in nics.cards(each.facts.get("config.hardware.device") or ())
+        }
+
+    def switches(self, networks: Mapping[str, Entity]) -> dict[str, str]:
+        """UUID of the distributed switch of each distributed port group, by the group's moid."""
+        found = {}
+        for network in networks.values():
+            switch = self._vsphere.tree.get(network.facts.get("config.distributedVirtualSwitch"))
+            if switch is not None:
+                found[network.moid] = str(switch.facts.get("uuid") or "")
+        return found
+
+    # -- ending ----------------------------------------------------------------------------------------------------
+
+    async def destroy(self, uid: str, progress: Progress) -> None:
+        """Remove the machine and every file that we made for it; disks of others stay where they are."""
+        doing = f"destroy machine {uid}"
+        entity = await self.find(uid, doing)
+        if entity is None:
+            return
+        progress(0.1, "powering off")
+        await power.power_off(self._vsphere, entity, doing)
+        progress(0.3, "unplugging disks that are not ours")
+        await self._unplug_foreign(entity, doing)
+        await faults.point(DETACHED)
+        progress(0.5, "removing its files")
+        await self._remove_kept(entity, doing)
+        progress(0.7, "destroying the VM")
+        await self._vsphere.task(doing, lambda login: self._vsphere.machine(entity, login).Destroy_Task())
+        self._vsphere.forget(entity)
+        await faults.point(DESTROYED)
+
+    async def _unplug_foreign(self, entity: Entity, doing: str) -> None:
+        """Destroy_Task takes the files of every disk that is plugged in. Judged by what is true now, not lately."""
+        await self._vsphere.refresh(entity)
+        present = entity.facts.get("config.hardware.device") or ()
+        edit = making.detach_unowned(present, machines.stamp_of(entity))
+        if edit is not None:
+            edit.changeVersion = entity.facts.get("config.changeVersion")
+            await self._vsphere.task(doing, lambda login: self._vsphere.machine(entity, login).ReconfigVM_Task(edit))
+
+    async def _remove_kept(self, entity: Entity, doing: str) -> None:
+        """Disks of ours that are unplugged."""
+        mark, datacenter = machines.stamp_of(entity), self._vsphere.tree.datacenter(entity)
+        for file in editing.kept_files(mark).values() if mark is not None else ():
+
+            def delete(login: Login, file: str = file) -> Any:
+                where = vim.Datacenter(datacenter.moid, login.instance._stub) if datacenter is not None else None
+                return login.content.virtualDiskManager.DeleteVirtualDisk_Task(file, where)
+
+            with contextlib.suppress(ResourceNotFoundError):  # it has gone already
+                await self._vsphere.task(doing, delete)
+
+
+def _asked_places(placement: v1.Placement | None) -> dict[str, str]:
+    """Wishes for a place, as they were made: `observed` compares them with where the machine is."""
+    wish = placement or v1.Placement()
+    return {f"placement.{name}": getattr(wish, name) for name in _PLACES if getattr(wish, name)}
+
+
+def _with_datastores(spec: v1.MachineSpec, places: Places, place: Place) -> v1.MachineSpec:
+    """Every wish for a datastore looked up: a wrong one is told before anything is made."""
+    disks = []
+    for disk in spec.disks:
+        asked = replace(disk, storage=places.datastore(disk.storage, place).name) if disk.storage else disk
+        disks.append(asked)
+    return replace(spec, disks=disks)

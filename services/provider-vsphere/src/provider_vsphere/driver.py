@@ -1,0 +1,297 @@
+"""The vSphere driver: each verb in a few lines, over the modules that know how."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Any
+
+from common import v1
+from common.errors import HypervisorUnavailableError, MachineNotFoundError, StalePreconditionError
+from providerkit.changes import Changes
+from providerkit.driver import Driver, Progress
+from pyVmomi import vim
+
+from provider_vsphere import capable, editing, inventory, machines, nics, observed, power
+from provider_vsphere.creating import Creator
+from provider_vsphere.places import Place, Places
+from provider_vsphere.stamp import Stamp
+from provider_vsphere.tree import Entity
+from provider_vsphere.vsphere import Vsphere
+
+_ATTEMPTS = 3
+"""So often a change is built anew upon what somebody else has changed meanwhile."""
+
+
+class VsphereDriver(Driver):
+    """Machines on one vCenter or ESXi host."""
+
+    type = "vsphere"
+    unique_names = False
+
+    def __init__(self, vsphere: Vsphere, places: Places, creator: Creator, *, owner: str, concurrency: int = 8) -> None:
+        self.vsphere = vsphere
+        self._places = places
+        self._creator = creator
+        self._owner = owner
+        self._concurrency = concurrency
+        self._changes = Changes()
+        vsphere.on_change(self._changes.tell)
+
+    # -- session ---------------------------------------------------------------------------------------------------
+
+    def session(self) -> AbstractAsyncContextManager[None]:
+        """See Driver."""
+        return self.vsphere.session()
+
+    async def describe(self) -> v1.GetProviderResponse:
+        """See Driver."""
+        about = self.vsphere.about
+        if about is None:
+            self.vsphere.login("describe the provider")  # says why there is none
+            raise HypervisorUnavailableError("describe the provider: there was no session yet")
+        return v1.GetProviderResponse(
+            hypervisor=about.product,
+            endpoint=self.vsphere.endpoint.url,
+            capabilities=capable.capabilities(about, has_default_network=self._places.has_default_network),
+            limits=capable.limits(self._concurrency),
+        )
+
+    async def check(self) -> str:
+        """See Driver."""
+        await self.vsphere.call("check the connection", lambda login: login.instance.CurrentTime())
+        return self.vsphere.login("check the connection").about.product
+
+    # -- observation -----------------------------------------------------------------------------------------------
+
+    async def observe(self, uid: str) -> v1.Machine | None:
+        """See Driver."""
+        self.vsphere.login(f"observe machine {uid}")
+        everyone = self.vsphere.tree.with_uuid(uid)
+        if not any(machines.is_ours(entity, self._owner) for entity in everyone):
+            return self._machine(everyone[0]) if everyone else None
+        return self._machine(machines.get(self.vsphere.tree, uid, self._owner))
+
+    async def observe_all(self) -> list[v1.Machine]:
+        """See Driver."""
+        self.vsphere.login("observe all machines")
+        every = self.vsphere.tree.of_kind("VirtualMachine")
+        return [self._machine(entity) for entity in every if machines.is_machine(entity)]
+
+    def _machine(self, entity: Entity) -> v1.Machine:
+        return observed.machine(entity, self.vsphere.tree, self._owner)
+
+    def changes(self) -> AsyncIterator[str | None]:
+        """See Driver."""
+        return self._changes.listen()
+
+    async def inventory(self) -> v1.GetInventoryResponse:
+        """See Driver."""
+        self.vsphere.login("take the inventory")
+        return inventory.inventory(self.vsphere.tree)
+
+    # -- life ------------------------------------------------------------------------------------------------------
+
+    async def create(self, spec: v1.MachineSpec, progress: Progress) -> None:
+        """See Driver."""
+        await self._creator.create(spec, progress)
+
+    async def destroy(self, uid: str, progress: Progress) -> None:
+        """See Driver."""
+        await self._creator.destroy(uid, progress)
+
+    async def release(self, uid: str) -> None:
+        """See Driver."""
+        self.vsphere.login(f"release machine {uid}")
+        everyone = self.vsphere.tree.with_uuid(uid)
+        if any(machines.is_ours(entity, self._owner) for entity in everyone):
+            await self._edit(uid, "release", lambda _entity, _record: editing.release())
+
+    # -- power -----------------------------------------------------------------------------------------------------
+
+    def _get(self, uid: str, what: str) -> tuple[Entity, str]:
+        """Our machine, and what is being done to it."""
+        doing = f"{what} machine {uid}"
+        self.vsphere.login(doing)
+        return machines.get(self.vsphere.tree, uid, self._owner), doing
+
+    async def power_on(self, uid: str) -> None:
+        """See Driver."""
+        entity, doing = self._get(uid, "start")
+        await power.power_on(self.vsphere, entity, doing)
+        await self.vsphere.refresh(entity)
+
+    async def power_off(self, uid: str) -> None:
+        """See Driver."""
+        entity, doing = self._get(uid, "power off")
+        await power.power_off(self.vsphere, entity, doing)
+        await self.vsphere.refresh(entity)
+
+    async def ask_shutdown(self, uid: str) -> None:
+        """See Driver."""
+        entity, doing = self._get(uid, "shut down")
+        await power.ask(self.vsphere, entity, doing, reboot=False)
+
+    async def ask_reboot(self, uid: str) -> None:
+        """See Driver."""
+        entity, doing = self._get(uid, "reboot")
+        await power.ask(self.vsphere, entity, doing, reboot=True)
+
+    async def reset(self, uid: str) -> None:
+        """See Driver."""
+        entity, doing = self._get(uid, "reset")
+        await power.reset(self.vsphere, entity, doing)
+        await self.vsphere.refresh(entity)
+
+    async def suspend(self, uid: str) -> None:
+        """See Driver."""
+        entity, doing = self._get(uid, "suspend")
+        await power.suspend(self.vsphere, entity, doing)
+        await self.vsphere.refresh(entity)
+
+    async def resume(self, uid: str) -> None:
+        """See Driver."""
+        entity, doing = self._get(uid, "resume")
+        await power.power_on(self.vsphere, entity, doing)
+        await self.vsphere.refresh(entity)
+
+    # -- shape -----------------------------------------------------------------------------------------------------
+
+    async def _edit(self, uid: str, what: str, build: Callable[[Entity, Stamp], Any]) -> None:
+        """One ReconfigVM_Task, built from what is true and refused by vSphere if that is true no longer.
+
+        Args:
+            build: gets the machine and its stamp; answers with a ConfigSpec, or None when there is nothing to do.
+        """
+        entity, doing = self._get(uid, f"{what} of")
+        for attempt in range(_ATTEMPTS):
+            record = machines.stamp_of(entity)
+            if record is None or record.owner != self._owner:
+                raise MachineNotFoundError(f"{doing}: it lost our stamp meanwhile")
+            edit = build(entity, record)
+            if edit is None:
+                return
+            edit.changeVersion = entity.facts.get("config.changeVersion")
+            try:
+                await self._reconfigure(entity, doing, edit)
+            except StalePreconditionError:
+                if attempt + 1 == _ATTEMPTS:
+                    raise
+            else:
+                await self.vsphere.refresh(entity)
+                return
+            await self.vsphere.refresh(entity)
+
+    async def _reconfigure(self, entity: Entity, doing: str, edit: Any) -> None:
+        await self.vsphere.task(doing, lambda login: self.vsphere.machine(entity, login).ReconfigVM_Task(edit))
+
+    async def set_cpu(self, uid: str, cpu: v1.CpuSpec, *, live: bool) -> None:
+        """See Driver."""
+
+        def build(entity: Entity, record: Stamp) -> Any:
+            cores = entity.facts.get("config.hardware.numCoresPerSocket") or 0
+            return editing.set_cpu(record, cpu, live=live, cores_per_socket=cores)
+
+        await self._edit(uid, "set CPUs", build)
+
+    async def set_memory(self, uid: str, memory: v1.MemorySpec, *, live: bool) -> None:
+        """See Driver."""
+        await self._edit(uid, "set memory", lambda _, record: editing.set_memory(record, memory, live=live))
+
+    async def set_firmware(self, uid: str, firmware: v1.FirmwareSpec) -> None:
+        """See Driver."""
+        await self._edit(uid, "set firmware", lambda entity, _: editing.set_firmware(_devices(entity), firmware))
+
+    async def set_tuning(self, uid: str, spec: v1.MachineSpec) -> None:
+        """See Driver."""
+        await self._upgrade(uid, spec)
+        await self._edit(uid, "set tuning", lambda _, record: editing.set_tuning(record, spec))
+
+    async def _upgrade(self, uid: str, spec: v1.MachineSpec) -> None:
+        """Bring the virtual hardware to the version that the spec asks for.
+
+        Raises:
+            NotSupportedError: it is older than the one that the machine has.
+        """
+        entity, doing = self._get(uid, "upgrade the hardware of")
+        if version := editing.hardware_upgrade(str(entity.facts.get("config.version") or ""), spec):
+            await self.vsphere.task(doing, lambda login: self.vsphere.machine(entity, login).UpgradeVM_Task(version))
+            await self.vsphere.refresh(entity)
+
+    async def attach_disk(self, uid: str, disk: v1.DiskSpec, *, live: bool) -> None:
+        """See Driver."""
+
+        def build(entity: Entity, record: Stamp) -> Any:
+            datastore = self._places.datastore(disk.storage, self._place(entity)).name
+            return editing.add_disk(_devices(entity), record, disk, datastore)
+
+        await self._edit(uid, f"attach disk {disk.name}", build)
+
+    async def grow_disk(self, uid: str, name: str, size_bytes: int, *, live: bool) -> None:
+        """See Driver."""
+        await self._edit(
+            uid, f"grow disk {name}", lambda entity, r: editing.grow_disk(_devices(entity), r, name, size_bytes)
+        )
+
+    async def update_disk(self, uid: str, disk: v1.DiskSpec, *, live: bool) -> None:
+        """See Driver."""
+        await self._edit(
+            uid, f"update disk {disk.name}", lambda entity, r: editing.update_disk(_devices(entity), r, disk)
+        )
+
+    async def detach_disk(self, uid: str, name: str, *, live: bool) -> None:
+        """See Driver."""
+        await self._edit(uid, f"detach disk {name}", lambda entity, r: editing.detach_disk(_devices(entity), r, name))
+
+    async def attach_nic(self, uid: str, nic: v1.NicSpec, *, live: bool) -> None:
+        """See Driver."""
+
+        def build(entity: Entity, record: Stamp) -> Any:
+            network, switches = self._network(entity, nic)
+            spec = v1.MachineSpec(identity=record.identity(), nics=[nic])
+            mac = nics.macs(spec, self._creator.macs_of_others(uid))[nic.name]
+            return editing.add_nic(_devices(entity), record, nic, mac, network, switches)
+
+        await self._edit(uid, f"attach NIC {nic.name}", build)
+
+    async def update_nic(self, uid: str, nic: v1.NicSpec, *, live: bool) -> None:
+        """See Driver."""
+
+        def build(entity: Entity, record: Stamp) -> Any:
+            network, switches = self._network(entity, nic)
+            return editing.update_nic(_devices(entity), record, nic, network, switches)
+
+        await self._edit(uid, f"update NIC {nic.name}", build)
+
+    async def detach_nic(self, uid: str, name: str, *, live: bool) -> None:
+        """See Driver."""
+        await self._edit(uid, f"detach NIC {name}", lambda entity, r: editing.remove_nic(_devices(entity), r, name))
+
+    async def set_boot_data(self, uid: str, spec: v1.MachineSpec) -> None:
+        """See Driver."""
+
+        def build(_: Entity, record: Stamp) -> Any:
+            macs = nics.macs(spec, self._creator.macs_of_others(uid))
+            return editing.set_boot_data(record, spec, macs)
+
+        await self._edit(uid, "replace first-boot data", build)
+
+    async def set_tags(self, uid: str, tags: list[str]) -> None:
+        """See Driver."""
+        await self._edit(uid, "set tags", lambda _, record: editing.set_tags(record, tags))
+
+    async def set_description(self, uid: str, description: str) -> None:
+        """See Driver."""
+        await self._edit(uid, "set description", lambda _entity, _record: editing.set_description(description))
+
+    def _place(self, entity: Entity) -> Place:
+        """Where the machine is: what it gets later must be reachable from there."""
+        return self._places.of_machine(entity)
+
+    def _network(self, entity: Entity, nic: v1.NicSpec) -> tuple[Entity, dict[str, str]]:
+        network = self._places.network(nic.network or v1.NetworkRef(), self._place(entity))
+        return network, self._creator.switches({nic.name: network})
+
+
+def _devices(entity: Entity) -> list[vim.vm.device.VirtualDevice]:
+    return list(entity.facts.get("config.hardware.device") or ())
