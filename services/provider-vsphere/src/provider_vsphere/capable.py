@@ -8,7 +8,7 @@ from provider_vsphere import hardware, nics
 from provider_vsphere.login import About
 
 MAX_CPUS, MAX_DISKS, MAX_NICS = 768, 256, 10
-"""Of the newest virtual hardware; more than an older one takes is refused by vSphere. Source: Configuration Maximums 8."""
+"""Of the newest virtual hardware; vSphere refuses what an older one lacks. Source: Configuration Maximums 8.0."""
 
 
 def capabilities(about: About, *, has_default_network: bool) -> v1.Capabilities:
