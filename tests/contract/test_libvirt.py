@@ -18,12 +18,12 @@ from common.clock import SystemClock
 from libvirtd.fixtures import guest_image, libvirtd
 from libvirtd.private import PrivateLibvirtd
 from provider_libvirt.driver import CREATING, LibvirtDriver
-from provider_libvirt.fetch import Policy
 from provider_libvirt.guests import Guests
 from provider_libvirt.hypervisor import Hypervisor
 from provider_libvirt.images import Images
 from provider_libvirt.making import Config
 from provider_libvirt.reading import Reader
+from providerkit.fetch import Policy
 
 from .capabilities import ALL, CapabilityContract
 from .consoles import ConsoleContract

@@ -10,12 +10,12 @@ import pytest
 from common import v1
 from common.clock import SystemClock
 from provider_libvirt.driver import LibvirtDriver
-from provider_libvirt.fetch import Policy
 from provider_libvirt.guests import Guests
 from provider_libvirt.hypervisor import Hypervisor
 from provider_libvirt.images import Images
 from provider_libvirt.making import Config
 from provider_libvirt.reading import Reader
+from providerkit.fetch import Policy
 
 from .machines import MachineContract
 from .server import ServerContract

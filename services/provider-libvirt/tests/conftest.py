@@ -14,12 +14,12 @@ from common.clock import SystemClock
 from libvirtd.fixtures import guest_image, libvirtd, own_libvirtd
 from libvirtd.private import PrivateLibvirtd
 from provider_libvirt.driver import LibvirtDriver
-from provider_libvirt.fetch import Policy
 from provider_libvirt.guests import Guests
 from provider_libvirt.hypervisor import Hypervisor
 from provider_libvirt.images import Images
 from provider_libvirt.making import Config
 from provider_libvirt.reading import Reader
+from providerkit.fetch import Policy
 
 __all__ = ["guest_image", "libvirtd", "own_libvirtd"]  # fixtures
 

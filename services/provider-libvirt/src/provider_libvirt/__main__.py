@@ -7,10 +7,10 @@ from importlib.metadata import version
 
 from common.clock import SystemClock
 from common.settings import SettingsError, load
+from providerkit.fetch import Policy
 from providerkit.runner import run_provider
 
 from provider_libvirt.driver import LibvirtDriver
-from provider_libvirt.fetch import Policy
 from provider_libvirt.guests import Guests
 from provider_libvirt.hypervisor import Hypervisor
 from provider_libvirt.images import Images

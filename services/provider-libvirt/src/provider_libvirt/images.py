@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import datetime
 import errno
-import hashlib
 import json
 import os
 import re
@@ -31,9 +30,10 @@ from common.errors import (
     NotSupportedError,
     ProviderError,
 )
+from providerkit import fetch
 from providerkit.driver import Progress
 
-from provider_libvirt import fetch, formats, volumes
+from provider_libvirt import formats, volumes
 from provider_libvirt.hypervisor import Hypervisor
 from provider_libvirt.volumes import Volume
 
@@ -79,21 +79,15 @@ class Marker:
 
 
 def image_id(request: v1.PrepareImageRequest) -> str:
-    """Id of an image: a function of the declaring object and the source; headers, which may rotate, are no part of it.
+    """Id of an image: a function of the declaring object and the source.
 
     Raises:
         InvalidSpecError: a kind of source that can never work here.
     """
-    source = request.source or v1.ImageSource()
-    if source.url is not None:
-        key = ["url", source.url.url]
-    elif source.file is not None:
-        key = ["file", source.file.path]
-    else:
+    key = fetch.key(request.source or v1.ImageSource())
+    if key is None:
         raise NotSupportedError("source: libvirt takes images from url and file")
-    checksum = source.checksum or v1.Checksum()
-    key += [source.format, checksum.algorithm, checksum.digest.lower()]
-    return f"{request.uid}.{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]}"
+    return fetch.image_id(request.uid, key)
 
 
 class Images:

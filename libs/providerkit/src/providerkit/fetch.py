@@ -6,6 +6,7 @@ import asyncio
 import fnmatch
 import hashlib
 import ipaddress
+import json
 import os
 import socket
 import stat
@@ -29,6 +30,23 @@ MOST_REDIRECTS = 5
 SILENCE_SECONDS = 60.0
 DEFAULT_TIMEOUT = 3600.0
 _REDIRECTS = (301, 302, 303, 307, 308)
+
+
+def key(source: v1.ImageSource) -> list[str] | None:
+    """What tells one file or URL from another; None for a source that is not fetched. Headers may rotate: no part."""
+    if source.url is not None:
+        where = ["url", source.url.url]
+    elif source.file is not None:
+        where = ["file", source.file.path]
+    else:
+        return None
+    checksum = source.checksum or v1.Checksum()
+    return [*where, source.format, checksum.algorithm, checksum.digest.lower()]
+
+
+def image_id(uid: str, key: Sequence[str]) -> str:
+    """Id of an image: a function of the object that declares it and of its source."""
+    return f"{uid}.{hashlib.sha256(json.dumps(list(key)).encode()).hexdigest()[:16]}"
 
 
 class _Hash(Protocol):

@@ -14,8 +14,7 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 from common import v1
 from common.errors import ChecksumMismatchError, DownloadFailedError, ImageNotFoundError, InvalidSpecError
-from provider_libvirt import fetch
-from provider_libvirt.images import image_id
+from providerkit import fetch
 
 CONTENT = bytes(range(256)) * 4096
 SECRET = "token-5c1e"
@@ -226,7 +225,17 @@ def test_checksums_are_verified(algorithm: str) -> None:
 def test_W39_an_images_id_follows_who_declares_it_and_what_it_is_made_from() -> None:
     def of(uid: str = "u", url: str = "http://a/x", digest: str = "") -> str:
         source = v1.ImageSource(url=v1.UrlSource(url=url), checksum=v1.Checksum(algorithm="sha256", digest=digest))
-        return image_id(v1.PrepareImageRequest(uid=uid, source=source))
+        return fetch.image_id(uid, fetch.key(source) or [])
 
     assert of() == of()
     assert len({of(), of(uid="v"), of(url="http://a/y"), of(digest="00")}) == 4
+
+
+def test_headers_are_no_part_of_an_images_id() -> None:
+    """A token that was rotated makes no other image of the same URL."""
+    urls = [v1.UrlSource(url="http://a/x", headers={"Authorization": token}) for token in ("old", "new")]
+    assert len({tuple(fetch.key(v1.ImageSource(url=url)) or []) for url in urls}) == 1
+
+
+def test_what_is_not_fetched_has_no_key() -> None:
+    assert fetch.key(v1.ImageSource(template=v1.TemplateSource(name="golden"))) is None
