@@ -172,6 +172,9 @@ TABLE: dict[str, tuple[Edit, list[Row]]] = {
     "a disk that can grow neither way": (
         all_(set_("disks.1.size_bytes", 30 * GIB), can("disk_online_grow", False), can("disk_offline_grow", False)),
         [(K.GROW_DISK, "disks[data].size_bytes", UNSUPPORTED, ("DiskOnlineGrowUnsupported", "DiskOfflineGrowUnsupported"))]),
+    "a disk that cannot grow now": (
+        all_(set_("disks.1.size_bytes", 30 * GIB), have("disks.1.fixed_size_reason", "the machine has snapshots: s")),
+        [(K.GROW_DISK, "disks[data].size_bytes", UNSUPPORTED, ("DiskSizeFixed",))]),
     "a disk never shrinks": (
         set_("disks.1.size_bytes", 5 * GIB), [(K.GROW_DISK, "disks[data].size_bytes", UNSUPPORTED, ("DiskShrink",))]),
     "a disk without a size keeps its own": (set_("disks.0.size_bytes", 0), []),

@@ -75,6 +75,10 @@ class ImageInUseError(ProviderError):
     """Machines stand on the image."""
 
 
+class SnapshotInUseError(ProviderError):
+    """Something stands on the snapshot, or on the machine itself: children of it, or linked clones."""
+
+
 class BrokenImageError(ProviderError):
     """The file is no image of the format it claims to be."""
 

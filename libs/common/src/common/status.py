@@ -70,6 +70,7 @@ TABLE: dict[type[ProviderError], Row] = {
     errors.WrongPowerStateError: Row(_Code.FAILED_PRECONDITION, Action.LOOK_AGAIN),
     errors.StalePreconditionError: Row(_Code.FAILED_PRECONDITION, Action.LOOK_AGAIN),
     errors.ImageInUseError: Row(_Code.FAILED_PRECONDITION, Action.BACK_OFF_SLOWLY),
+    errors.SnapshotInUseError: Row(_Code.FAILED_PRECONDITION, Action.BACK_OFF_SLOWLY),
     errors.BrokenImageError: Row(_Code.FAILED_PRECONDITION, Action.BACK_OFF_SLOWLY),
     errors.ChecksumMismatchError: Row(_Code.DATA_LOSS, Action.BACK_OFF_SLOWLY),
     errors.DownloadFailedError: Row(_Code.FAILED_PRECONDITION, Action.BACK_OFF),

@@ -370,6 +370,9 @@ class _Planner:
             why = "a disk never shrinks: the guest's data would be cut off"
             message = f"shrink disk {want.name} {sizes}"
             return [self._never(_Kind.GROW_DISK, field, message, _Effect.UNSUPPORTED, "DiskShrink", why, want.name)]
+        if have.fixed_size_reason:
+            message, why = f"grow disk {want.name} {sizes}", have.fixed_size_reason
+            return [self._never(_Kind.GROW_DISK, field, message, _Effect.UNSUPPORTED, "DiskSizeFixed", why, want.name)]
         reasons = []
         if not self.can.disk_online_grow:
             reasons.append(_reason("DiskOnlineGrowUnsupported", "this provider grows no disks of a running machine"))
