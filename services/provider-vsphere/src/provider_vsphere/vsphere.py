@@ -159,7 +159,7 @@ class Vsphere:
     async def refresh(self, *entities: Entity) -> None:
         """Bring these machines in the tree up to date, without waiting for the collector."""
         collector = self._collector
-        if collector is None:
+        if collector is None or not entities:
             return
         moids = [entity.moid for entity in entities]
         updates = await self.call("read machines", lambda _login: collector.read(moids))

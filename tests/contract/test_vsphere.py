@@ -1,0 +1,181 @@
+"""The contract, kept by the vSphere provider on a simulated vCenter."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from common import v1
+from common.clock import SystemClock
+from provider_vsphere.creating import Creator
+from provider_vsphere.driver import VsphereDriver
+from provider_vsphere.login import Endpoint
+from provider_vsphere.places import Defaults, Places
+from provider_vsphere.tree import Tree
+from provider_vsphere.vsphere import Vsphere
+from pyVmomi import vim
+from simulators.line import Line, line
+from simulators.vcsim import Vcsim, vcsim
+from simulators.vcsim.admin import Admin
+
+from .capabilities import CapabilityContract
+from .machines import MachineContract
+from .operations import OperationContract
+from .server import ServerContract
+from .subject import OWNER, Pace, Subject, Traits, World
+from .watching import WatchContract
+
+__all__ = ["vcsim"]  # fixture
+
+pytestmark = pytest.mark.real
+CLUSTER, NETWORK, PORT_GROUP = "DC0_C0", "VM Network", "DC0_DVPG0"
+
+
+class VsphereWorld(World):
+    """The simulator, reached by another administrator, and the line to it."""
+
+    def __init__(self, server: Vcsim, admin: Admin, wire: Line) -> None:
+        self.server = server
+        self.admin = admin
+        self.wire = wire
+        self.vsphere: Vsphere | None = None
+
+    async def make_foreign(self, name: str, uid: str = "") -> str:
+        moid = str((await asyncio.to_thread(self.admin.create, name, uid=uid))._moId)
+        await self._until(lambda tree: tree.get(moid) is not None)
+        return moid
+
+    async def _until(self, holds: Callable[[Tree], bool]) -> None:
+        """Wait until the provider has heard of it, which costs it no call and so takes a moment."""
+        assert self.vsphere is not None
+        async with asyncio.timeout(10):
+            while not holds(self.vsphere.tree):
+                await asyncio.sleep(0.01)
+
+    async def fingerprint(self, machine_id: str) -> str:
+        return await asyncio.to_thread(self.admin.fingerprint, machine_id)
+
+    async def count(self, uid: str) -> int:
+        return len(await asyncio.to_thread(self.admin.with_uuid, uid))
+
+    async def leftovers(self, uid: str) -> list[str]:
+        machines = [vm.name for vm in await asyncio.to_thread(self.admin.with_uuid, uid) if _is_stamped(vm)]
+        return machines + await asyncio.to_thread(self.admin.orphans)
+
+    async def power_off(self, uid: str) -> None:
+        await asyncio.to_thread(self.server.control, "act", vm=uid, act="power_off")
+
+    async def remove(self, uid: str) -> None:
+        await asyncio.to_thread(self._remove, uid)
+        await self._until(lambda tree: not tree.with_uuid(uid))
+
+    def _remove(self, uid: str) -> None:
+        for vm in self.admin.with_uuid(uid):
+            if vm.runtime.powerState != "poweredOff":
+                self.admin.wait(vm.PowerOffVM_Task())
+            self.admin.wait(vm.Destroy_Task())
+
+    @asynccontextmanager
+    async def slow_create(self) -> AsyncIterator[None]:
+        await asyncio.to_thread(self.server.control, "slow", method="CreateVM_Task", seconds=0, count=0)
+        try:
+            yield
+        finally:
+            await asyncio.to_thread(self.server.control, "reset")
+
+    def deaf(self, uid: str) -> None:
+        self.server.control("shutdown", mode="deaf")
+
+    @asynccontextmanager
+    async def outage(self) -> AsyncIterator[None]:
+        assert self.vsphere is not None
+        await self.wire.down()
+        async with asyncio.timeout(30):
+            await self.vsphere.wait_lost()
+        try:
+            yield
+        finally:
+            await self.wire.up()
+            async with asyncio.timeout(30):
+                await self.vsphere.wait_connected()
+
+    @asynccontextmanager
+    async def storage_full(self) -> AsyncIterator[None]:
+        full = {"method": "CreateVM_Task", "fault": "NoDiskSpace", "in_task": True, "count": 0}
+        await asyncio.to_thread(self.server.control, "faults", **full)
+        try:
+            yield
+        finally:
+            await asyncio.to_thread(self.server.control, "reset")
+
+
+def _is_stamped(vm: vim.VirtualMachine) -> bool:
+    return any(str(option.key).startswith("virtrigaud.") for option in vm.config.extraConfig)
+
+
+class VsphereSubject(Subject):
+    """Machines whose guests run VMware Tools."""
+
+    async def settle(self, spec: v1.MachineSpec, **fields: object) -> v1.ApplyMachineResponse:
+        answer = await super().settle(spec, **fields)
+        if answer.machine is not None and answer.machine.owned:
+            assert isinstance(self.world, VsphereWorld)
+            facts = {"vm": answer.machine.identity.uid, "tools": "guestToolsRunning"}
+            for when in (False, True):
+                await asyncio.to_thread(self.world.server.control, "guest", on_boot=when, **facts)
+        return answer
+
+
+@pytest.fixture(scope="module")
+def admin(vcsim: Vcsim) -> Iterator[Admin]:
+    with Admin(vcsim) as admin:
+        yield admin
+
+
+@pytest.fixture
+async def subject(vcsim: Vcsim, admin: Admin, tmp_path: Path) -> AsyncIterator[Subject]:
+    (tmp_path / "username").write_text(vcsim.user)
+    (tmp_path / "password").write_text(vcsim.password)
+    (tmp_path / "ca.crt").write_text(vcsim.ca)
+    before = {vm._moId for vm in admin.every()}
+    async with line(vcsim.host, vcsim.port) as wire:
+        world = VsphereWorld(vcsim, admin, wire)
+
+        def make_driver() -> VsphereDriver:
+            clock = SystemClock()
+            endpoint = Endpoint(f"https://127.0.0.1:{wire.port}/sdk", credentials=tmp_path)
+            world.vsphere = vsphere = Vsphere(endpoint, clock=clock, call_timeout=10.0)
+            places = Places(vsphere.tree, Defaults(cluster=CLUSTER, network=NETWORK))
+            return VsphereDriver(vsphere, places, Creator(vsphere, places, clock, owner=OWNER), owner=OWNER)
+
+        traits = Traits(
+            network=v1.NetworkRef(kind=v1.NetworkKind.NAMED, name=NETWORK),
+            other_network=v1.NetworkRef(kind=v1.NetworkKind.DISTRIBUTED, name=PORT_GROUP),
+            pace=Pace(call=15.0, settle=15.0, short_wait=1.0, parallel=12),
+        )
+        async with VsphereSubject(make_driver, world, traits) as subject:
+            yield subject
+    vcsim.control("reset")
+    for vm in admin.every():
+        if vm._moId not in before:
+            if vm.runtime.powerState != "poweredOff":
+                admin.wait(vm.PowerOffVM_Task())
+            admin.wait(vm.Destroy_Task())
+
+
+class TestMachines(MachineContract): ...
+
+
+class TestCapabilities(CapabilityContract): ...
+
+
+class TestWatch(WatchContract): ...
+
+
+class TestOperations(OperationContract): ...
+
+
+class TestServer(ServerContract): ...
