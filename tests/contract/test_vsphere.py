@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -53,7 +54,7 @@ class VsphereWorld(World):
         assert self.vsphere is not None
         async with asyncio.timeout(10):
             while not holds(self.vsphere.tree):
-                await asyncio.sleep(0.01)
+                await asyncio.to_thread(time.sleep, 0.01)
 
     async def fingerprint(self, machine_id: str) -> str:
         return await asyncio.to_thread(self.admin.fingerprint, machine_id)
