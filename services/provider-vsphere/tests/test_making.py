@@ -13,7 +13,7 @@ from common import v1
 from common.errors import InvalidSpecError, NotSupportedError, ResourceNotFoundError
 from hypothesis import given
 from hypothesis import strategies as st
-from provider_vsphere import bootdata, making, nics, stamp
+from provider_vsphere import bootdata, imagestamp, making, nics, stamp
 from provider_vsphere.tree import Entity
 from pyVmomi import SoapAdapter, vim
 
@@ -578,13 +578,18 @@ def test_P3_W25_nothing_is_handed_over_that_was_not_asked_for() -> None:
     assert set(extra(make(spec(nics=[v1.NicSpec(name="lan")])))) == {stamp.KEY}
 
 
+def test_a_machine_is_not_the_image_that_it_was_made_from() -> None:
+    assert extra(make(spec(), template()))[imagestamp.KEY] == ""
+    assert imagestamp.KEY not in extra(make(spec()))
+
+
 def test_a_templates_boot_data_is_taken_away() -> None:
     """Its user-data, with whatever keys are in it, would run in every clone."""
     config = make(spec(boot_data=v1.BootData(hostname="db")), template())
     values = extra(config)
     assert yaml.safe_load(decoded(config, bootdata.META_DATA))["local-hostname"] == "db"
     emptied = {key for key, value in values.items() if value == ""}
-    assert emptied == {
+    assert emptied - {imagestamp.KEY} == {
         key + end for key in (bootdata.USER_DATA, bootdata.VENDOR_DATA, bootdata.IGNITION) for end in ("", ".encoding")
     }
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from common.errors import ForeignMachineError, MachineNotFoundError, OperationInProgressError
 
-from provider_vsphere import stamp
+from provider_vsphere import imagestamp, stamp
+from provider_vsphere.imagestamp import ImageStamp
 from provider_vsphere.stamp import Stamp
 from provider_vsphere.tree import Entity, Tree
-from provider_vsphere.watched import STAMP
+from provider_vsphere.watched import IMAGE_STAMP, STAMP
 
 
 def stamp_of(entity: Entity) -> Stamp | None:
@@ -16,9 +17,17 @@ def stamp_of(entity: Entity) -> Stamp | None:
     return found if found is not None and found.uid == entity.uuid else None
 
 
+def image_stamp_of(entity: Entity) -> ImageStamp | None:
+    """Its stamp of an image, whoever's it is, if it was made to be that image and is no copy of it."""
+    return imagestamp.read(entity.facts.get(IMAGE_STAMP), entity.uuid)
+
+
 def is_machine(entity: Entity) -> bool:
-    """It is a machine: what another one is made from is none, unless it was taken over as one."""
-    return not entity.facts.get("config.template") or stamp_of(entity) is not None
+    """It is a machine: what another one is made from is none, unless it was taken over as one; and while an image is
+    being made it is none either, though not a template yet."""
+    if stamp_of(entity) is not None:
+        return True
+    return not entity.facts.get("config.template") and image_stamp_of(entity) is None
 
 
 def is_ours(entity: Entity, owner: str) -> bool:

@@ -14,7 +14,7 @@ from common.errors import InvalidSpecError, NotSupportedError
 from providerkit.planner import boot_data_digest, hypervisor_name
 from pyVmomi import vim
 
-from provider_vsphere import bootdata, devices, hardware, nics, stamp
+from provider_vsphere import bootdata, devices, hardware, imagestamp, nics, stamp
 from provider_vsphere.devices import Board, slot_of
 from provider_vsphere.nics import macs
 from provider_vsphere.stamp import DiskStamp, Stamp
@@ -80,7 +80,8 @@ def new_machine(
         settings=record.settings | hardware.asked(spec),
     )
     boot = bootdata.replacing(spec, macs) if source else bootdata.variables(spec, macs)
-    config.extraConfig = options(extra_config(spec) | boot | {stamp.KEY: record.text()})
+    mine = {stamp.KEY: record.text()} | ({imagestamp.KEY: ""} if source else {})  # the source's is not the machine's
+    config.extraConfig = options(extra_config(spec) | boot | mine)
     return config
 
 
@@ -119,7 +120,7 @@ def extra_config(spec: v1.MachineSpec) -> dict[str, str]:
         InvalidSpecError: a key that only we may write.
     """
     for key in spec.extra_config:
-        if key.lower() == stamp.KEY or key.lower().startswith("guestinfo."):
+        if key.lower() in (stamp.KEY, imagestamp.KEY) or key.lower().startswith("guestinfo."):
             raise InvalidSpecError(f"extra_config[{key}]: is written by the provider; use boot_data for guestinfo")
     return {key: value for key, value in spec.extra_config.items() if key not in hardware.OUR_KEYS}
 

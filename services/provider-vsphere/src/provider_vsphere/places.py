@@ -349,17 +349,18 @@ class Places:
 
     # -- templates -------------------------------------------------------------------------------------------------
 
-    def template(self, wanted: str, datacenter: Entity | None = None) -> Entity:
+    def template(self, wanted: str, datacenter: Entity | None = None, *, or_machine: bool = False) -> Entity:
         """A template by name, inventory path, instance UUID or id.
 
         Args:
             datacenter: where it counts if several have the name; None means the default datacenter.
+            or_machine: any VM will do, since what is wanted is a snapshot of it.
         Raises:
             ImageNotFoundError: there is none; says so, too, if it is a machine and not a template.
             InvalidSpecError: the name means several.
         """
         machines = list(self._tree.of_kind("VirtualMachine"))
-        templates = [each for each in machines if each.facts.get("config.template")]
+        templates = [each for each in machines if or_machine or each.facts.get("config.template")]
         found = self._matches(wanted, templates) or [
             each for each in templates if wanted.lower() in (each.uuid or None, each.moid)
         ]

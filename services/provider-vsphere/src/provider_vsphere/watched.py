@@ -11,9 +11,10 @@ from typing import Any
 from pyVmomi import vim, vmodl
 from pyVmomi.VmomiSupport import ManagedObject
 
-from provider_vsphere.stamp import KEY
+from provider_vsphere import imagestamp, stamp
 
-STAMP = f'config.extraConfig["{KEY}"]'
+STAMP = f'config.extraConfig["{stamp.KEY}"]'
+IMAGE_STAMP = f'config.extraConfig["{imagestamp.KEY}"]'
 
 PROPERTIES: dict[Any, tuple[str, ...]] = {
     vim.Folder: ("name", "parent", "childType"),
@@ -67,6 +68,7 @@ PROPERTIES: dict[Any, tuple[str, ...]] = {
         "config.guestId",
         "config.files.vmPathName",
         STAMP,
+        IMAGE_STAMP,
         "runtime.powerState",
         "runtime.host",
         "resourcePool",

@@ -1,0 +1,307 @@
+"""Images: what machines are made from, and which VM in the inventory each of them is.
+
+Two kinds. A *reference* names a template that exists, or a snapshot: it is looked up each time, never copied, never
+removed, and nothing is written down about it anywhere. An *import* is a template that we made; it is found by its stamp
+(`imagestamp`), and ready once it is complete and a template, which is when nobody can change it any more.
+"""
+
+from __future__ import annotations
+
+import datetime
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from common import faults, logging, v1
+from common.errors import (
+    ImageInUseError,
+    ImageNotFoundError,
+    InvalidSpecError,
+    NotSupportedError,
+)
+from providerkit.driver import Progress
+from pyVmomi import vim, vmodl
+
+from provider_vsphere import devices, imagestamp, machines, references
+from provider_vsphere.imagestamp import ImageStamp
+from provider_vsphere.login import Login
+from provider_vsphere.places import Places
+from provider_vsphere.references import Reference
+from provider_vsphere.tree import Entity, Tree
+from provider_vsphere.vsphere import Vsphere
+
+log = logging.get(__name__)
+
+DELETED = faults.declare("vsphere.image.deleted", "an image's template is gone, and nobody knows yet")
+
+_ID = re.compile(r"[0-9a-f-]{36}\.[0-9a-f]{16}")
+FORMAT = "vmdk"
+"""What every image is, once it is on vSphere."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a machine is cloned from."""
+
+    entity: Entity
+    """The template; with `snapshot`, the VM that has it."""
+    devices: Sequence[Any] = ()
+    """Of the template; with `snapshot`, as they were when it was taken."""
+    snapshot: str = ""
+    """moid. The clone's disks then stand on those of the snapshot, which nobody writes to, and are not copied."""
+    properties: Sequence[Any] = field(default=())
+    """vim.vApp.PropertyInfo of its OVF environment."""
+
+
+class Images:
+    """Images of one installation."""
+
+    def __init__(self, vsphere: Vsphere, places: Places, *, owner: str) -> None:
+        self._vsphere = vsphere
+        self._places = places
+        self._owner = owner
+
+    def check(self, request: v1.PrepareImageRequest) -> str:
+        """The image's id: a function of the object that declares it and of its source.
+
+        Raises:
+            InvalidSpecError: the source can never work.
+        """
+        source = request.source or v1.ImageSource()
+        if source.template is not None:
+            if source.checksum is not None and source.checksum.digest:
+                raise InvalidSpecError("source.checksum: nothing is fetched for a template, so nothing can be verified")
+            return references.of(request, source.template).id()
+        raise NotSupportedError("source: vSphere takes images from templates")
+
+    # -- looking ---------------------------------------------------------------------------------------------------
+
+    async def get(self, image_id: str) -> v1.Image | None:
+        """A ready image, or None.
+
+        Raises:
+            InvalidSpecError: a reference means several templates.
+        """
+        doing = "look up an image"
+        self._vsphere.login(doing)
+        if (reference := references.parse(image_id)) is not None:
+            try:
+                named = self._referred(reference)
+                snapshot = await self._snapshot(named, reference.snapshot) if reference.snapshot else None
+            except ImageNotFoundError:
+                return None
+            return _referring(reference, self._vsphere.tree, named, snapshot)
+        entity = self.find(image_id)
+        return _image(entity) if entity is not None and _ready(entity) else None
+
+    def find(self, image_id: str) -> Entity | None:
+        """The VM that is, or is to become, this import; None when there is none."""
+        if not _ID.fullmatch(image_id):
+            return None
+        for entity in self._vsphere.tree.with_uuid(imagestamp.instance_uuid(image_id)):
+            mark = machines.image_stamp_of(entity)
+            if mark is not None and mark.owner == self._owner:
+                return entity
+        return None
+
+    async def all(self) -> list[v1.Image]:
+        """Every import that is ready, by id. References are not listed: nothing was made for them."""
+        self._vsphere.login("list images")
+        found = [_image(entity) for entity in self._vsphere.tree.of_kind("VirtualMachine") if self._is_ready(entity)]
+        return sorted(found, key=lambda image: image.id)
+
+    def _is_ready(self, entity: Entity) -> bool:
+        mark = machines.image_stamp_of(entity)
+        return mark is not None and mark.owner == self._owner and _ready(entity)
+
+    async def source(self, image_id: str) -> Source:
+        """What to clone for a machine that is made from this image.
+
+        Raises:
+            ImageNotFoundError: it is not prepared, or gone.
+            InvalidSpecError: a reference means several templates.
+        """
+        doing = f"look up image {image_id}"
+        self._vsphere.login(doing)
+        reference = references.parse(image_id)
+        entity = self._referred(reference) if reference is not None else self.find(image_id)
+        if entity is None or (reference is None and not _ready(entity)):
+            raise ImageNotFoundError(f"image {image_id!r} is not prepared on this vSphere")
+        if reference is not None and reference.snapshot:
+            return await self._linked(entity, reference.snapshot)
+        present = entity.facts.get("config.hardware.device") or ()
+        read = await self._read(doing, self._object(entity), "config.vAppConfig.property")
+        return Source(entity, present, properties=read.get("config.vAppConfig.property") or ())
+
+    def _referred(self, reference: Reference) -> Entity:
+        return self._places.template(reference.template, or_machine=bool(reference.snapshot))
+
+    async def _linked(self, entity: Entity, wanted: str) -> Source:
+        snapshot = await self._snapshot(entity, wanted)
+        read = await self._read(
+            f"read snapshot {wanted} of {entity.name}",
+            lambda login: vim.vm.Snapshot(snapshot.snapshot._moId, login.instance._stub),
+            "config.hardware.device",
+            "config.vAppConfig.property",
+        )
+        return Source(
+            entity,
+            read.get("config.hardware.device") or (),
+            snapshot=str(snapshot.snapshot._moId),
+            properties=read.get("config.vAppConfig.property") or (),
+        )
+
+    async def _snapshot(self, entity: Entity, wanted: str) -> Any:
+        """The snapshot of a VM with this name or id, as its node in the tree of snapshots.
+
+        Raises:
+            ImageNotFoundError: it has none of these.
+            InvalidSpecError: it has several of this name.
+        """
+        doing = f"look up snapshot {wanted} of {entity.name}"
+        read = await self._read(doing, self._object(entity), "snapshot")
+        every = list(_nodes(read["snapshot"].rootSnapshotList)) if read.get("snapshot") else []
+        found = [each for each in every if each.name == wanted] or [
+            each for each in every if wanted in (str(each.id), each.snapshot._moId)
+        ]
+        if not found:
+            raise ImageNotFoundError(f"{self._vsphere.tree.path(entity)} has no snapshot {wanted}")
+        if len(found) > 1:
+            ids = ", ".join(str(each.id) for each in found)
+            raise InvalidSpecError(
+                f"source.template.snapshot: {entity.name} has several of the name {wanted}; give the id of one: {ids}"
+            )
+        return found[0]
+
+    def _object(self, entity: Entity) -> Any:
+        return lambda login: self._vsphere.machine(entity, login)
+
+    async def _read(self, doing: str, which: Any, *paths: str) -> dict[str, Any]:
+        """Properties of one object; unset ones are absent."""
+
+        def ask(login: Login) -> dict[str, Any]:
+            subject = which(login)
+            wanted = vmodl.query.PropertyCollector
+            answer = login.content.propertyCollector.RetrieveContents(
+                [
+                    wanted.FilterSpec(
+                        objectSet=[wanted.ObjectSpec(obj=subject, skip=False)],
+                        propSet=[wanted.PropertySpec(type=type(subject), all=False, pathSet=list(paths))],
+                    )
+                ]
+            )
+            return {change.name: change.val for each in answer for change in each.propSet}
+
+        return await self._vsphere.call(doing, ask)
+
+    # -- making and removing ---------------------------------------------------------------------------------------
+
+    async def prepare(self, request: v1.PrepareImageRequest, progress: Progress) -> v1.Image:
+        """Make it ready; one that is ready is the answer at once.
+
+        Raises:
+            ImageNotFoundError: the template is not there.
+        """
+        image_id = self.check(request)
+        if (ready := await self.get(image_id)) is not None:
+            return ready
+        reference = references.parse(image_id)
+        if reference is None:
+            raise NotSupportedError("source: vSphere takes images from templates")
+        entity = self._referred(reference)  # says why it cannot be found
+        if reference.snapshot:
+            await self._snapshot(entity, reference.snapshot)
+        raise ImageNotFoundError(f"template {reference.template}: it has gone meanwhile")
+
+    async def delete(self, image_id: str) -> None:
+        """Remove an import, finished or not; absent is success, and so is a reference: its template is not ours.
+
+        Raises:
+            ImageInUseError: machines stand on its disks. Full copies do not.
+        """
+        self._vsphere.login("delete an image")
+        entity = self.find(image_id)
+        if entity is None:
+            return
+        await self._vsphere.refresh(entity)
+        if users := self.users(entity):
+            raise ImageInUseError(f"image {image_id}: in use by {', '.join(users)}")
+        await self._vsphere.task(
+            f"delete image {image_id}", lambda login: self._vsphere.machine(entity, login).Destroy_Task()
+        )
+        self._vsphere.forget(entity)
+        log.info("vsphere.image.removed", image=image_id, template=entity.name)
+        await faults.point(DELETED)
+
+    def users(self, image: Entity) -> list[str]:
+        """Who stands on the disks of a template, for people: VMs that have one of its files below their own."""
+        files = {devices.file_of(disk) for disk in devices.disks_of(image.facts.get("config.hardware.device") or ())}
+        files.discard("")
+        return sorted(
+            _user(self._vsphere.tree, each)
+            for each in self._vsphere.tree.of_kind("VirtualMachine")
+            if each is not image and files & set(_below(each))
+        )
+
+
+def _ready(entity: Entity) -> bool:
+    mark = machines.image_stamp_of(entity)
+    return mark is not None and mark.complete and bool(entity.facts.get("config.template"))
+
+
+def _image(entity: Entity) -> v1.Image:
+    """For the wire; of an import that is ready."""
+    mark = machines.image_stamp_of(entity) or ImageStamp("", "", "", "", "")
+    return v1.Image(
+        id=mark.id,
+        location=entity.name,
+        format=FORMAT,
+        size_bytes=mark.size_bytes,
+        virtual_size_bytes=_capacity(entity.facts.get("config.hardware.device") or ()),
+        source_digest=mark.source_digest,
+        uid=mark.uid,
+        namespace=mark.namespace,
+        name=mark.name,
+        create_time=datetime.datetime.fromtimestamp(mark.created, datetime.UTC),
+    )
+
+
+def _referring(reference: Reference, tree: Tree, entity: Entity, snapshot: Any) -> v1.Image:
+    created = snapshot.createTime if snapshot is not None else entity.facts.get("config.createDate")
+    return v1.Image(
+        id=reference.id(),
+        location=tree.path(entity) + (f"@{snapshot.name}" if snapshot is not None else ""),
+        format=FORMAT,
+        virtual_size_bytes=_capacity(entity.facts.get("config.hardware.device") or ()),
+        uid=reference.uid,
+        namespace=reference.namespace,
+        name=reference.name,
+        create_time=created if isinstance(created, datetime.datetime) else None,
+    )
+
+
+def _capacity(present: Sequence[Any]) -> int:
+    """Bytes of the first disk: the one that becomes a machine's own first disk."""
+    disks = devices.disks_of(present)
+    return devices.capacity(disks[0]) if disks else 0
+
+
+def _nodes(nodes: Sequence[Any]) -> Iterator[Any]:
+    for each in nodes or ():
+        yield each
+        yield from _nodes(each.childSnapshotList)
+
+
+def _below(machine: Entity) -> Iterator[str]:
+    """Files that a VM's disks stand on."""
+    for disk in devices.disks_of(machine.facts.get("config.hardware.device") or ()):
+        backing = getattr(disk.backing, "parent", None)
+        while backing is not None:
+            yield str(backing.fileName or "")
+            backing = getattr(backing, "parent", None)
+
+
+def _user(tree: Tree, entity: Entity) -> str:
+    mark = machines.stamp_of(entity)
+    return f"machine {mark.namespace}/{mark.name} ({mark.uid})" if mark is not None else f"VM {tree.path(entity)}"
