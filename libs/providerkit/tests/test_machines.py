@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import copy
+import uuid
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
-from datetime import timedelta
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import cast
 
 import pytest
-from common import v1
+from common import v1, wire
 from common.clock import ManualClock
 from common.errors import (
     ForeignMachineError,
     HostFullError,
     HypervisorUnavailableError,
+    InvalidSpecError,
+    MachineNotFoundError,
+    NameConflictError,
     NotSupportedError,
     OperationInProgressError,
     WrongPowerStateError,
@@ -22,11 +28,13 @@ from common.errors import (
 from common.faults import FaultPlan
 from providerkit.apply import Outcome
 from providerkit.consoles import Consoles
-from providerkit.machines import MachineSettings
+from providerkit.driver import ConsoleTicket
+from providerkit.fake import FAKE_CAPABILITIES
+from providerkit.machines import MachineSettings, _digest
 from providerkit.servicers.context import Context
 from providerkit.servicers.machines import MachineServicer
 
-from .conftest import GIB, MakeRoom, Room
+from .conftest import GIB, OWNER, MakeRoom, Room
 
 ON, OFF, SUSPENDED = v1.PowerState.ON, v1.PowerState.OFF, v1.PowerState.SUSPENDED
 ALLOWED = v1.RestartPolicy.ALLOWED
@@ -426,7 +434,7 @@ async def test_work_on_a_foreign_machine_is_refused_before_the_driver_hears_of_i
 
 
 async def test_a_plan_to_create_is_bound_to_there_being_none(room: Room) -> None:
-    servicer = MachineServicer(room.driver, room.machines, room.hub, Consoles(room.driver, room.hub))
+    servicer = MachineServicer(room.machines, room.hub, Consoles(room.driver, room.hub))
     spec = room.spec()
     planned = await servicer.plan_machine(v1.PlanMachineRequest(spec=spec), cast("Context", None))
     assert planned.precondition == "absent"
@@ -474,3 +482,135 @@ async def test_a_console_whose_client_leaves_amid_output_is_let_go(room: Room) -
     async with asyncio.timeout(5):
         await session.aclose()  # type: ignore[attr-defined]  # it is a generator
     assert left.is_set()
+
+
+async def test_a_ticket_is_all_of_its_console_session(room: Room, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its URL reaches the caller and no log."""
+    ticket = ConsoleTicket("https://console.example/?ticket=canary", datetime(2030, 1, 1, tzinfo=UTC))
+
+    async def console_ticket(_uid: str) -> ConsoleTicket:
+        return ticket
+
+    spec = room.spec(ON)
+    await room.apply(spec)
+    assert spec.identity is not None
+    wish = v1.ConsoleOpen(uid=spec.identity.uid, kind=v1.ConsoleKind.TICKET)
+    can(room).consoles.append(v1.ConsoleKind.TICKET)
+    room.driver.console_ticket = console_ticket  # type: ignore[method-assign]
+
+    async def requests() -> AsyncIterator[v1.OpenConsoleRequest]:
+        yield v1.OpenConsoleRequest(open=wish)
+
+    opened = v1.ConsoleOpened(url=ticket.url, expire_time=ticket.expires)
+    session = Consoles(room.driver, room.hub).session(requests())
+    assert [answer async for answer in session] == [v1.OpenConsoleResponse(opened=opened)]
+    assert "canary" not in repr(ticket) + "".join(capsys.readouterr())
+
+
+def can(room: Room) -> v1.Capabilities:
+    """What the room's driver declares, to be changed by the test."""
+    declared = copy.deepcopy(FAKE_CAPABILITIES)
+    room.driver._capabilities = declared
+    return declared
+
+
+async def test_a_machine_is_adopted_once_and_the_hub_knows(room: Room) -> None:
+    """A lost reply may be asked again; neither the identity nor the machine can be given away twice."""
+    can(room).adoption = True
+    uid, asked = str(uuid.uuid4()), []
+    identity = v1.MachineIdentity(uid=uid, namespace="kit", name="old")
+    machine_id = room.world.make_foreign("legacy", uid)
+    other = room.world.make_foreign("other")
+
+    async def adopt(machine_id: str, identity: v1.MachineIdentity) -> None:
+        asked.append(machine_id)
+        room.world.machines[machine_id].identity = identity
+
+    room.driver.adopt = adopt  # type: ignore[method-assign]
+    adopted = await room.machines.adopt(identity, machine_id)
+    assert (adopted.owned, adopted.id, adopted.identity) == (True, machine_id, replace(identity, owner=OWNER))
+    assert room.hub.known(uid) is not None
+    assert await room.machines.adopt(identity, machine_id) == adopted
+    with pytest.raises(NameConflictError):
+        await room.machines.adopt(identity, other)
+    assert asked == [machine_id]
+
+
+async def test_two_identities_do_not_get_one_machine(room: Room) -> None:
+    can(room).adoption = True
+    begun, go_on = asyncio.Event(), asyncio.Event()
+
+    async def adopt(_machine_id: str, _identity: v1.MachineIdentity) -> None:
+        begun.set()
+        await go_on.wait()
+
+    room.driver.adopt = adopt  # type: ignore[method-assign]
+    one, two = (v1.MachineIdentity(uid=str(uuid.uuid4()), namespace="kit", name=name) for name in ("one", "two"))
+    async with asyncio.TaskGroup() as group:
+        first = group.create_task(_refused(room.machines.adopt(one, "vm-7")))
+        await begun.wait()
+        assert "being adopted" in await _refused(room.machines.adopt(two, "vm-7"))
+        go_on.set()
+    assert "does not show our stamp yet" in first.result()
+
+
+async def _refused(call: Awaitable[object]) -> str:
+    with pytest.raises(OperationInProgressError) as refusal:
+        await call
+    return str(refusal.value)
+
+
+@pytest.mark.parametrize("machine_id", ["", "a\n", "x" * 300])
+async def test_an_id_that_is_none_is_refused(room: Room, machine_id: str) -> None:
+    can(room).adoption = True
+    with pytest.raises(InvalidSpecError):
+        await room.machines.adopt(room.spec().identity, machine_id)
+
+
+async def test_a_screenshot_is_taken_of_machines_that_are_on(room: Room) -> None:
+    can(room).screenshot = True
+
+    async def screenshot(_uid: str) -> bytes:
+        return b"PNG"
+
+    room.driver.screenshot = screenshot  # type: ignore[method-assign]
+    spec = room.spec(ON)
+    await room.apply(spec)
+    assert spec.identity is not None
+    assert await room.machines.screenshot(spec.identity.uid) == b"PNG"
+    await room.driver.power_off(spec.identity.uid)
+    with pytest.raises(WrongPowerStateError):
+        await room.machines.screenshot(spec.identity.uid)
+    with pytest.raises(MachineNotFoundError):
+        await room.machines.screenshot(str(uuid.uuid4()))
+
+
+async def test_a_clone_that_could_not_be_is_refused_before_the_driver_hears_of_it(room: Room) -> None:
+    declared = can(room)
+    declared.full_clone = True
+    source, target = room.spec(), room.spec()
+    await room.apply(source)
+    assert source.identity is not None
+    target.customization = v1.Customization(sysprep=v1.Sysprep())
+    for kind in (v1.CloneKind.FULL, v1.CloneKind.LINKED, v1.CloneKind.INSTANT):
+        request = v1.CloneMachineRequest(source_uid=source.identity.uid, kind=kind, target=target)
+        with pytest.raises(NotSupportedError) as refusal:
+            await room.machines.clone(request)
+        assert ("Windows guests" if kind is v1.CloneKind.FULL else "clones") in str(refusal.value)
+    with pytest.raises(InvalidSpecError):
+        await room.machines.clone(replace(request, kind=v1.CloneKind(9)))
+
+
+def test_the_order_of_a_map_makes_no_other_spec() -> None:
+    """A map has no order on the wire; a new map field of the contract must be known here."""
+    maps = {
+        field.name for field in wire.descriptor(v1.MachineSpec).fields
+        if field.message_type is not None and field.message_type.GetOptions().map_entry
+    }  # fmt: skip
+    assert maps == {"extra_config", "attributes"}
+    digests = set()
+    for names in (("a", "b"), ("b", "a")):
+        each = dict.fromkeys(names, "1")
+        digests.add(_digest(v1.MachineSpec(extra_config=each, attributes=each)))
+    assert len(digests) == 1
+    assert _digest(v1.MachineSpec(attributes={"a": "1"})) != _digest(v1.MachineSpec(extra_config={"a": "1"}))

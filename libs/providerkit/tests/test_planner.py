@@ -95,6 +95,7 @@ Row = tuple[v1.ChangeKind, str, v1.Effect, tuple[str, ...]]
 
 NEW_NIC = v1.NicSpec(name="dmz", network=v1.NetworkRef(kind=v1.NetworkKind.NAMED, name="lan"))
 NEW_DISK = v1.DiskSpec(name="logs", size_bytes=GIB)
+AWAY = v1.AffinityRule(name="away", apart=True, required=True)
 OFF_BOTH = all_(have("power", OFF), set_("power.state", OFF))
 
 TABLE: dict[str, tuple[Edit, list[Row]]] = {
@@ -201,9 +202,25 @@ TABLE: dict[str, tuple[Edit, list[Row]]] = {
     "sharing that the provider lacks": (
         set_("disks.1.sharing", "virtualSharing"),
         [(K.UPDATE_DISK, "disks[data].sharing", UNSUPPORTED, ("DiskSharingUnsupported",))]),
-    "a controller wish": (
-        set_("disks.1.controller_type", "pvscsi"),
+    "a controller that is not on offer": (
+        all_(set_("disks.1.controller_type", "floppy"), can("disk_controllers", ["pvscsi"])),
         [(K.UPDATE_DISK, "disks[data].controller_type", UNSUPPORTED, ("DiskControllerUnsupported",))]),
+    "a controller by number where none can be chosen": (
+        all_(set_("disks.1.controller_index", 1), can("disk_controllers", [])),
+        [(K.UPDATE_DISK, "disks[data].controller_index", UNSUPPORTED, ("DiskControllerUnsupported",))]),
+    "a controller that is on offer and not told": (
+        all_(set_("disks.1.controller_type", "pvscsi"), set_("disks.1.controller_index", 1),
+             can("disk_controllers", ["pvscsi"])), []),
+    "another controller": (
+        all_(set_("disks.1.controller_type", "pvscsi"), can("disk_controllers", ["pvscsi"]),
+             have("settings", {"disks[data].controller_type": "lsilogic"})),
+        [(K.UPDATE_DISK, "disks[data].controller_type", RECREATE, ("DiskControllerFixed",))]),
+    "a storage policy": (
+        all_(set_("disks.1.storage_policy", "gold"), can("storage_policies", True)),
+        [(K.UPDATE_DISK, "disks[data].storage_policy", ONLINE, ())]),
+    "a storage policy that the provider lacks": (
+        all_(set_("disks.1.storage_policy", "gold"), can("storage_policies", False)),
+        [(K.UPDATE_DISK, "disks[data].storage_policy", UNSUPPORTED, ("StoragePolicyUnsupported",))]),
     "a new disk": (
         do(lambda want, _: want.disks.append(NEW_DISK)), [(K.ATTACH_DISK, "disks[logs]", ONLINE, ())]),
     "a new disk without hot-add": (
@@ -283,6 +300,26 @@ TABLE: dict[str, tuple[Edit, list[Row]]] = {
     "tuning that the provider lacks": (
         set_("tuning", v1.Tuning(latency_sensitivity="high")),
         [(K.SET_TUNING, "tuning.latency_sensitivity", UNSUPPORTED, ("LatencySensitivityUnsupported",))]),
+    "customization is for the guest's first start": (set_("customization", v1.Customization(domain="example.org")), []),
+    "attributes by value": (
+        all_(set_("attributes", {"a": "1", "b": "2", "c": "3"}), can("attributes", True),
+             have("settings", {"attributes[b]": "1", "attributes[c]": "3", "attributes[d]": "4"})),
+        [(K.SET_ATTRIBUTES, "attributes[a]", ONLINE, ()), (K.SET_ATTRIBUTES, "attributes[b]", ONLINE, ()),
+         (K.SET_ATTRIBUTES, "attributes[d]", ONLINE, ())]),
+    "attributes that the provider lacks": (
+        all_(set_("attributes", {"a": "1"}), can("attributes", False)),
+        [(K.SET_ATTRIBUTES, "attributes[a]", UNSUPPORTED, ("AttributesUnsupported",))]),
+    "affinity": (
+        all_(set_("placement", v1.Placement(affinity=[AWAY])), can("affinity", True),
+             have("settings", {"placement.affinity[old]": "together"})),
+        [(K.SET_PLACEMENT, "placement.affinity[away]", ONLINE, ()),
+         (K.SET_PLACEMENT, "placement.affinity[old]", ONLINE, ())]),
+    "affinity that holds": (
+        all_(set_("placement", v1.Placement(affinity=[AWAY])), can("affinity", True),
+             have("settings", {"placement.affinity[away]": "apart required"})), []),
+    "affinity that the provider lacks": (
+        all_(set_("placement", v1.Placement(affinity=[AWAY])), can("affinity", False)),
+        [(K.SET_PLACEMENT, "placement.affinity[away]", UNSUPPORTED, ("AffinityUnsupported",))]),
     "tuning that says nothing": (set_("tuning", v1.Tuning(latency_sensitivity="normal", hyper_threading_policy="auto")), []),
     "an unknown key of extra configuration": (
         set_("extra_config", {"a.b": "1"}),
@@ -359,6 +396,16 @@ CREATE_TABLE: dict[str, tuple[Edit, v1.Effect, list[str]]] = {
         set_("tuning", v1.Tuning(encryption=True, encryption_required=True)), UNSUPPORTED, ["EncryptionUnsupported"]),
     "encryption that would be nice": (set_("tuning", v1.Tuning(encryption=True)), ONLINE, []),
     "a folder": (set_("placement", v1.Placement(folder="x")), ONLINE, []),
+    "customization that cannot be had": (
+        all_(set_("customization", v1.Customization(stored="linux")), can("customization", False)), UNSUPPORTED,
+        ["CustomizationUnsupported"]),
+    "sysprep that cannot be had": (
+        all_(set_("customization", v1.Customization(sysprep=v1.Sysprep())), can("customization", True), can("sysprep", False)),
+        UNSUPPORTED, ["SysprepUnsupported"]),
+    "a rule that must be kept": (
+        all_(set_("placement", v1.Placement(affinity=[AWAY])), can("affinity", False)), UNSUPPORTED, ["AffinityUnsupported"]),
+    "a rule that would be nice": (
+        all_(set_("placement", v1.Placement(affinity=[v1.AffinityRule(name="near")])), can("affinity", False)), ONLINE, []),
 }  # fmt: skip
 
 
@@ -401,6 +448,8 @@ SPEC_FAULTS: dict[str, tuple[Edit, str]] = {
         v1.DiskSpec(name=f"d{i}", size_bytes=GIB) for i in range(40))), "at most 32"),
     "storage that is a path": (set_("disks.1.storage", "/etc"), "disks[data].storage"),
     "unknown sharing": (set_("disks.1.sharing", "all"), "disks[data].sharing"),
+    "controller that is a sentence": (set_("disks.1.controller_type", "a b"), "disks[data].controller_type"),
+    "policy with control characters": (set_("disks.1.storage_policy", "a\n"), "disks[data].storage_policy"),
     "duplicate nics": (do(lambda want, _: want.nics.append(copy.deepcopy(want.nics[0]))), "given twice"),
     "a nic without network": (set_("nics.0.network", None), "nics[lan].network: is missing"),
     "a network without name": (set_("nics.0.network.name", ""), "nics[lan].network.name"),
@@ -428,6 +477,18 @@ SPEC_FAULTS: dict[str, tuple[Edit, str]] = {
     "a key that is none": (set_("extra_config", {"a b\n": "1"}), "extra_config"),
     "a value with control characters": (set_("extra_config", {"a": "\x1b[2J"}), "extra_config[a]"),
     "a description with control characters": (set_("description", "\x07"), "description"),
+    "an attribute without name": (set_("attributes", {"": "1"}), "attributes: ''"),
+    "an attribute with control characters": (set_("attributes", {"a": "\x00"}), "attributes[a]"),
+    "a rule named twice": (set_("placement", v1.Placement(affinity=[AWAY, AWAY])), "placement.affinity: name 'away'"),
+    "a hostile rule": (set_("placement", v1.Placement(affinity=[v1.AffinityRule(name="a/b")])), "placement.affinity"),
+    "a guest's domain that is none": (set_("customization", v1.Customization(domain="a b")), "customization.domain"),
+    "a time zone with control characters": (set_("customization", v1.Customization(time_zone="\x07")), "time_zone"),
+    "a password with control characters": (
+        set_("customization", v1.Customization(sysprep=v1.Sysprep(admin_password="a\n"))), "sysprep.admin_password"),
+    "a guest in a domain and a workgroup": (
+        set_("customization", v1.Customization(sysprep=v1.Sysprep(join_domain="a", workgroup="b"))), "sysprep.workgroup"),
+    "an endless answer file": (
+        set_("customization", v1.Customization(sysprep=v1.Sysprep(answer_file="x" * (5 << 20)))), "answer_file"),
     "a host with control characters": (set_("placement", v1.Placement(host="a\n")), "placement.host"),
 }  # fmt: skip
 
@@ -459,11 +520,16 @@ def test_a_good_spec_has_no_violations() -> None:
     assert planner.check(wanted(), LIMITS) == []
 
 
-def test_violations_never_show_boot_data() -> None:
-    """Its content may be a secret."""
-    want = wanted()
-    want.boot_data = v1.BootData(user_data="canary" * (1 << 20), ignition="canary")
-    assert want.boot_data.user_data[:6] not in "; ".join(planner.check(want, LIMITS))
+def test_violations_never_show_secrets() -> None:
+    want, secret = wanted(), "canary\x00" * (1 << 20)
+    want.boot_data = v1.BootData(user_data=secret, ignition="canary")
+    sysprep = v1.Sysprep(
+        answer_file=secret, product_key=secret, admin_password=secret, join_password=secret, commands=[secret]
+    )
+    want.customization = v1.Customization(sysprep=sysprep)
+    violations = planner.check(want, LIMITS)
+    assert len(violations) == 7
+    assert "canary" not in "; ".join(violations)
 
 
 def test_boot_data_digest_tells_payloads_and_machines_apart() -> None:

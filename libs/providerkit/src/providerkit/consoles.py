@@ -34,7 +34,7 @@ class Consoles:
         self._hub = hub
 
     async def session(self, requests: AsyncIterator[v1.OpenConsoleRequest]) -> AsyncIterator[v1.OpenConsoleResponse]:
-        """Open the console that the first request names, then carry input and output.
+        """Open the console that the first request names, then carry input and output. A ticket is all of its session.
 
         Raises:
             InvalidSpecError: the first request opens nothing.
@@ -45,6 +45,11 @@ class Consoles:
             raise InvalidSpecError("the first request of a console session opens it")
         wish = first.open
         await self._check(wish)
+        if wish.kind is v1.ConsoleKind.TICKET:
+            ticket = await self._driver.console_ticket(wish.uid)
+            log.info("console.ticket", uid=wish.uid, expires=ticket.expires.isoformat())
+            yield v1.OpenConsoleResponse(opened=v1.ConsoleOpened(url=ticket.url, expire_time=ticket.expires))
+            return
         async with self._driver.console(wish.uid, wish.kind, force=wish.force) as console:
             log.info("console.opened", uid=wish.uid, kind=wish.kind.name)
             yield v1.OpenConsoleResponse(opened=v1.ConsoleOpened())

@@ -15,6 +15,8 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Protocol
 
 from common import v1
@@ -34,6 +36,15 @@ class Console(Protocol):
     async def write(self, data: bytes) -> None:
         """Send input."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class ConsoleTicket:
+    """Leave to open a console once. Whoever has the URL has the console: it is in no log and in no repr."""
+
+    url: str = field(repr=False)
+    expires: datetime
+    """With a time zone."""
 
 
 class Driver:
@@ -116,7 +127,8 @@ class Driver:
             machine_id: `Machine.id` of it.
         Raises:
             MachineNotFoundError: there is none with this id.
-            ForeignMachineError: it carries somebody's stamp already, or another machine carries this identity.
+            ForeignMachineError: it carries somebody's stamp already.
+            NameConflictError: another machine carries this identity.
         """
         raise self._lacks("adopt")
 
@@ -208,6 +220,14 @@ class Driver:
         """Replace the text for people."""
         raise self._lacks("set_description")
 
+    async def set_attributes(self, uid: str, attributes: dict[str, str]) -> None:
+        """Write these facts for people; those that we wrote earlier and that are not among them go, others stay."""
+        raise self._lacks("set_attributes")
+
+    async def set_affinity(self, uid: str, rules: list[v1.AffinityRule]) -> None:
+        """Make the machine a member of these rules and of no other rule of ours; one without members goes."""
+        raise self._lacks("set_affinity")
+
     async def set_tuning(self, uid: str, spec: v1.MachineSpec) -> None:
         """Bring Tuning and extra_config to what the spec says, while it is off."""
         raise self._lacks("set_tuning")
@@ -248,6 +268,14 @@ class Driver:
         """Connect to a console; `force` takes it from whoever holds it."""
         raise self._lacks("console")
 
+    async def console_ticket(self, uid: str) -> ConsoleTicket:
+        """A URL that a browser opens the console with, once and until it expires.
+
+        Raises:
+            WrongPowerStateError: it is off.
+        """
+        raise self._lacks("console_ticket")
+
     async def screenshot(self, uid: str) -> bytes:
         """What the machine's display shows now, as PNG.
 
@@ -277,7 +305,14 @@ class Driver:
         raise self._lacks("list_snapshots")
 
     async def clone(self, request: v1.CloneMachineRequest, progress: Progress) -> None:
-        """Copy a machine under the target's identity."""
+        """Copy a machine of ours under the target's identity, stamped in the very call; off, unless it is forked.
+
+        Args:
+            request: `target` holds the identity and what shall differ from the source, without what we lack.
+        Raises:
+            WrongPowerStateError: an instant clone of a machine that does not run.
+            SnapshotNotFoundError: the source has no such snapshot.
+        """
         raise self._lacks("clone")
 
     async def disk_info(self, disk: v1.DiskRef) -> v1.GetDiskResponse:

@@ -10,7 +10,8 @@ import asyncio
 import dataclasses
 import hashlib
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -20,6 +21,7 @@ from common.errors import (
     ForeignMachineError,
     InvalidSpecError,
     MachineNotFoundError,
+    NameConflictError,
     NotSupportedError,
     OperationInProgressError,
     ProviderError,
@@ -32,7 +34,7 @@ from .driver import Driver
 from .operations import Job, Operations
 from .power import DEFAULT_GRACE, Power
 from .slots import AFTER, BEFORE, Slots
-from .violations import check_identity, is_uid, shown
+from .violations import check_identity, has_control, is_uid, shown
 from .watch import Hub
 
 log = logging.get(__name__)
@@ -98,6 +100,7 @@ class Machines:
         slots = Slots(self._settings.max_concurrent_changes, verb_timeout=self._settings.verb_timeout)
         self._parts = Parts(driver, hub, clock, slots, Power(driver, hub, clock, slots))
         self._jobs: dict[str, Job[object]] = {}
+        self._adopting: set[str] = set()
         self._applies: dict[str, Apply] = {}
         self._failures: OrderedDict[str, tuple[str, ProviderError]] = OrderedDict()
 
@@ -195,8 +198,7 @@ class Machines:
         _known("action", action)
         if action is v1.PowerAction.UNSPECIFIED:
             raise InvalidSpecError("action: is missing")
-        facts = await self._driver.describe()
-        self._refuse_lacking(action, facts.capabilities or v1.Capabilities())
+        self._refuse_lacking(action, await self._capabilities())
 
         async def body(job: Job[v1.Machine | None]) -> v1.Machine | None:
             seen = await self._ours(f"{action.name.lower()} machine", uid)
@@ -236,13 +238,24 @@ class Machines:
     async def clone(
         self, request: v1.CloneMachineRequest, *, remaining: float | None = None
     ) -> tuple[v1.Machine | None, v1.Operation | None]:
-        """Copy a machine of ours under another identity of ours; see CloneMachine in the contract."""
+        """Copy a machine of ours under another identity of ours; see CloneMachine in the contract.
+
+        Raises:
+            NotSupportedError: this kind of clone is not on offer, or the copy could not be without what we lack.
+        """
+        facts = await self._driver.describe()
+        can = facts.capabilities or v1.Capabilities()
+        _known("kind", request.kind)
+        _refuse_clone(request.kind, can)
         if request.target is None:
             raise InvalidSpecError("target: is missing")
-        target = self._own(request.target)
+        target = self._own(planner.require_valid(request.target, facts.limits))
         assert target.identity is not None
         uid, source = target.identity.uid, _uid(request.source_uid)
-        request = dataclasses.replace(request, target=target)
+        create = planner.plan(target, None, can, facts.limits)[0]
+        if create.effect is not v1.Effect.ONLINE:
+            raise NotSupportedError("; ".join([f"clone machine {source}", *(why.message for why in create.reasons)]))
+        request = dataclasses.replace(request, target=planner.supported(target, can))
 
         async def body(job: Job[None]) -> None:
             await self._ours("clone machine", source)
@@ -257,17 +270,72 @@ class Machines:
         job.result()
         return await self.get(uid), None
 
+    async def adopt(
+        self, identity: v1.MachineIdentity | None, machine_id: str, *, remaining: float | None = None
+    ) -> v1.Machine:
+        """Put our stamp on a foreign machine; see AdoptMachine in the contract.
+
+        Raises:
+            NameConflictError: another machine has this identity.
+            OperationInProgressError: it takes longer than the caller waits, or another adoption of it is running.
+        """
+        identity = self._own_identity(identity)
+        if not machine_id or len(machine_id) > 253 or has_control(machine_id):
+            raise InvalidSpecError(f"id: {shown(machine_id)} is no id of a machine")
+        if not (await self._capabilities()).adoption:
+            raise NotSupportedError("this provider does not adopt machines")
+        uid = identity.uid
+
+        async def body(job: Job[v1.Machine]) -> v1.Machine:
+            seen = await self._hub.look(uid)
+            if seen is not None and seen.id != machine_id:
+                raise NameConflictError(f"adopt machine {shown(machine_id)}: {seen.id} is machine {uid} already")
+            if seen is not None and seen.owned:
+                return seen
+            with self._alone_adopting(machine_id):
+                await self._parts.slots.call("adopt", uid, lambda: self._driver.adopt(machine_id, identity))
+            seen = await self._hub.look(uid)
+            if seen is None or not seen.owned:
+                raise OperationInProgressError(f"adopt machine {uid}: it does not show our stamp yet", retry_after=1.0)
+            log.info("machine.adopted", uid=uid, id=machine_id, name=seen.hypervisor_name)
+            return seen
+
+        budget = self._budget(remaining)
+        job = await self._exclusive("adopt", uid, body, budget, join=f"adopt {machine_id}")
+        if not await job.wait(self._clock, budget.left):
+            raise OperationInProgressError(f"adopt machine {uid}: it is still running", retry_after=1.0)
+        return job.result()
+
+    @contextmanager
+    def _alone_adopting(self, machine_id: str) -> Iterator[None]:
+        """A foreign machine has no UID that a job could hold it by: two identities must not get it both."""
+        if machine_id in self._adopting:
+            raise OperationInProgressError(f"adopt machine {shown(machine_id)}: it is being adopted", retry_after=1.0)
+        self._adopting.add(machine_id)
+        try:
+            yield
+        finally:
+            self._adopting.discard(machine_id)
+
+    async def screenshot(self, uid: str) -> bytes:
+        """What the display of one of our machines shows, as PNG."""
+        if not (await self._capabilities()).screenshot:
+            raise NotSupportedError("this provider takes no screenshots")
+        seen = await self._ours("take a screenshot of machine", _uid(uid))
+        if seen.power in (OFF, SUSPENDED):
+            raise WrongPowerStateError(f"take a screenshot of machine {uid}: it is {seen.power.name}")
+        return await self._parts.slots.call("screenshot", uid, lambda: self._driver.screenshot(uid))
+
     # -- bodies ----------------------------------------------------------------------------------------------------
 
     async def _destroy(self, uid: str, job: Job[object], grace: float | None) -> None:
         seen = await self._hub.look(uid)
         _refuse_foreign("delete", uid, seen)
-        if seen is not None and grace is not None and seen.power is ON:
-            facts = await self._driver.describe()
-            if (facts.capabilities or v1.Capabilities()).graceful_shutdown:
-                job.progress(0.0, "shutting down")
-                await self._parts.power.wait_off(uid, grace)
-                _refuse_foreign("delete", uid, await self._hub.look(uid))
+        runs = seen is not None and seen.power is ON
+        if runs and grace is not None and (await self._capabilities()).graceful_shutdown:
+            job.progress(0.0, "shutting down")
+            await self._parts.power.wait_off(uid, grace)
+            _refuse_foreign("delete", uid, await self._hub.look(uid))
         job.progress(0.0, "removing")
         async with self._parts.slots.slot():
             await faults.point(BEFORE["destroy"])
@@ -402,6 +470,9 @@ class Machines:
             )
         return dataclasses.replace(identity, owner=self._owner)
 
+    async def _capabilities(self) -> v1.Capabilities:
+        return (await self._driver.describe()).capabilities or v1.Capabilities()
+
     async def _ours(self, what: str, uid: str) -> v1.Machine:
         seen = await self._hub.look(uid)
         if seen is None:
@@ -451,13 +522,25 @@ def _uid(text: str) -> str:
     return text
 
 
-def _known(field: str, value: v1.PowerAction | v1.RestartPolicy) -> None:
+def _refuse_clone(kind: v1.CloneKind, can: v1.Capabilities) -> None:
+    offer = {
+        v1.CloneKind.UNSPECIFIED: can.full_clone,
+        v1.CloneKind.FULL: can.full_clone,
+        v1.CloneKind.LINKED: can.linked_clone,
+        v1.CloneKind.INSTANT: can.instant_clone,
+    }
+    if not offer[kind]:
+        raise NotSupportedError(f"this provider makes no {(kind.name or 'FULL').lower()} clones of machines")
+
+
+def _known(field: str, value: v1.PowerAction | v1.RestartPolicy | v1.CloneKind) -> None:
     if not value.name:
         raise InvalidSpecError(f"{field}: {int(value)} is a value that this version does not know")
 
 
 def _digest(want: v1.MachineSpec) -> str:
     """Tells specs apart without keeping their secrets."""
-    bare = dataclasses.replace(want, extra_config={})  # a map has no order on the wire
-    extra = repr(sorted(want.extra_config.items())).encode("utf-8", "backslashreplace")
-    return hashlib.sha256(wire.codec(v1.MachineSpec).dumps(bare) + extra).hexdigest()
+    bare = dataclasses.replace(want, extra_config={}, attributes={})  # a map has no order on the wire
+    maps = repr([sorted(each.items()) for each in (want.extra_config, want.attributes)])
+    rest = maps.encode("utf-8", "backslashreplace")
+    return hashlib.sha256(wire.codec(v1.MachineSpec).dumps(bare) + rest).hexdigest()

@@ -4,7 +4,7 @@ What is compared with what
 - Native fields of `v1.Machine` where it has them.
 - `Machine.settings` for the rest, by the dotted field of the spec: "cpu.shares", "tuning.iommu",
   "disks[data].iops_limit", "placement.folder"; keys of extra_config stand for themselves; BOOT_DATA_SETTING holds
-  `boot_data_digest`.
+  `boot_data_digest`, and "placement.affinity[db]" the `affinity_words` of a rule.
 - A field that the spec leaves unset is never a difference. Neither is a fact that the hypervisor does not tell.
 """
 
@@ -12,15 +12,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from common import v1, wire
 from common.errors import InvalidSpecError
 
 from .refusals import narrow
-from .violations import MIB, check, size
+from .violations import MIB, check, plain, size
 
-__all__ = ["BOOT_DATA_SETTING", "boot_data_digest", "check", "hypervisor_name", "plan", "require_valid", "supported"]
+__all__ = [
+    "BOOT_DATA_SETTING", "affinity_words", "boot_data_digest", "check", "hypervisor_name", "plan", "require_valid",
+    "supported",
+]  # fmt: skip
 
 BOOT_DATA_SETTING = "boot-data"
 """Key of Machine.settings under which a driver reports `boot_data_digest` of the payload that it wrote."""
@@ -62,6 +65,11 @@ def boot_data_digest(spec: v1.MachineSpec) -> str:
     uid = spec.identity.uid if spec.identity is not None else ""
     parts = [uid, boot.user_data, boot.meta_data, boot.ignition, boot.hostname, nics]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def affinity_words(rule: v1.AffinityRule) -> str:
+    """What a rule asks for, as Machine.settings tells it: "apart", "together required"."""
+    return ("apart" if rule.apart else "together") + (" required" if rule.required else "")
 
 
 def require_valid(want: v1.MachineSpec | None, limits: v1.Limits | None = None) -> v1.MachineSpec:
@@ -124,7 +132,8 @@ class _Planner:
     def changes(self) -> list[v1.Change]:
         """Everything, in a safe order."""
         shape = [*self._cpu(), *self._memory(), *self._firmware(), *self._tuning(), *self._extra_config()]
-        shape += [*self._disks(), *self._nics(), *self._boot_data(), *self._placement(), *self._texts(), *self._gpus()]
+        shape += [*self._disks(), *self._nics(), *self._boot_data(), *self._placement(), *self._affinity()]
+        shape += [*self._texts(), *self._attributes(), *self._gpus()]
         doable = [change for change in shape if change.effect is _Effect.ONLINE]
         waiting = [change for change in shape if change.effect is _Effect.RESTART]
         never = [change for change in shape if change.effect not in (_Effect.ONLINE, _Effect.RESTART)]
@@ -360,6 +369,10 @@ class _Planner:
             )
         if want.sharing not in ("", "noSharing"):
             changes += self._setting(_Kind.UPDATE_DISK, f"{where}.sharing", want.sharing, live=False, subject=want.name)
+        if want.storage_policy:
+            changes += self._setting(
+                _Kind.UPDATE_DISK, f"{where}.storage_policy", want.storage_policy, live=True, subject=want.name
+            )
         return changes
 
     def _disk_size(self, want: v1.DiskSpec, have: v1.Disk) -> list[v1.Change]:
@@ -406,6 +419,11 @@ class _Planner:
         if want.storage and have.storage and want.storage != have.storage:
             message = f"move disk {want.name} from storage {have.storage} to {want.storage}"
             fixed("storage", message, _Effect.UNSUPPORTED, "DiskMoveUnsupported", "moving disks is not supported yet")
+        controller = self.seen.settings.get(f"{where}.controller_type", "")
+        if want.controller_type and controller and want.controller_type != controller:
+            message = f"move disk {want.name} from a {controller} controller to {want.controller_type}"
+            why = "the guest may not start from another controller"
+            fixed("controller_type", message, _Effect.RECREATE, "DiskControllerFixed", why)
         if want.image is not None and have.image_id and want.image.id != have.image_id:
             message = f"build disk {want.name} from image {want.image.id} instead of {have.image_id}"
             fixed("image", message, _Effect.RECREATE, "DiskSourceFixed", "an image is read once, when the disk is made")
@@ -501,6 +519,33 @@ class _Planner:
                 changes.append(
                     self._never(_Kind.SET_PLACEMENT, field, message, _Effect.RECREATE, "MoveUnsupported", why)
                 )
+        return changes
+
+    def _affinity(self) -> list[v1.Change]:
+        if not self.can.affinity:
+            return []
+        rules = self.want.placement.affinity if self.want.placement is not None else []
+        wishes = {rule.name: affinity_words(rule) for rule in rules}
+        return self._by_name(_Kind.SET_PLACEMENT, "placement.affinity", wishes)
+
+    def _attributes(self) -> list[v1.Change]:
+        if not self.can.attributes:
+            return []
+        return self._by_name(_Kind.SET_ATTRIBUTES, "attributes", self.want.attributes)
+
+    def _by_name(self, kind: v1.ChangeKind, field: str, wishes: Mapping[str, str]) -> list[v1.Change]:
+        """What is written beside a machine in any state of it: by name, and gone once it is no longer asked for."""
+        have = {key[len(field) + 1 : -1]: value for key, value in self.seen.settings.items()
+                if key.startswith(f"{field}[")}  # fmt: skip
+        changes = []
+        for name in sorted(wishes.keys() | have.keys()):
+            if wishes.get(name) == have.get(name):
+                continue
+            verb = "take off" if name not in wishes else "set" if name not in have else "change"
+            where = f"{field}[{plain(name)}]"
+            changes.append(
+                v1.Change(kind=kind, field=where, subject=name, effect=_Effect.ONLINE, message=f"{verb} {where}")
+            )
         return changes
 
     def _texts(self) -> list[v1.Change]:

@@ -63,6 +63,7 @@ def narrow(want: v1.MachineSpec, seen: v1.Machine | None, can: v1.Capabilities) 
     for nic in found.want.nics:
         _nic(found, nic, have_nics.get(nic.name))
     _boot_data(found)
+    _customization(found)
     _placement(found)
     _tuning(found)
     _rest(found)
@@ -176,9 +177,16 @@ def _disk(found: _Refusals, disk: v1.DiskSpec, have: v1.Disk | None) -> None:
     if disk.sharing not in ("", "noSharing") and not can.disk_sharing:
         refuse("sharing", "DiskSharingUnsupported", "this provider does not share disks", blocking=True)
         disk.sharing = ""
-    if disk.controller_type or disk.controller_index is not None:
-        refuse("controller_type", "DiskControllerUnsupported", "the choice of a disk controller is not supported yet")
+    if disk.storage_policy and not can.storage_policies:
+        refuse("storage_policy", "StoragePolicyUnsupported", "this provider has no storage policies")
+        disk.storage_policy = ""
+    if disk.controller_type and disk.controller_type not in can.disk_controllers:
+        offer = _offer(can.disk_controllers)
+        refuse("controller_type", "DiskControllerUnsupported", f"{disk.controller_type} asked for, on offer: {offer}")
         disk.controller_type, disk.controller_index = "", None
+    elif disk.controller_index is not None and not can.disk_controllers:
+        refuse("controller_index", "DiskControllerUnsupported", "this provider chooses disk controllers itself")
+        disk.controller_index = None
 
 
 def _nic(found: _Refusals, nic: v1.NicSpec, have: v1.Nic | None) -> None:
@@ -240,6 +248,20 @@ def _boot_data(found: _Refusals) -> None:
         found.want.boot_data = None
 
 
+def _customization(found: _Refusals) -> None:
+    """Done once, when the machine is made: one that is there already lacks nothing."""
+    wish, can = found.want.customization, found.can
+    if wish is None:
+        return
+    guest, lacks = ("Windows", not can.sysprep) if wish.sysprep is not None else ("Linux", not can.customization)
+    if lacks:
+        if found.seen is None:
+            code = "SysprepUnsupported" if wish.sysprep is not None else "CustomizationUnsupported"
+            message = f"this provider does not customize {guest} guests"
+            found.add(_Kind.CREATE, "customization", code, message, blocking=True)
+        found.want.customization = None
+
+
 _PLACEMENTS = {
     "cluster": v1.PlacementKind.CLUSTER,
     "host": v1.PlacementKind.HOST,
@@ -262,6 +284,13 @@ def _placement(found: _Refusals) -> None:
             message = f"this provider does not place machines by {field.replace('_', ' ')}"
             found.add(_Kind.SET_PLACEMENT, f"placement.{field}", "PlacementUnsupported", message)
         setattr(placement, field, "")
+    if found.can.affinity:
+        return
+    for rule in placement.affinity:
+        message = "this provider keeps machines neither together nor apart"
+        field = f"placement.affinity[{rule.name}]"
+        found.add(_Kind.SET_PLACEMENT, field, "AffinityUnsupported", message, subject=rule.name, blocking=rule.required)
+    placement.affinity = []
 
 
 def _tuning(found: _Refusals) -> None:
@@ -301,6 +330,12 @@ def _rest(found: _Refusals) -> None:
         if found.seen is None or set(found.seen.tags) != set(want.tags):
             found.add(_Kind.SET_TAGS, "tags", "TagsUnsupported", "this provider has no tags")
         want.tags = []
+    if want.attributes and not can.attributes:
+        for name in sorted(want.attributes):
+            message = "this provider has no attributes"
+            field = f"attributes[{plain(name)}]"
+            found.add(_Kind.SET_ATTRIBUTES, field, "AttributesUnsupported", message, subject=name)
+        want.attributes = {}
     for key in sorted(set(want.extra_config) - set(can.extra_config_keys)):
         message = f"key {shown(key)} means nothing here; known keys: {_offer(can.extra_config_keys)}"
         found.add(_Kind.SET_EXTRA_CONFIG, f"extra_config[{plain(key)}]", "ExtraConfigKeyUnknown", message)

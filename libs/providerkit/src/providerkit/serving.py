@@ -107,7 +107,7 @@ async def serve(
         )
         for service, servicer in {
             "ProviderService": provider,
-            "MachineService": MachineServicer(driver, machines, hub, Consoles(driver, hub)),
+            "MachineService": MachineServicer(machines, hub, Consoles(driver, hub)),
             "SnapshotService": SnapshotServicer(driver, machines),
             "ImageService": ImageServicer(images),
             "DiskService": DiskServicer(driver),

@@ -5,14 +5,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from typing import TypeVar
 
 from common import faults, tracing
 from common.errors import HypervisorUnavailableError
+
+T = TypeVar("T")
 
 VERBS = (
     "create",
     "destroy",
     "release",
+    "adopt",
     "power_on",
     "power_off",
     "ask_shutdown",
@@ -35,6 +39,9 @@ VERBS = (
     "set_description",
     "set_tuning",
     "set_extra_config",
+    "set_attributes",
+    "set_placement",
+    "screenshot",
 )
 BEFORE = {
     verb: faults.declare(f"machines.{verb}.before", f"{verb} was decided and not yet asked for") for verb in VERBS
@@ -59,25 +66,26 @@ class Slots:
         """Run one short verb of a machine in a slot."""
         await self.call(name, uid, lambda: verb(uid))
 
-    async def call(self, name: str, uid: str, call: Callable[[], Awaitable[None]]) -> None:
+    async def call(self, name: str, uid: str, call: Callable[[], Awaitable[T]]) -> T:
         """Run one short call in a slot, between its fault points.
 
         Raises:
             HypervisorUnavailableError: it took longer than any such call may; what became of it shows in the next look.
         """
         async with self._free:
-            await self.limited(name, uid, call)
+            return await self.limited(name, uid, call)
 
-    async def limited(self, name: str, uid: str, call: Callable[[], Awaitable[None]]) -> None:
+    async def limited(self, name: str, uid: str, call: Callable[[], Awaitable[T]]) -> T:
         """The same for a caller who holds a slot already."""
         await faults.point(BEFORE[name])
         try:
             with tracing.span(f"driver.{name}", machine_uid=uid):
                 async with asyncio.timeout(self._verb_timeout):
-                    await call()
+                    answer = await call()
         except TimeoutError:
             message = (
                 f"{name.replace('_', ' ')} machine {uid}: the hypervisor gave no answer in {self._verb_timeout:g} s"
             )
             raise HypervisorUnavailableError(message) from None
         await faults.point(AFTER[name])
+        return answer

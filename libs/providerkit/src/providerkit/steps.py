@@ -12,6 +12,8 @@ from .driver import Driver
 
 _Kind = v1.ChangeKind
 _SAME_VERB = {_Kind.SET_EXTRA_CONFIG: _Kind.SET_TUNING}
+_WHOLE = {_Kind.SET_TUNING, _Kind.SET_ATTRIBUTES, _Kind.SET_PLACEMENT}
+"""One call of the verb makes every change of this kind, whatever its subject."""
 
 
 def next_step(doable: Sequence[v1.Change]) -> list[v1.Change]:
@@ -27,7 +29,7 @@ def step_key(change: v1.Change) -> tuple[int, str, str, str]:
 
 def _verb_of(change: v1.Change) -> tuple[v1.ChangeKind, str]:
     kind = _SAME_VERB.get(change.kind, change.kind)
-    return kind, "" if kind is _Kind.SET_TUNING else change.subject
+    return kind, "" if kind in _WHOLE else change.subject
 
 
 def shape_step(
@@ -73,6 +75,11 @@ def shape_step(
             return lambda: driver.set_tags(uid, sorted(set(want.tags)))
         case _Kind.SET_DESCRIPTION:
             return lambda: driver.set_description(uid, want.description)
+        case _Kind.SET_ATTRIBUTES:
+            return lambda: driver.set_attributes(uid, dict(want.attributes))
+        case _Kind.SET_PLACEMENT:
+            rules = want.placement.affinity if want.placement is not None else []
+            return lambda: driver.set_affinity(uid, list(rules))  # of a placement, this alone is ever changed
         case _Kind.SET_TUNING | _Kind.SET_EXTRA_CONFIG:
             return lambda: driver.set_tuning(uid, want)
         case _:
@@ -103,6 +110,8 @@ def _disk(want: v1.DiskSpec, fields: set[str]) -> v1.DiskSpec:
         disk.iops_limit = 0
     if f"disks[{want.name}].sharing" not in fields:
         disk.sharing = ""
+    if f"disks[{want.name}].storage_policy" not in fields:
+        disk.storage_policy = ""
     return disk
 
 

@@ -63,6 +63,7 @@ def check(want: v1.MachineSpec, limits: v1.Limits | None = None) -> list[str]:
         *_disks(want.disks, known),
         *_nics(want.nics, known),
         *_boot_data(want.boot_data),
+        *_customization(want.customization),
         *_power(want.power),
         *_texts(want),
         *_tuning(want),
@@ -144,6 +145,10 @@ def _disks(disks: list[v1.DiskSpec], limits: v1.Limits) -> Iterator[str]:
             yield f"{where}.storage: {shown(disk.storage)} is no storage name"
         if disk.sharing not in ("", "noSharing", "virtualSharing", "physicalSharing"):
             yield f"{where}.sharing: {shown(disk.sharing)} is none of noSharing, virtualSharing, physicalSharing"
+        if disk.controller_type and not _WORD.fullmatch(disk.controller_type):
+            yield f"{where}.controller_type: {shown(disk.controller_type)} is no type of controller"
+        if not _is_text(disk.storage_policy, 255):
+            yield f"{where}.storage_policy: {shown(disk.storage_policy)} is no name of a policy"
 
 
 def _nics(nics: list[v1.NicSpec], limits: v1.Limits) -> Iterator[str]:
@@ -247,6 +252,32 @@ def _boot_data(boot: v1.BootData | None) -> Iterator[str]:
         yield f"boot_data.hostname: {shown(boot.hostname)} is no host name"
 
 
+def _customization(wish: v1.Customization | None) -> Iterator[str]:
+    """Passwords, keys and the answer file are measured and never shown."""
+    if wish is None:
+        return
+    where, windows = "customization", wish.sysprep
+    for name in ("stored", "time_zone"):
+        if not _is_text(getattr(wish, name), 255):
+            yield f"{where}.{name}: {shown(getattr(wish, name))} has control characters or more than 255 characters"
+    if wish.domain and not is_dns_subdomain(wish.domain.lower()):
+        yield f"{where}.domain: {shown(wish.domain)} is no domain name"
+    if windows is None:
+        return
+    for name in ("full_name", "organization", "join_domain", "join_user", "workgroup"):
+        if not _is_text(getattr(windows, name), 255):
+            yield f"{where}.sysprep.{name}: {shown(getattr(windows, name))} has control characters or is too long"
+    for name in ("product_key", "admin_password", "join_password"):
+        if not _is_text(getattr(windows, name), 255):
+            yield f"{where}.sysprep.{name}: has control characters or more than 255 characters"
+    if len(windows.answer_file.encode(errors="surrogatepass")) > MAX_BOOT_DATA_BYTES:
+        yield f"{where}.sysprep.answer_file: more than {size(MAX_BOOT_DATA_BYTES)} given"
+    if not all(_is_text(command, MAX_TEXT_BYTES) for command in windows.commands):
+        yield f"{where}.sysprep.commands: one has control characters or is longer than 64 KiB"
+    if windows.join_domain and windows.workgroup:
+        yield f"{where}.sysprep.workgroup: a domain to join is given as well; a guest is in one of them"
+
+
 def _power(power: v1.PowerSpec | None) -> Iterator[str]:
     if power is None:
         return
@@ -269,7 +300,13 @@ def _texts(want: v1.MachineSpec) -> Iterator[str]:
             yield f"extra_config: {shown(key)} is no key"
         if len(value) > MAX_TEXT_BYTES or has_control(value):
             yield f"extra_config[{plain(key)}]: the value is longer than 64 KiB or has control characters"
+    for name, value in want.attributes.items():
+        if not name or not _is_text(name, 80):
+            yield f"attributes: {shown(name)} is empty, longer than 80 or has control characters"
+        if not _is_text(value.replace("\n", ""), MAX_TEXT_BYTES):
+            yield f"attributes[{plain(name)}]: the value is longer than 64 KiB or has control characters"
     if want.placement is not None:
+        yield from _names("placement.affinity", [rule.name for rule in want.placement.affinity])
         for name in ("cluster", "host", "resource_pool", "folder", "datastore", "storage_pod"):
             if has_control(getattr(want.placement, name)):
                 yield f"placement.{name}: {shown(getattr(want.placement, name))} has control characters"
@@ -297,6 +334,10 @@ def _names(where: str, names: Iterable[str]) -> Iterator[str]:
         if name in seen:
             yield f"{where}: name {shown(name)} is given twice"
         seen.add(name)
+
+
+def _is_text(text: str, longest: int) -> bool:
+    return len(text) <= longest and not has_control(text)
 
 
 def _known_enum(

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 
 from common import v1
-from common.errors import NotSupportedError
 
 from providerkit.apply import ABSENT
 from providerkit.consoles import Consoles
-from providerkit.driver import Driver
 from providerkit.machines import Machines
 from providerkit.watch import BATCH, Hub
 
@@ -21,8 +19,7 @@ MIN_HEARTBEAT = 0.05
 class MachineServicer:
     """Translates MachineService."""
 
-    def __init__(self, driver: Driver, machines: Machines, hub: Hub, consoles: Consoles) -> None:
-        self._driver = driver
+    def __init__(self, machines: Machines, hub: Hub, consoles: Consoles) -> None:
         self._machines = machines
         self._hub = hub
         self._consoles = consoles
@@ -75,10 +72,6 @@ class MachineServicer:
 
     async def clone_machine(self, request: v1.CloneMachineRequest, context: Context) -> v1.CloneMachineResponse:
         """Copy a machine, where the provider can."""
-        facts = await self._driver.describe()
-        can = facts.capabilities or v1.Capabilities()
-        if not (can.linked_clone if request.kind is v1.CloneKind.LINKED else can.full_clone):
-            raise NotSupportedError("this provider does not clone machines yet")
         machine, operation = await self._machines.clone(request, remaining=context.time_remaining())
         return v1.CloneMachineResponse(machine=machine, operation=operation)
 
@@ -88,3 +81,14 @@ class MachineServicer:
         """Carry a console session."""
         async for response in self._consoles.session(requests):
             yield response
+
+    async def capture_screenshot(
+        self, request: v1.CaptureScreenshotRequest, context: Context
+    ) -> v1.CaptureScreenshotResponse:
+        """One picture of the display."""
+        return v1.CaptureScreenshotResponse(image=await self._machines.screenshot(request.uid))
+
+    async def adopt_machine(self, request: v1.AdoptMachineRequest, context: Context) -> v1.AdoptMachineResponse:
+        """Take a foreign machine over."""
+        machine = await self._machines.adopt(request.identity, request.id, remaining=context.time_remaining())
+        return v1.AdoptMachineResponse(machine=machine)
