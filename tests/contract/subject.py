@@ -99,6 +99,8 @@ class Traits:
     broken_image: Callable[[], v1.ImageSource] | None = None
     console: tuple[bytes, bytes] | None = None
     """What to type, and what must come back."""
+    policies: tuple[str, str] = ("gold", "silver")
+    """Two storage policies, where the provider has such."""
     pace: Pace = field(default_factory=Pace)
 
 
