@@ -179,7 +179,8 @@ TABLE: dict[str, tuple[Edit, list[Row]]] = {
     "a disk never shrinks": (
         set_("disks.1.size_bytes", 5 * GIB), [(K.GROW_DISK, "disks[data].size_bytes", UNSUPPORTED, ("DiskShrink",))]),
     "a disk without a size keeps its own": (set_("disks.0.size_bytes", 0), []),
-    "a disk that is larger by a step": (have("disks.1.size_bytes", 20 * GIB + (1 << 20) - 512), [
+    "a disk that its storage rounded up": (have("disks.1.size_bytes", 20 * GIB + (4 << 20) - 512), []),
+    "a disk that is larger by a granule": (have("disks.1.size_bytes", 20 * GIB + (4 << 20)), [
         (K.GROW_DISK, "disks[data].size_bytes", UNSUPPORTED, ("DiskShrink",))]),
     "a size that is a hair below a whole MiB": (set_("disks.1.size_bytes", 20 * GIB - 512), []),
     "another bus": (
@@ -375,7 +376,7 @@ def test_W13_W14_W15_decides(name: str) -> None:
     want, machine, caps = wanted(), seen(), copy.deepcopy(FAKE_CAPABILITIES)
     edit(want, machine, caps)
     before = copy.deepcopy((want, machine, caps))
-    changes = planner.plan(want, machine, caps)
+    changes = planner.plan(want, machine, caps, v1.Limits(disk_granularity_bytes=4 << 20))
     got = [(c.kind, c.field, c.effect, tuple(r.code for r in c.reasons)) for c in changes]
     assert got == rows
     assert all(change.message for change in changes)

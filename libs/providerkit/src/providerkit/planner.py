@@ -379,6 +379,9 @@ class _Planner:
         field, sizes = f"disks[{want.name}].size_bytes", f"from {size(have.size_bytes)} to {size(want.size_bytes)}"
         if not want.size_bytes or not have.size_bytes or _mib(want.size_bytes) == _mib(have.size_bytes):
             return []
+        granule = max(MIB, self.limits.disk_granularity_bytes)
+        if want.size_bytes < have.size_bytes < want.size_bytes + granule:
+            return []  # the storage rounded it up
         if want.size_bytes < have.size_bytes:
             why = "a disk never shrinks: the guest's data would be cut off"
             message = f"shrink disk {want.name} {sizes}"
