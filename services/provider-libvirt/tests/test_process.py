@@ -2,88 +2,28 @@
 
 from __future__ import annotations
 
-import asyncio
-import os
 import signal
-import subprocess
-import sys
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
+import processes
 import pytest
-from common import rpc, v1
+from common import v1
 from common.errors import ProviderError
-from common.rpc import Stub
 from libvirtd.private import PrivateLibvirtd
+from processes import delete, settle
 from provider_libvirt.__main__ import main
-from providerkit.serving import PACKAGE
 
 from .conftest import MIB, OWNER, machine_spec, uid_of
 
 CANARY = "canary-41f7"
 
 
-class Provider:
-    """A running process, and what it said."""
-
-    def __init__(self, process: asyncio.subprocess.Process, log: Path, ready: Path) -> None:
-        self.process = process
-        self.log = log
-        self.ready = ready
-
-    async def ended(self) -> int:
-        """Wait for its end."""
-        async with asyncio.timeout(30):
-            return await self.process.wait()
-
-    @asynccontextmanager
-    async def machines(self) -> AsyncIterator[Stub]:
-        """Calls to it."""
-        async with rpc.connect(self.ready.read_text().strip(), insecure=True, registry=None) as channel:
-            yield rpc.stub(channel, f"{PACKAGE}.MachineService")
-
-
-@asynccontextmanager
-async def provider(tmp_path: Path, endpoint: str, *arguments: str, fault: str = "") -> AsyncIterator[Provider]:
-    """Start it, wait until it serves, and end it."""
-    ready, log = tmp_path / "ready", tmp_path / "log"
-    ready.unlink(missing_ok=True)
-    environment = {**os.environ, "VIRTRIGAUD_FAULT": fault}
-    with log.open("ab") as output:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "provider_libvirt", "--endpoint", endpoint, "--owner", OWNER, "--insecure",
-            "--listen-address", "127.0.0.1:0", "--ready-file", str(ready), *arguments,
-            stdout=output, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=environment,
-        )  # fmt: skip
-    try:
-        async with asyncio.timeout(30):
-            while not ready.exists():
-                assert process.returncode is None, log.read_text()
-                await asyncio.sleep(0.05)
-        yield Provider(process, log, ready)
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await process.wait()
-
-
-async def settle(machines: Stub, spec: v1.MachineSpec) -> v1.Machine:
-    """Apply until nothing is under way."""
-    async with asyncio.timeout(60):
-        while True:
-            answer = await machines.apply_machine(v1.ApplyMachineRequest(spec=spec), timeout=20)
-            if answer.operation is None:
-                assert answer.machine is not None
-                machine: v1.Machine = answer.machine
-                return machine
-
-
-async def delete(machines: Stub, spec: v1.MachineSpec) -> None:
-    """Delete until it is gone."""
-    async with asyncio.timeout(60):
-        while not (await machines.delete_machine(v1.DeleteMachineRequest(identity=spec.identity), timeout=20)).gone:
-            pass
+def provider(
+    tmp_path: Path, endpoint: str, *arguments: str, fault: str = ""
+) -> AbstractAsyncContextManager[processes.Provider]:
+    """The libvirt provider as a process."""
+    return processes.provider("provider_libvirt", tmp_path, OWNER, "--endpoint", endpoint, *arguments, fault=fault)
 
 
 async def test_it_serves_and_leaves_when_told_to(tmp_path: Path) -> None:

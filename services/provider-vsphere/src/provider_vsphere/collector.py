@@ -141,7 +141,7 @@ class Collector:
         return self.read(u.moid for u in stale) if stale else []
 
     def read(self, moids: Iterable[str]) -> list[Update]:
-        """Read machines at once; blocks. One that is gone meanwhile is left out."""
+        """Read machines at once; blocks. One that is gone meanwhile is told to be so."""
         stub = self._login.instance._stub
         machines = [vim.VirtualMachine(moid, stub) for moid in moids]
         collector = self._login.content.propertyCollector
@@ -149,7 +149,9 @@ class Collector:
         try:
             answer = collector.RetrievePropertiesEx([watched.machine_filter(machines)], options)
         except vmodl.fault.ManagedObjectNotFound:
-            return [] if len(machines) == 1 else [u for machine in machines for u in self.read([machine._moId])]
+            if len(machines) == 1:
+                return [Update("VirtualMachine", machines[0]._moId, gone=True)]
+            return [update for machine in machines for update in self.read([machine._moId])]
         found = list(answer.objects) if answer is not None else []
         while answer is not None and answer.token:
             answer = collector.ContinueRetrievePropertiesEx(answer.token)

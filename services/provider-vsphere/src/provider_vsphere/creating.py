@@ -11,7 +11,7 @@ from typing import Any
 
 from common import faults, logging, v1
 from common.clock import Clock
-from common.errors import ImageNotFoundError, NameConflictError, ResourceNotFoundError
+from common.errors import ImageNotFoundError, NameConflictError, ResourceNotFoundError, StalePreconditionError
 from providerkit.driver import Progress
 from pyVmomi import vim
 
@@ -28,6 +28,8 @@ CREATED = faults.declare("vsphere.create.made", "the VM is there with its stamp,
 DETACHED = faults.declare("vsphere.destroy.detached", "disks of others are unplugged, the VM is still there")
 DESTROYED = faults.declare("vsphere.destroy.done", "the VM is gone, and nobody knows yet")
 
+_ATTEMPTS = 3
+"""So often a machine is looked at anew that somebody else changed while it was being destroyed."""
 _PLACES = ("cluster", "host", "resource_pool", "folder", "datastore", "storage_pod")
 
 
@@ -145,9 +147,21 @@ class Creator:
     async def destroy(self, uid: str, progress: Progress) -> None:
         """Remove the machine and every file that we made for it; disks of others stay where they are."""
         doing = f"destroy machine {uid}"
-        entity = await self.find(uid, doing)
-        if entity is None:
-            return
+        for attempt in range(_ATTEMPTS):
+            entity = await self.find(uid, doing)
+            if entity is None:
+                return
+            try:
+                await self._destroy(entity, doing, progress)
+            except StalePreconditionError:  # it changed, it is gone, or it is registered under another id
+                if attempt + 1 == _ATTEMPTS:
+                    raise
+                await self._vsphere.refresh(entity)
+                await self.look(uid, doing)
+            else:
+                return
+
+    async def _destroy(self, entity: Entity, doing: str, progress: Progress) -> None:
         progress(0.1, "powering off")
         await power.power_off(self._vsphere, entity, doing)
         progress(0.3, "unplugging disks that are not ours")
