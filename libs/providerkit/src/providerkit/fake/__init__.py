@@ -1,6 +1,7 @@
 """A hypervisor in memory that keeps every promise of the contract, and misbehaves on demand."""
 
-from .driver import FAKE_CAPABILITIES, FakeDriver
+from .capable import FAKE_CAPABILITIES
+from .driver import FakeDriver
 from .world import FakeHypervisor
 
 __all__ = ["FAKE_CAPABILITIES", "FakeDriver", "FakeHypervisor"]

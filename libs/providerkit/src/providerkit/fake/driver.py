@@ -4,23 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import copy
-import hashlib
-import struct
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from pathlib import Path
-from urllib.parse import urlsplit
 
 from common import faults, v1
 from common.errors import (
-    BrokenImageError,
-    ChecksumMismatchError,
-    DownloadFailedError,
     ForeignMachineError,
-    HostFullError,
-    ImageInUseError,
     ImageNotFoundError,
-    InvalidSpecError,
     MachineNotFoundError,
     NameConflictError,
     NotSupportedError,
@@ -31,59 +21,15 @@ from common.errors import (
 from providerkit.driver import Console, Driver, Progress
 from providerkit.planner import BOOT_DATA_SETTING, boot_data_digest, hypervisor_name
 
+from .capable import FAKE_CAPABILITIES, FAKE_LIMITS
+from .hardware import MAX_CPUS, MAX_MEMORY, address, boot, plug_disk, plug_nic, set_cpu, set_memory, set_tuning
+from .images import FakeImages
 from .world import GIB, FakeHypervisor, Volume
 
 ON, OFF, SUSPENDED, PAUSED = v1.PowerState.ON, v1.PowerState.OFF, v1.PowerState.SUSPENDED, v1.PowerState.PAUSED
 
 CREATE_VOLUMES = faults.declare("fake.create.volumes", "the volumes of a new machine are there, the machine is not")
 DESTROY_VOLUMES = faults.declare("fake.destroy.volumes", "a machine is gone, its volumes are not")
-
-MAX_CPUS = 64
-MAX_MEMORY = 1 << 40
-
-FAKE_CAPABILITIES = v1.Capabilities(
-    firmware=[v1.FirmwareType.BIOS, v1.FirmwareType.UEFI],
-    secure_boot=True,
-    tpm_versions=["2.0"],
-    cpu_hot_add=True,
-    memory_hot_add=True,
-    disk_hot_add=True,
-    disk_hot_remove=True,
-    disk_online_grow=True,
-    nic_hot_add=True,
-    nic_hot_remove=True,
-    nic_online_update=True,
-    disk_offline_grow=True,
-    disk_offline_change=True,
-    nic_offline_change=True,
-    disk_buses=[v1.DiskBus.VIRTIO, v1.DiskBus.SCSI, v1.DiskBus.SATA],
-    disk_provisionings=[v1.DiskProvisioning.THIN, v1.DiskProvisioning.THICK],
-    disk_iops_limit=True,
-    existing_disk=True,
-    nic_models=["virtio", "e1000e"],
-    network_kinds=[v1.NetworkKind.NAMED, v1.NetworkKind.BRIDGE, v1.NetworkKind.NAT],
-    vlan=True,
-    nic_mtu=True,
-    fixed_mac=True,
-    cloud_init=True,
-    static_addresses=True,
-    ignition=True,
-    graceful_shutdown=True,
-    suspend=True,
-    reset=True,
-    nested_virtualization=True,
-    iommu=True,
-    cpu_topology=True,
-    cpu_shares=True,
-    tags=True,
-    extra_config_keys=["fake.colour"],
-    consoles=[v1.ConsoleKind.SERIAL],
-    image_import=True,
-    image_formats=["qcow2", "raw"],
-    image_sources=[v1.ImageSourceKind.URL, v1.ImageSourceKind.FILE],
-    inventory=True,
-    guest_addresses=True,
-)
 
 
 class FakeDriver(Driver):
@@ -100,6 +46,7 @@ class FakeDriver(Driver):
         guest_shutdown_seconds: float = 0.0,
     ) -> None:
         self.world = world
+        self._images = FakeImages(world)
         self._owner = owner
         self._capabilities = capabilities or FAKE_CAPABILITIES
         self._guest_shutdown_seconds = guest_shutdown_seconds
@@ -126,9 +73,11 @@ class FakeDriver(Driver):
 
     async def describe(self) -> v1.GetProviderResponse:
         """As measured: the fake is what it is."""
-        limits = v1.Limits(max_cpus=MAX_CPUS, max_memory_bytes=MAX_MEMORY, max_disks=32, max_nics=16)
         return v1.GetProviderResponse(
-            hypervisor="Fake 1.0", endpoint="memory:", capabilities=copy.deepcopy(self._capabilities), limits=limits
+            hypervisor="Fake 1.0",
+            endpoint="memory:",
+            capabilities=copy.deepcopy(self._capabilities),
+            limits=copy.deepcopy(FAKE_LIMITS),
         )
 
     async def check(self) -> str:
@@ -174,7 +123,7 @@ class FakeDriver(Driver):
         sizes = [self._new_disk_size(uid, disk) for disk in spec.disks]
         known = sum(1 for disk in spec.disks if f"{uid}/{disk.name}" in self.world.volumes)
         if not known:
-            self._reserve(f"create machine {uid}", sum(sizes))
+            self.world.reserve(f"create machine {uid}", sum(sizes))
         for index, (disk, size) in enumerate(zip(spec.disks, sizes, strict=True)):
             progress(index / max(1, len(spec.disks)), f"copying disk {disk.name}")
             self._make_volume(uid, disk, size)
@@ -242,15 +191,15 @@ class FakeDriver(Driver):
             machine.firmware.type = v1.FirmwareType.UEFI if uefi else v1.FirmwareType.BIOS
         if machine.firmware.tpm:
             machine.firmware.tpm_version = machine.firmware.tpm_version or "2.0"
-        _set_cpu(machine, cpu)
-        _set_memory(machine, memory)
-        _set_tuning(machine, spec)
+        set_cpu(machine, cpu)
+        set_memory(machine, memory)
+        set_tuning(machine, spec)
         if digest := boot_data_digest(spec):
             machine.settings[BOOT_DATA_SETTING] = digest
         for disk in spec.disks:
-            _plug_disk(machine, disk, self._volume(uid, disk))
+            plug_disk(machine, disk, self._volume(uid, disk))
         for nic in spec.nics:
-            _plug_nic(machine, nic)
+            plug_nic(machine, nic)
         return machine
 
     # -- volumes ---------------------------------------------------------------------------------------------------
@@ -266,11 +215,6 @@ class FakeDriver(Driver):
                 raise ResourceNotFoundError(f"disk {disk.name} of machine {uid}: there is no disk {disk.existing.id}")
             return 0
         return disk.size_bytes
-
-    def _reserve(self, what: str, size: int) -> None:
-        free = self.world.capacity_bytes - self.world.used_bytes
-        if size > free:
-            raise HostFullError(f"{what}: {size} bytes asked, storage fake has {free} bytes free")
 
     def _make_volume(self, uid: str, disk: v1.DiskSpec, size: int) -> None:
         """Make the disk's content unless it is there: an interrupted create goes on from what it left."""
@@ -299,7 +243,7 @@ class FakeDriver(Driver):
         await self.world.enter("power_on")
         machine = self._ours(uid)
         if machine.power is not ON:
-            _boot(machine)
+            boot(machine)
             self.world.changed(uid)
 
     async def power_off(self, uid: str) -> None:
@@ -368,12 +312,12 @@ class FakeDriver(Driver):
 
     async def set_cpu(self, uid: str, cpu: v1.CpuSpec, *, live: bool) -> None:
         await self.world.enter("set_cpu")
-        _set_cpu(self._ours(uid), cpu)
+        set_cpu(self._ours(uid), cpu)
         self.world.changed(uid)
 
     async def set_memory(self, uid: str, memory: v1.MemorySpec, *, live: bool) -> None:
         await self.world.enter("set_memory")
-        _set_memory(self._ours(uid), memory)
+        set_memory(self._ours(uid), memory)
         self.world.changed(uid)
 
     async def set_firmware(self, uid: str, firmware: v1.FirmwareSpec) -> None:
@@ -393,16 +337,16 @@ class FakeDriver(Driver):
             return
         size = self._new_disk_size(uid, disk)
         if f"{uid}/{disk.name}" not in self.world.volumes:
-            self._reserve(f"attach disk {disk.name} to machine {uid}", size)
+            self.world.reserve(f"attach disk {disk.name} to machine {uid}", size)
         self._make_volume(uid, disk, size)
-        _plug_disk(machine, disk, self._volume(uid, disk))
+        plug_disk(machine, disk, self._volume(uid, disk))
         self.world.changed(uid)
 
     async def grow_disk(self, uid: str, name: str, size_bytes: int, *, live: bool) -> None:
         await self.world.enter("grow_disk")
         disk = self._disk(uid, name)
         if size_bytes > disk.size_bytes:
-            self._reserve(f"grow disk {name} of machine {uid}", size_bytes - disk.size_bytes)
+            self.world.reserve(f"grow disk {name} of machine {uid}", size_bytes - disk.size_bytes)
             disk.size_bytes = self.world.volumes[disk.id].size_bytes = size_bytes
             self.world.changed(uid)
 
@@ -425,8 +369,8 @@ class FakeDriver(Driver):
         machine = self._ours(uid)
         self._check_network(nic)
         if all(have.name != nic.name for have in machine.nics):
-            _plug_nic(machine, nic)
-            _address(machine)
+            plug_nic(machine, nic)
+            address(machine)
             self.world.changed(uid)
 
     async def update_nic(self, uid: str, nic: v1.NicSpec, *, live: bool) -> None:
@@ -440,7 +384,7 @@ class FakeDriver(Driver):
         have.model, have.mac = nic.model or have.model, nic.mac or have.mac
         if nic.mtu:
             machine.settings[f"nics[{nic.name}].mtu"] = str(nic.mtu)
-        _address(machine)
+        address(machine)
         self.world.changed(uid)
 
     async def detach_nic(self, uid: str, name: str, *, live: bool) -> None:
@@ -448,7 +392,7 @@ class FakeDriver(Driver):
         machine = self._ours(uid)
         machine.nics = [nic for nic in machine.nics if nic.name != name]
         machine.settings.pop(f"nics[{name}].mtu", None)
-        _address(machine)
+        address(machine)
         self.world.changed(uid)
 
     async def set_boot_data(self, uid: str, spec: v1.MachineSpec) -> None:
@@ -468,7 +412,7 @@ class FakeDriver(Driver):
 
     async def set_tuning(self, uid: str, spec: v1.MachineSpec) -> None:
         await self.world.enter("set_tuning")
-        _set_tuning(self._ours_off(uid, "change tuning"), spec)
+        set_tuning(self._ours_off(uid, "change tuning"), spec)
         self.world.changed(uid)
 
     def _ours_off(self, uid: str, what: str) -> v1.Machine:
@@ -486,82 +430,19 @@ class FakeDriver(Driver):
     # -- images ----------------------------------------------------------------------------------------------------
 
     async def image_id(self, request: v1.PrepareImageRequest) -> str:
-        source = request.source or v1.ImageSource()
-        if source.url is None and source.file is None:
-            raise InvalidSpecError("source: the fake takes url and file")
-        if source.url is not None:
-            parts = urlsplit(source.url.url)
-            if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
-                raise InvalidSpecError("source.url: is not an http or https URL without user information")
-        if source.file is not None and (not source.file.path.startswith("/") or ".." in Path(source.file.path).parts):
-            raise InvalidSpecError("source.file.path: is not an absolute path without ..")
-        if source.format not in ("", "qcow2", "raw"):
-            raise InvalidSpecError(f"source.format: {source.format[:32]!r} is neither qcow2 nor raw")
-        text = source.url.url if source.url is not None else source.file.path if source.file is not None else ""
-        checksum = source.checksum or v1.Checksum()
-        key = "\n".join((request.uid, text, source.format, checksum.algorithm, checksum.digest))
-        return f"image-{hashlib.sha256(key.encode()).hexdigest()[:32]}"
+        return self._images.image_id(request)
 
     async def prepare_image(self, request: v1.PrepareImageRequest, progress: Progress) -> v1.Image:
-        image_id = await self.image_id(request)
-        if (ready := self.world.images.get(image_id)) is not None:
-            return copy.deepcopy(ready)
-        assert request.source is not None
-        progress(0.0, "fetching")
-        content = self._fetch(request.source)
-        await self.world.enter("prepare_image")
-        progress(0.5, "verifying")
-        checksum = request.source.checksum
-        if checksum is not None and checksum.digest:
-            digest = hashlib.new(checksum.algorithm, content, usedforsecurity=False).hexdigest()
-            if digest != checksum.digest:
-                raise ChecksumMismatchError(
-                    f"image {request.namespace}/{request.name}: {checksum.algorithm} is {digest}"
-                )
-        format_, virtual_size = _image_format(
-            f"image {request.namespace}/{request.name}", request.source.format, content
-        )
-        self._reserve(f"prepare image {request.namespace}/{request.name}", len(content))
-        image = v1.Image(
-            id=image_id, location=f"fake:{image_id}", format=format_, size_bytes=len(content),
-            virtual_size_bytes=virtual_size, source_digest=hashlib.sha256(content).hexdigest(), uid=request.uid,
-            namespace=request.namespace, name=request.name, create_time=self.world.clock.now(),
-        )  # fmt: skip
-        self.world.images[image_id] = image
-        self.world.save()
-        return copy.deepcopy(image)
-
-    def _fetch(self, source: v1.ImageSource) -> bytes:
-        if source.file is not None:
-            try:
-                return Path(source.file.path).read_bytes()
-            except OSError as error:
-                raise ImageNotFoundError(f"image file {source.file.path}: {error.strerror}") from error
-        url = source.url.url if source.url is not None else ""
-        if url in self.world.urls:
-            return self.world.urls[url]
-        host = urlsplit(url).hostname or ""
-        if host == "example" or host.endswith(".example"):
-            return _QCOW2.pack(b"QFI\xfb", 3, 0, 0, 16, GIB) + url.encode()  # a made-up image: the URL is its content
-        raise DownloadFailedError(f"fetch image: host {host} gave no answer")
+        return await self._images.prepare(request, progress)
 
     async def get_image(self, image_id: str) -> v1.Image | None:
-        await self.world.enter("get_image")
-        return copy.deepcopy(self.world.images.get(image_id))
+        return await self._images.get(image_id)
 
     async def list_images(self) -> list[v1.Image]:
-        await self.world.enter("list_images")
-        return copy.deepcopy(list(self.world.images.values()))
+        return await self._images.list()
 
     async def delete_image(self, image_id: str) -> None:
-        await self.world.enter("delete_image")
-        users = sorted(
-            {volume.uid or volume.id for volume in self.world.volumes.values() if volume.image_id == image_id}
-        )
-        if users:
-            raise ImageInUseError(f"image {image_id} is in use by machines {', '.join(users)}")
-        self.world.images.pop(image_id, None)
-        self.world.save()
+        await self._images.delete(image_id)
 
     # -- the rest --------------------------------------------------------------------------------------------------
 
@@ -604,95 +485,3 @@ class _EchoConsole:
 
     async def write(self, data: bytes) -> None:
         await self._echo.put(data)
-
-
-_QCOW2 = struct.Struct(">4sIQIIQ")
-"""Magic, version, backing file offset and size, cluster bits, capacity. Source: QEMU docs/interop/qcow2.rst."""
-
-
-def _image_format(what: str, claimed: str, content: bytes) -> tuple[str, int]:
-    """Format and capacity in bytes of an image, which must be what it claims to be."""
-    is_qcow2 = content[:4] == b"QFI\xfb"
-    if is_qcow2 and claimed != "raw":
-        if len(content) < _QCOW2.size:
-            raise BrokenImageError(f"{what}: a qcow2 file that ends within its header")
-        capacity = _QCOW2.unpack_from(content)[5]
-        return "qcow2", int(capacity)
-    if claimed == "qcow2" or not content:
-        raise BrokenImageError(f"{what}: is no qcow2 file")
-    return "raw", len(content)
-
-
-def _set_cpu(machine: v1.Machine, cpu: v1.CpuSpec) -> None:
-    assert machine.cpu is not None
-    state = machine.cpu
-    if machine.power is OFF:
-        state.max_count = min(MAX_CPUS, cpu.count * 2) if cpu.hot_add else cpu.count
-        machine.settings["cpu.hot_add"] = str(cpu.hot_add).lower()
-    state.count = state.configured_count = cpu.count
-    state.cores_per_socket = cpu.cores_per_socket or state.cores_per_socket or 1
-    state.nested_virtualization = state.nested_virtualization or cpu.nested_virtualization
-    if cpu.shares is not None:
-        machine.settings["cpu.shares"] = str(cpu.shares)
-
-
-def _set_memory(machine: v1.Machine, memory: v1.MemorySpec) -> None:
-    assert machine.memory is not None
-    state = machine.memory
-    if machine.power is OFF:
-        state.max_bytes = min(MAX_MEMORY, memory.size_bytes * 2) if memory.hot_add else memory.size_bytes
-        machine.settings["memory.hot_add"] = str(memory.hot_add).lower()
-    state.size_bytes = state.configured_bytes = memory.size_bytes
-
-
-def _set_tuning(machine: v1.Machine, spec: v1.MachineSpec) -> None:
-    if spec.tuning is not None and spec.tuning.iommu:
-        machine.settings["tuning.iommu"] = "true"
-    machine.settings.update(spec.extra_config)
-
-
-def _plug_disk(machine: v1.Machine, disk: v1.DiskSpec, volume: Volume) -> None:
-    bus = disk.bus if disk.bus is not v1.DiskBus.UNSPECIFIED else v1.DiskBus.VIRTIO
-    thin = disk.provisioning is v1.DiskProvisioning.UNSPECIFIED
-    machine.disks.append(
-        v1.Disk(
-            name=disk.name, id=volume.id, size_bytes=volume.size_bytes, bus=bus, storage=disk.storage or "fake",
-            provisioning=v1.DiskProvisioning.THIN if thin else disk.provisioning, format="raw",
-            owned=disk.existing is None, image_id=volume.image_id, device=f"disk{len(machine.disks)}", active=True,
-        )
-    )  # fmt: skip
-    if disk.iops_limit:
-        machine.settings[f"disks[{disk.name}].iops_limit"] = str(disk.iops_limit)
-
-
-def _plug_nic(machine: v1.Machine, nic: v1.NicSpec) -> None:
-    digest = hashlib.sha256(f"{machine.id}/{nic.name}".encode()).digest()
-    mac = nic.mac or ":".join(f"{byte:02x}" for byte in bytes([digest[0] & 0xFC | 2, *digest[1:6]]))
-    machine.nics.append(
-        v1.Nic(
-            name=nic.name, mac=mac, model=nic.model or "virtio", network=copy.deepcopy(nic.network), id=nic.name,
-            active=True, connected=True,
-        )
-    )  # fmt: skip
-    if nic.mtu:
-        machine.settings[f"nics[{nic.name}].mtu"] = str(nic.mtu)
-
-
-def _boot(machine: v1.Machine) -> None:
-    """On, with a guest that has booted: the fake's guests take no time."""
-    machine.power, machine.power_reason, machine.pending_restart = ON, "", []
-    name = machine.identity.name if machine.identity is not None else machine.hypervisor_name
-    machine.guest = v1.Guest(hostname=name, agent_running=True, os="Fake OS 1")
-    _address(machine)
-
-
-def _address(machine: v1.Machine) -> None:
-    """Give each NIC of a machine that is on its address out of TEST-NET-1, always the same."""
-    machine.addresses = []
-    if machine.power is not ON:
-        return
-    for nic in machine.nics:
-        last = int(hashlib.sha256(nic.mac.encode()).hexdigest()[:4], 16) % 253 + 1
-        machine.addresses.append(
-            v1.GuestAddress(address=f"192.0.2.{last}", interface=nic.name, mac=nic.mac, sources=["agent"], nic=nic.name)
-        )

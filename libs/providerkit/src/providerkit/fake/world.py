@@ -14,7 +14,7 @@ from pathlib import Path
 
 from common import v1
 from common.clock import Clock, SystemClock
-from common.errors import HypervisorUnavailableError, ProviderError
+from common.errors import HostFullError, HypervisorUnavailableError, ProviderError
 
 GIB = 1 << 30
 
@@ -117,6 +117,16 @@ class FakeHypervisor:
         """Bytes that volumes and images take."""
         volumes = sum(volume.size_bytes for volume in self.volumes.values())
         return volumes + sum(image.size_bytes for image in self.images.values())
+
+    def reserve(self, what: str, size: int) -> None:
+        """Make sure that so many bytes are free.
+
+        Raises:
+            HostFullError: they are not.
+        """
+        free = self.capacity_bytes - self.used_bytes
+        if size > free:
+            raise HostFullError(f"{what}: {size} bytes asked, storage fake has {free} bytes free")
 
     def save(self) -> None:
         """Write the world to its file, in one piece or not at all."""
