@@ -13,6 +13,7 @@ from common import v1
 from common.clock import SystemClock
 from provider_vsphere.creating import Creator
 from provider_vsphere.driver import VsphereDriver
+from provider_vsphere.images import Images
 from provider_vsphere.login import Endpoint
 from provider_vsphere.places import Defaults, Places
 from provider_vsphere.tree import Tree
@@ -150,7 +151,9 @@ async def subject(vcsim: Vcsim, admin: Admin, tmp_path: Path) -> AsyncIterator[S
             endpoint = Endpoint(f"https://127.0.0.1:{wire.port}/sdk", credentials=tmp_path)
             world.vsphere = vsphere = Vsphere(endpoint, clock=clock, call_timeout=10.0)
             places = Places(vsphere.tree, Defaults(cluster=CLUSTER, network=NETWORK))
-            return VsphereDriver(vsphere, places, Creator(vsphere, places, clock, owner=OWNER), owner=OWNER)
+            images = Images(vsphere, places, owner=OWNER)
+            creator = Creator(vsphere, places, images, clock, owner=OWNER)
+            return VsphereDriver(vsphere, places, images, creator, owner=OWNER)
 
         traits = Traits(
             network=v1.NetworkRef(kind=v1.NetworkKind.NAMED, name=NETWORK),

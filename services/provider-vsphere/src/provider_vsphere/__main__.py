@@ -11,6 +11,7 @@ from providerkit.runner import run_provider
 
 from provider_vsphere.creating import Creator
 from provider_vsphere.driver import VsphereDriver
+from provider_vsphere.images import Images
 from provider_vsphere.login import Endpoint
 from provider_vsphere.places import Places
 from provider_vsphere.settings import VsphereSettings
@@ -34,8 +35,9 @@ def build(settings: VsphereSettings) -> VsphereDriver:
         concurrency=settings.concurrency,
     )
     places = Places(vsphere.tree, settings.defaults())
-    creator = Creator(vsphere, places, clock, owner=settings.owner)
-    return VsphereDriver(vsphere, places, creator, owner=settings.owner, concurrency=settings.concurrency)
+    images = Images(vsphere, places, owner=settings.owner)
+    creator = Creator(vsphere, places, images, clock, owner=settings.owner)
+    return VsphereDriver(vsphere, places, images, creator, owner=settings.owner, concurrency=settings.concurrency)
 
 
 def main(argv: list[str] | None = None) -> int:

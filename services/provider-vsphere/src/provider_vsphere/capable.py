@@ -67,6 +67,7 @@ def capabilities(about: About, *, has_default_network: bool) -> v1.Capabilities:
         tags=True,
         extra_config_keys=list(hardware.OUR_KEYS),
         placements=sorted(placements, key=int),
+        image_sources=[v1.ImageSourceKind.TEMPLATE],
         inventory=True,
         guest_addresses=True,
     )

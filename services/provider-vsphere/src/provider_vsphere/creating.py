@@ -5,17 +5,18 @@ looked up in the tree or may be done twice.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from common import faults, logging, v1
 from common.clock import Clock
-from common.errors import ImageNotFoundError, NameConflictError, ResourceNotFoundError, StalePreconditionError
+from common.errors import InvalidSpecError, NameConflictError, ResourceNotFoundError, StalePreconditionError
 from providerkit.driver import Progress
 from pyVmomi import vim
 
-from provider_vsphere import editing, machines, making, nics, power, stamp
+from provider_vsphere import devices, editing, machines, making, nics, power, stamp
+from provider_vsphere.images import Images, Source
 from provider_vsphere.login import Login
 from provider_vsphere.places import Place, Places
 from provider_vsphere.tree import Entity
@@ -36,9 +37,10 @@ _PLACES = ("cluster", "host", "resource_pool", "folder", "datastore", "storage_p
 class Creator:
     """Makes and destroys machines of one owner."""
 
-    def __init__(self, vsphere: Vsphere, places: Places, clock: Clock, *, owner: str) -> None:
+    def __init__(self, vsphere: Vsphere, places: Places, images: Images, clock: Clock, *, owner: str) -> None:
         self._vsphere = vsphere
         self._places = places
+        self._images = images
         self._clock = clock
         self._owner = owner
 
@@ -53,7 +55,7 @@ class Creator:
         place = self._places.resolve(spec.placement)
         name = making.machine_name(identity)
         self._refuse_taken(name, place.folder, doing)
-        begin = self._begin(spec, name, place)
+        begin = await self._begin(spec, name, place)
         await faults.point(CREATING)
         try:
             made = await self._vsphere.task(doing, begin, progress, cancel=True)
@@ -95,12 +97,12 @@ class Creator:
                 path = self._vsphere.tree.path(each)
                 raise NameConflictError(f"{doing}: {path} is there, which is not this machine; it was not touched")
 
-    def _begin(self, spec: v1.MachineSpec, name: str, place: Place) -> Any:
+    async def _begin(self, spec: v1.MachineSpec, name: str, place: Place) -> Callable[[Login], Any]:
         """What begins the task, with everything in it."""
-        for disk in spec.disks:
-            if disk.image is not None:
-                raise ImageNotFoundError(f"disk {disk.name}: there is no prepared image {disk.image.id}")
-        config = self._config(spec, place, source=())
+        image = next((disk.image for disk in spec.disks if disk.image is not None), None)
+        if image is not None:
+            return self._cloning(spec, name, place, await self._images.source(image.id))
+        config = self._config(spec, place)
 
         def create(login: Login) -> Any:
             stub = login.instance._stub
@@ -110,7 +112,29 @@ class Creator:
 
         return create
 
-    def _config(self, spec: v1.MachineSpec, place: Place, *, source: Sequence[Any]) -> Any:
+    def _cloning(self, spec: v1.MachineSpec, name: str, place: Place, source: Source) -> Callable[[Login], Any]:
+        """The same from a template, or standing on a snapshot, whose disks nobody writes to."""
+        _refuse_growth_on_snapshot(spec, source)
+        where = vim.vm.RelocateSpec(pool=vim.ResourcePool(place.pool.moid))
+        if place.datastore is not None:
+            where.datastore = vim.Datastore(place.datastore.moid)
+            where.disk = making.disk_locators(spec, source.devices, place.datastore.moid)
+        if place.host is not None:
+            where.host = vim.HostSystem(place.host.moid)
+        order = vim.vm.CloneSpec(
+            location=where, powerOn=False, template=False, config=self._config(spec, place, source=source.devices)
+        )
+        if source.snapshot:
+            order.snapshot = vim.vm.Snapshot(source.snapshot)
+            where.diskMoveType = "createNewChildDiskBacking"
+
+        def clone(login: Login) -> Any:
+            folder = vim.Folder(place.folder.moid, login.instance._stub)
+            return self._vsphere.machine(source.entity, login).CloneVM_Task(folder, name, order)
+
+        return clone
+
+    def _config(self, spec: v1.MachineSpec, place: Place, *, source: Sequence[Any] = ()) -> Any:
         identity = spec.identity or v1.MachineIdentity()
         record = stamp.of(identity, int(self._clock.now().timestamp()))
         networks = {nic.name: self._places.network(nic.network or v1.NetworkRef(), place) for nic in spec.nics}
@@ -200,6 +224,16 @@ def _asked_places(placement: v1.Placement | None) -> dict[str, str]:
     """Wishes for a place, as they were made: `observed` compares them with where the machine is."""
     wish = placement or v1.Placement()
     return {f"placement.{name}": getattr(wish, name) for name in _PLACES if getattr(wish, name)}
+
+
+def _refuse_growth_on_snapshot(spec: v1.MachineSpec, source: Source) -> None:
+    """vSphere grows no disk that stands on another; told before anything is made."""
+    present = devices.disks_of(source.devices)
+    if source.snapshot and present and spec.disks and spec.disks[0].size_bytes > devices.capacity(present[0]):
+        raise InvalidSpecError(
+            f"disk {spec.disks[0].name}: it would stand on the snapshot's disk of {devices.capacity(present[0])} bytes "
+            "and cannot be larger; leave its size out, or take the template itself for the image"
+        )
 
 
 def _with_datastores(spec: v1.MachineSpec, places: Places, place: Place) -> v1.MachineSpec:

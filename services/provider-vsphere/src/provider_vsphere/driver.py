@@ -14,6 +14,7 @@ from pyVmomi import vim
 
 from provider_vsphere import capable, editing, inventory, machines, nics, observed, power
 from provider_vsphere.creating import Creator
+from provider_vsphere.images import Images
 from provider_vsphere.places import Place, Places
 from provider_vsphere.stamp import Stamp
 from provider_vsphere.tree import Entity
@@ -29,9 +30,12 @@ class VsphereDriver(Driver):
     type = "vsphere"
     unique_names = False
 
-    def __init__(self, vsphere: Vsphere, places: Places, creator: Creator, *, owner: str, concurrency: int = 8) -> None:
+    def __init__(
+        self, vsphere: Vsphere, places: Places, images: Images, creator: Creator, *, owner: str, concurrency: int = 8
+    ) -> None:
         self.vsphere = vsphere
         self._places = places
+        self._images = images
         self._creator = creator
         self._owner = owner
         self._concurrency = concurrency
@@ -89,6 +93,28 @@ class VsphereDriver(Driver):
         """See Driver."""
         self.vsphere.login("take the inventory")
         return inventory.inventory(self.vsphere.tree)
+
+    # -- images ----------------------------------------------------------------------------------------------------
+
+    async def prepare_image(self, request: v1.PrepareImageRequest, progress: Progress) -> v1.Image:
+        """See Driver."""
+        return await self._images.prepare(request, progress)
+
+    async def image_id(self, request: v1.PrepareImageRequest) -> str:
+        """See Driver."""
+        return self._images.check(request)
+
+    async def get_image(self, image_id: str) -> v1.Image | None:
+        """See Driver."""
+        return await self._images.get(image_id)
+
+    async def list_images(self) -> list[v1.Image]:
+        """See Driver."""
+        return await self._images.all()
+
+    async def delete_image(self, image_id: str) -> None:
+        """See Driver."""
+        await self._images.delete(image_id)
 
     # -- life ------------------------------------------------------------------------------------------------------
 

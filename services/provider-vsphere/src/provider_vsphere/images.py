@@ -131,8 +131,7 @@ class Images:
         if reference is not None and reference.snapshot:
             return await self._linked(entity, reference.snapshot)
         present = entity.facts.get("config.hardware.device") or ()
-        read = await self._read(doing, self._object(entity), "config.vAppConfig.property")
-        return Source(entity, present, properties=read.get("config.vAppConfig.property") or ())
+        return Source(entity, present, properties=entity.facts.get("config.vAppConfig.property") or ())
 
     def _referred(self, reference: Reference) -> Entity:
         return self._places.template(reference.template, or_machine=bool(reference.snapshot))

@@ -50,12 +50,14 @@ class Vsphere:
         call_timeout: float = 30.0,
         task_timeout: float = 3600.0,
         concurrency: int = 8,
+        lag: float = LAG_SECONDS,
     ) -> None:
         """Nothing is opened yet.
 
         Args:
             call_timeout: seconds after which a call without an answer counts as lost.
             task_timeout: seconds after which a task that does not end counts as hanging; it is left to the server.
+            lag: seconds after a doubt in which machines are looked up on the server besides.
             concurrency: calls, and tasks, at a time: a vCenter has a budget of them, and other users.
         """
         self.endpoint = endpoint
@@ -65,6 +67,7 @@ class Vsphere:
         self.doubtful = True
         """A making task may run that nobody here waits for: an earlier process began it, or its answer was lost."""
         self._settling = asyncio.Lock()
+        self._lag = lag
         self._lag_until = 0.0
         self._clock = clock
         self._call_timeout = call_timeout
@@ -266,7 +269,7 @@ class Vsphere:
             except BaseException:
                 self.doubtful = True
                 raise
-            self._lag_until = self._clock.monotonic() + LAG_SECONDS
+            self._lag_until = self._clock.monotonic() + self._lag
             return True
 
     @property

@@ -64,6 +64,7 @@ PROPERTIES: dict[Any, tuple[str, ...]] = {
         "config.nestedHVEnabled",
         "config.bootOptions.efiSecureBootEnabled",
         "config.createDate",
+        "config.vAppConfig.property",
         "config.version",
         "config.guestId",
         "config.files.vmPathName",
