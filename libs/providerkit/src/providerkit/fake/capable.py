@@ -48,6 +48,14 @@ FAKE_CAPABILITIES = v1.Capabilities(
     image_sources=[v1.ImageSourceKind.URL, v1.ImageSourceKind.FILE],
     inventory=True,
     guest_addresses=True,
+    snapshots=True,
+    memory_snapshots=True,
+    quiesced_snapshots=True,
+    snapshot_revert=True,
+    full_clone=True,
+    linked_clone=True,
+    instant_clone=True,
+    adoption=True,
 )
 
 FAKE_LIMITS = v1.Limits(max_cpus=MAX_CPUS, max_memory_bytes=MAX_MEMORY, max_disks=32, max_nics=16)

@@ -15,15 +15,19 @@ from common.errors import (
     NameConflictError,
     NotSupportedError,
     ResourceNotFoundError,
+    SnapshotInUseError,
     WrongPowerStateError,
 )
 
 from providerkit.driver import Console, Driver, Progress
 from providerkit.planner import BOOT_DATA_SETTING, boot_data_digest, hypervisor_name
 
+from . import adoption
 from .capable import FAKE_CAPABILITIES, FAKE_LIMITS
+from .clones import Clones
 from .hardware import MAX_CPUS, MAX_MEMORY, address, boot, plug_disk, plug_nic, set_cpu, set_memory, set_tuning
 from .images import FakeImages
+from .snapshots import Snapshots
 from .world import GIB, FakeHypervisor, Volume
 
 ON, OFF, SUSPENDED, PAUSED = v1.PowerState.ON, v1.PowerState.OFF, v1.PowerState.SUSPENDED, v1.PowerState.PAUSED
@@ -51,6 +55,8 @@ class FakeDriver(Driver):
         self._capabilities = capabilities or FAKE_CAPABILITIES
         self._guest_shutdown_seconds = guest_shutdown_seconds
         self._guests: asyncio.TaskGroup | None = None
+        self._snapshots = Snapshots(world)
+        self._clones = Clones(world, self._snapshots)
 
     # -- session ---------------------------------------------------------------------------------------------------
 
@@ -90,18 +96,20 @@ class FakeDriver(Driver):
     async def observe(self, uid: str) -> v1.Machine | None:
         await self.world.enter("observe")
         machine = self.world.machines.get(uid)
-        return None if machine is None else self._seen(machine)
+        return None if machine is None else self._seen(uid, machine)
 
     async def observe_all(self) -> list[v1.Machine]:
         await self.world.enter("observe_all")
-        return [self._seen(machine) for machine in self.world.machines.values()]
+        return [self._seen(key, machine) for key, machine in self.world.machines.items()]
 
     def changes(self) -> AsyncIterator[str | None]:
         return self.world.events()
 
-    def _seen(self, machine: v1.Machine) -> v1.Machine:
+    def _seen(self, key: str, machine: v1.Machine) -> v1.Machine:
         """What is true, as one who stamps with our owner sees it."""
         seen = copy.deepcopy(machine)
+        for disk in seen.disks:
+            disk.fixed_size_reason = self._snapshots.why_no_growth(key)
         seen.owned = seen.identity is not None and seen.identity.owner == self._owner
         if not seen.owned:
             seen.identity = None
@@ -138,11 +146,14 @@ class FakeDriver(Driver):
         await self.world.enter("destroy")
         if uid in self.world.machines:
             self._ours(uid)
+            self._snapshots.refuse_used_machine(f"delete machine {uid}", uid)
             del self.world.machines[uid]
+            self._snapshots.forget(uid)
             self.world.changed(uid)
             await faults.point(DESTROY_VOLUMES)
         for volume in [volume for volume in self.world.volumes.values() if volume.uid == uid]:
             del self.world.volumes[volume.id]
+        self._clones.drop_base(uid)
         self.world.save()
 
     async def release(self, uid: str) -> None:
@@ -150,11 +161,22 @@ class FakeDriver(Driver):
         machine = self.world.machines.get(uid)
         if machine is None or machine.identity is None or machine.identity.owner != self._owner:
             return
-        machine.identity = None
-        for volume in self.world.volumes.values():
-            if volume.uid == uid:
-                volume.uid = ""
-        self.world.changed(uid)
+        adoption.release(self.world, uid)
+
+    async def adopt(self, machine_id: str, identity: v1.MachineIdentity) -> None:
+        await self.world.enter("adopt")
+        await adoption.adopt(self.world, machine_id, identity)
+
+    async def clone(self, request: v1.CloneMachineRequest, progress: Progress) -> None:
+        assert request.target is not None
+        assert request.target.identity is not None
+        if request.target.identity.uid in self.world.machines:
+            self._ours(request.target.identity.uid)
+            return
+        await self.world.enter("clone")
+        self._ours(request.source_uid)
+        self._check_networks(request.target)
+        await self._clones.clone(request.source_uid, request, progress)
 
     def _ours(self, uid: str) -> v1.Machine:
         machine = self.world.machines.get(uid)
@@ -346,6 +368,8 @@ class FakeDriver(Driver):
         await self.world.enter("grow_disk")
         disk = self._disk(uid, name)
         if size_bytes > disk.size_bytes:
+            if why := self._snapshots.why_no_growth(uid):
+                raise SnapshotInUseError(f"grow disk {name} of machine {uid}: {why}")
             self.world.reserve(f"grow disk {name} of machine {uid}", size_bytes - disk.size_bytes)
             disk.size_bytes = self.world.volumes[disk.id].size_bytes = size_bytes
             self.world.changed(uid)
@@ -443,6 +467,28 @@ class FakeDriver(Driver):
 
     async def delete_image(self, image_id: str) -> None:
         await self._images.delete(image_id)
+
+    # -- snapshots -------------------------------------------------------------------------------------------------
+
+    async def create_snapshot(self, request: v1.CreateSnapshotRequest, progress: Progress) -> v1.Snapshot:
+        await self.world.enter("create_snapshot")
+        self._ours(request.machine_uid)
+        return await self._snapshots.create(request.machine_uid, request)
+
+    async def delete_snapshot(self, request: v1.DeleteSnapshotRequest, progress: Progress) -> None:
+        await self.world.enter("delete_snapshot")
+        self._ours(request.machine_uid)
+        await self._snapshots.delete(request.machine_uid, request.uid, children=request.children)
+
+    async def revert_snapshot(self, request: v1.RevertSnapshotRequest, progress: Progress) -> None:
+        await self.world.enter("revert_snapshot")
+        self._ours(request.machine_uid)
+        await self._snapshots.revert(request.machine_uid, request.uid)
+
+    async def list_snapshots(self, uid: str) -> list[v1.Snapshot]:
+        await self.world.enter("list_snapshots")
+        self._ours(uid)
+        return self._snapshots.of(uid)
 
     # -- the rest --------------------------------------------------------------------------------------------------
 

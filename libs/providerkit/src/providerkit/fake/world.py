@@ -1,9 +1,11 @@
-"""The world of the fake: machines, volumes and images that outlive any driver; and knobs that make them misbehave."""
+"""The world of the fake: machines, their volumes and snapshots, images, all of which outlive any driver; and knobs that
+make them misbehave."""
 
 from __future__ import annotations
 
 import asyncio
 import copy
+import dataclasses
 import json
 import os
 import uuid
@@ -11,6 +13,7 @@ from collections import defaultdict
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from common import v1
 from common.clock import Clock, SystemClock
@@ -30,6 +33,17 @@ class Volume:
     size_bytes: int
     image_id: str = ""
     complete: bool = True
+    base: str = ""
+    """Id of the snapshot that it stands on, if it is a linked clone."""
+
+
+@dataclass(slots=True)
+class Taken:
+    """A snapshot, with the machine and the content of its disks as they were."""
+
+    told: v1.Snapshot
+    machine: v1.Machine
+    volumes: list[Volume]
 
 
 @dataclass
@@ -57,8 +71,11 @@ class FakeHypervisor:
     def __init__(self, *, clock: Clock | None = None, path: Path | None = None, capacity_bytes: int = 1 << 50) -> None:
         self.clock = clock or SystemClock()
         self.machines: dict[str, v1.Machine] = {}
+        """By UID where they have one of a stamp, else by their own id."""
         self.volumes: dict[str, Volume] = {}
         self.images: dict[str, v1.Image] = {}
+        self.snapshots: dict[str, list[Taken]] = {}
+        """Of each machine, parents before children."""
         self.urls: dict[str, bytes] = {}
         """What a URL answers with; hosts under .example (RFC 2606) answer without being listed."""
         self.networks = {"default", "lan"}
@@ -134,10 +151,9 @@ class FakeHypervisor:
             return
         world = {
             "machines": {key: json.loads(machine.to_json()) for key, machine in self.machines.items()},
-            "volumes": {
-                key: {name: getattr(volume, name) for name in Volume.__slots__} for key, volume in self.volumes.items()
-            },
+            "volumes": {key: dataclasses.asdict(volume) for key, volume in self.volumes.items()},
             "images": {key: json.loads(image.to_json()) for key, image in self.images.items()},
+            "snapshots": {key: [_plain(each) for each in tree] for key, tree in self.snapshots.items()},
         }
         partial = self._path.with_name(self._path.name + ".partial")
         with partial.open("w") as file:
@@ -151,10 +167,34 @@ class FakeHypervisor:
         self.machines = {key: v1.Machine.from_dict(machine) for key, machine in world["machines"].items()}
         self.volumes = {key: Volume(**volume) for key, volume in world["volumes"].items()}
         self.images = {key: v1.Image.from_dict(image) for key, image in world["images"].items()}
+        self.snapshots = {key: [_taken(each) for each in tree] for key, tree in world.get("snapshots", {}).items()}
 
     def _refuse_when_away(self, verb: str) -> None:
         if not self._available:
             raise HypervisorUnavailableError(f"{verb}: the fake hypervisor is switched off")
+
+    def rekey(self, old: str, new: str) -> None:
+        """The machine under one key goes under another: the UID that it has now, or its own id."""
+        if old == new:
+            return
+        self.machines[new] = self.machines.pop(old)
+        if old in self.snapshots:
+            self.snapshots[new] = self.snapshots.pop(old)
+
+    def put_snapshot(self, machine_id: str, told: v1.Snapshot) -> Taken:
+        """Keep the machine and its volumes as they are now; its state derives from this snapshot from now on."""
+        machine, tree = self.machines[machine_id], self.snapshots.setdefault(machine_id, [])
+        volumes = [copy.copy(self.volumes[disk.id]) for disk in machine.disks]
+        taken = Taken(told, copy.deepcopy(machine), volumes)
+        tree.append(taken)
+        self.set_current(machine_id, told.id)
+        self.changed(machine_id)
+        return taken
+
+    def set_current(self, machine_id: str, snapshot_id: str) -> None:
+        """The machine's state derives from this one."""
+        for each in self.snapshots.get(machine_id, []):
+            each.told.current = each.told.id == snapshot_id
 
     # -- outside events --------------------------------------------------------------------------------------------
 
@@ -199,6 +239,14 @@ class FakeHypervisor:
         """The machine as it is, for comparing later."""
         return copy.deepcopy(self.machines.get(machine_id))
 
+    def take_behind_our_back(self, machine_id: str, name: str) -> str:
+        """Somebody took a snapshot with another tool; answers with its id."""
+        tree = self.snapshots.setdefault(machine_id, [])
+        parent = next((each.told.id for each in tree if each.told.current), "")
+        told = v1.Snapshot(id=f"snapshot-{uuid.uuid4()}", name=name, parent_id=parent, create_time=self.clock.now())
+        self.put_snapshot(machine_id, told)
+        return told.id
+
     def power_behind_our_back(self, machine_id: str, power: v1.PowerState, reason: str = "") -> None:
         """Somebody used another tool."""
         machine = self.machines[machine_id]
@@ -208,8 +256,21 @@ class FakeHypervisor:
         self.changed(machine_id)
 
     def remove_behind_our_back(self, machine_id: str) -> None:
-        """Somebody deleted the machine, and its volumes."""
+        """Somebody deleted the machine, its snapshots and its volumes."""
         del self.machines[machine_id]
+        self.snapshots.pop(machine_id, None)
         for volume in [volume for volume in self.volumes.values() if volume.uid == machine_id]:
             del self.volumes[volume.id]
         self.changed(machine_id)
+
+
+def _plain(taken: Taken) -> dict[str, Any]:
+    """As JSON has it."""
+    volumes = [dataclasses.asdict(volume) for volume in taken.volumes]
+    told, machine = json.loads(taken.told.to_json()), json.loads(taken.machine.to_json())
+    return {"told": told, "machine": machine, "volumes": volumes}
+
+
+def _taken(plain: dict[str, Any]) -> Taken:
+    volumes = [Volume(**volume) for volume in plain["volumes"]]
+    return Taken(v1.Snapshot.from_dict(plain["told"]), v1.Machine.from_dict(plain["machine"]), volumes)
