@@ -27,13 +27,20 @@ ELSEWHERE = {
     "inventory": "CapabilityContract.test_inventory",
     "suspend": "MachineContract.test_suspended_keeps_the_memory",
     "reset": "CapabilityContract.test_reset",
+    "snapshots": "SnapshotContract.test_create_twice_is_one",
+    "memory_snapshots": "SnapshotContract.test_memory_comes_back_with_its_power",
+    "quiesced_snapshots": "SnapshotContract.test_quiesce_is_never_downgraded",
+    "snapshot_revert": "SnapshotContract.test_W47_P14_a_revert_brings_the_hardware_back",
+    "full_clone": "CloneContract.test_a_full_clone_outlives_its_source",
+    "linked_clone": "CloneContract.test_P8_a_linked_clone_stands_on_a_snapshot",
+    "instant_clone": "CloneContract.test_an_instant_clone_runs_from_the_start",
+    "adoption": "AdoptionContract.test_a_foreign_machine_is_adopted_as_it_is",
     "screenshot": "CapabilityContract.test_screenshot",
 }
 """Capabilities that other tests exercise."""
 
 LATER = {
-    "gpu", "guest_tools_policy", "snapshots", "memory_snapshots", "quiesced_snapshots", "snapshot_revert",
-    "full_clone", "linked_clone", "instant_clone", "adoption", "disk_read", "disk_write", "changed_blocks",
+    "gpu", "guest_tools_policy", "disk_read", "disk_write", "changed_blocks",
 }  # fmt: skip
 """Capabilities whose exercise comes with the first provider that declares them; they must not be declared before."""
 

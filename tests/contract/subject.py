@@ -59,6 +59,26 @@ class World:
         """The guest ignores requests to shut down."""
         raise _lacking("deaf guests")
 
+    async def agent(self, uid: str, *, running: bool) -> None:
+        """The agent of a running guest runs, or does not."""
+        raise _lacking("guest agents")
+
+    async def take_foreign_snapshot(self, uid: str, name: str) -> None:
+        """Take a snapshot of our machine with another tool."""
+        raise _lacking("snapshots from outside")
+
+    async def make_of_others(self, name: str) -> str:
+        """Make a machine that carries another installation's stamp; answers with its `Machine.id`."""
+        raise _lacking("machines of other installations")
+
+    async def has_disk(self, disk_id: str) -> bool:
+        """The disk with this `Disk.id` is there, plugged in or not."""
+        raise _lacking("looking for disks")
+
+    async def make_template(self, name: str) -> str:
+        """Make a foreign template; answers with its `Machine.id`."""
+        raise _lacking("templates")
+
     def outage(self) -> AbstractAsyncContextManager[None]:
         """The hypervisor is away inside of this context."""
         raise _lacking("outages")

@@ -9,12 +9,15 @@ import pytest
 from common import v1
 from providerkit.fake import FakeDriver, FakeHypervisor
 
+from .adoption import AdoptionContract
 from .capabilities import CapabilityContract
+from .clones import CloneContract
 from .consoles import ConsoleContract
 from .images import ImageContract
 from .machines import MachineContract
 from .operations import OperationContract
 from .server import ServerContract
+from .snapshots import SnapshotContract
 from .subject import OWNER, Pace, Subject, Traits, World, served
 from .watching import WatchContract
 
@@ -32,7 +35,7 @@ class FakeWorld(World):
         return repr(self.hypervisor.snapshot(machine_id))
 
     async def count(self, uid: str) -> int:
-        return sum(machine.id == uid for machine in self.hypervisor.machines.values())
+        return sum(uid in (key, machine.id) for key, machine in self.hypervisor.machines.items())
 
     async def leftovers(self, uid: str) -> list[str]:
         volumes = [volume.id for volume in self.hypervisor.volumes.values() if volume.uid == uid]
@@ -54,6 +57,18 @@ class FakeWorld(World):
 
     def deaf(self, uid: str) -> None:
         self.hypervisor.misbehave.deaf.add(uid)
+
+    async def agent(self, uid: str, *, running: bool) -> None:
+        self.hypervisor.machines[uid].guest = v1.Guest(agent_running=running)
+
+    async def take_foreign_snapshot(self, uid: str, name: str) -> None:
+        self.hypervisor.take_behind_our_back(uid, name)
+
+    async def has_disk(self, disk_id: str) -> bool:
+        return disk_id in self.hypervisor.volumes
+
+    async def make_of_others(self, name: str) -> str:
+        return self.hypervisor.make_foreign(name, owner="somebody-else")
 
     @asynccontextmanager
     async def outage(self) -> AsyncIterator[None]:
@@ -111,3 +126,12 @@ class TestServer(ServerContract): ...
 
 
 class TestConsole(ConsoleContract): ...
+
+
+class TestSnapshots(SnapshotContract): ...
+
+
+class TestClones(CloneContract): ...
+
+
+class TestAdoption(AdoptionContract): ...

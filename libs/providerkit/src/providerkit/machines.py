@@ -42,6 +42,11 @@ log = logging.get(__name__)
 T = TypeVar("T")
 
 ON, OFF, SUSPENDED, PAUSED = v1.PowerState.ON, v1.PowerState.OFF, v1.PowerState.SUSPENDED, v1.PowerState.PAUSED
+_LONG = ("create-snapshot", "delete-snapshot", "revert-snapshot", "clone")
+LONG_BEFORE = {
+    kind: faults.declare(f"machines.{kind}.before", f"{kind} was decided, nothing is done") for kind in _LONG
+}
+LONG_AFTER = {kind: faults.declare(f"machines.{kind}.after", f"{kind} is done and nobody knows yet") for kind in _LONG}
 POWER_REPLY = faults.declare("machines.power.reply", "a power action is done and nobody knows yet")
 _MAX_FAILURES = 10_000
 
@@ -227,7 +232,10 @@ class Machines:
         async def ours(job: Job[T]) -> T:
             await self._ours(kind.replace("-", " ") + " of machine", uid)
             async with self._parts.slots.slot():
-                return await body(job)
+                await faults.point(LONG_BEFORE[kind])
+                done = await body(job)
+                await faults.point(LONG_AFTER[kind])
+                return done
 
         budget = self._budget(remaining)
         job = await self._exclusive(kind, _uid(uid), ours, budget, join=f"{kind} {about}")
@@ -261,7 +269,9 @@ class Machines:
             await self._ours("clone machine", source)
             _refuse_foreign("clone to machine", uid, await self._hub.look(uid))
             async with self._parts.slots.slot():
+                await faults.point(LONG_BEFORE["clone"])
                 await self._driver.clone(request, job.progress)
+                await faults.point(LONG_AFTER["clone"])
 
         budget = self._budget(remaining)
         job = await self._exclusive("clone", uid, body, budget, join=f"clone {source}")

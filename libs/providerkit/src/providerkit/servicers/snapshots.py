@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from common import v1
+from common.errors import MachineNotFoundError
 
 from providerkit.driver import Driver
 from providerkit.machines import Machines
 from providerkit.operations import Job
+from providerkit.snapshots import require_possible
 
 from .context import Context
 
@@ -20,6 +22,8 @@ class SnapshotServicer:
 
     async def create_snapshot(self, request: v1.CreateSnapshotRequest, context: Context) -> v1.CreateSnapshotResponse:
         """Take a snapshot."""
+        facts = await self._driver.describe()
+        require_possible(request, facts.capabilities or v1.Capabilities())
 
         async def body(job: Job[v1.Snapshot | None]) -> v1.Snapshot | None:
             return await self._driver.create_snapshot(request, job.progress)
@@ -37,7 +41,12 @@ class SnapshotServicer:
             await self._driver.delete_snapshot(request, job.progress)
 
         remaining, uid = context.time_remaining(), request.machine_uid
-        _, operation = await self._machines.exclusive("delete-snapshot", uid, request.uid, body, remaining=remaining)
+        try:
+            _, operation = await self._machines.exclusive(
+                "delete-snapshot", uid, f"{request.uid} {request.children}", body, remaining=remaining
+            )
+        except MachineNotFoundError:
+            return v1.DeleteSnapshotResponse(gone=True)  # its snapshots went with it
         return v1.DeleteSnapshotResponse(gone=operation is None, operation=operation)
 
     async def revert_snapshot(self, request: v1.RevertSnapshotRequest, context: Context) -> v1.RevertSnapshotResponse:

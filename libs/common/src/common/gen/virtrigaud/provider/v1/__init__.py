@@ -1296,7 +1296,8 @@ class CloneMachineRequest(betterproto2.Message):
 
     source_snapshot_id: "str" = betterproto2.field(2, betterproto2.TYPE_STRING)
     """
-    Snapshot to copy from; empty means the current state.
+    Snapshot to copy from, by its id or uid; empty means the current state. A linked clone of that gets a snapshot of its
+    own to stand on, with the clone's UID, which goes with the clone.
     """
 
     kind: "CloneKind" = betterproto2.field(3, betterproto2.TYPE_ENUM, default_factory=lambda: CloneKind(0))
@@ -1448,7 +1449,8 @@ class CreateSnapshotRequest(betterproto2.Message):
 
     quiesce: "bool" = betterproto2.field(6, betterproto2.TYPE_BOOL)
     """
-    Freeze the guest's file systems; failing to is an error, never a silent downgrade.
+    Freeze the guest's file systems; failing to is an error, never a silent downgrade. A machine that is off has
+    nothing to freeze: `quiesced` stays unset, and that is no failure.
     """
 
 
@@ -1588,7 +1590,7 @@ class DeleteSnapshotRequest(betterproto2.Message):
 
     children: "bool" = betterproto2.field(3, betterproto2.TYPE_BOOL)
     """
-    With its children.
+    With its children; else they move up to what it stood on.
     """
 
 
