@@ -16,7 +16,9 @@ from provider_vsphere.driver import VsphereDriver
 from provider_vsphere.images import Images
 from provider_vsphere.login import Endpoint
 from provider_vsphere.places import Defaults, Places
+from provider_vsphere.tagging import Tags
 from provider_vsphere.tree import Tree
+from provider_vsphere.vapi import Vapi
 from provider_vsphere.vsphere import Vsphere
 from pyVmomi import vim
 from simulators.line import Line, line
@@ -153,7 +155,8 @@ async def subject(vcsim: Vcsim, admin: Admin, tmp_path: Path) -> AsyncIterator[S
             places = Places(vsphere.tree, Defaults(cluster=CLUSTER, network=NETWORK))
             images = Images(vsphere, places, owner=OWNER)
             creator = Creator(vsphere, places, images, clock, owner=OWNER)
-            return VsphereDriver(vsphere, places, images, creator, owner=OWNER)
+            tags = Tags(vsphere, Vapi(vsphere), owner=OWNER)
+            return VsphereDriver(vsphere, places, images, creator, tags, owner=OWNER)
 
         traits = Traits(
             network=v1.NetworkRef(kind=v1.NetworkKind.NAMED, name=NETWORK),

@@ -587,3 +587,22 @@ def test_a_machine_that_is_as_asked_for_has_an_empty_plan(tree: Tree) -> None:
     assert plan(want, seen, can) == []
     want.placement.folder = "elsewhere"
     assert [each.field for each in plan(want, seen, can)] == ["placement.folder"]
+
+
+# -- reasons ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_question_that_waits_for_a_person_is_the_reason(tree: Tree) -> None:
+    assert look(tree).power_reason == ""
+    question = vim.vm.QuestionInfo(id="1", text="msg.hbacommon.outofspace:\nThere is no more space.\x07")
+    reason = look(tree, runtime__question=question).power_reason
+    assert reason == "vSphere asks, and waits for an answer: msg.hbacommon.outofspace: There is no more space."
+
+
+def test_attributes_are_told_as_they_are_now(tree: Tree) -> None:
+    text = vim.CustomFieldsManager.StringValue(key=101, value="42")
+    seen = look(tree, replace(MARK, attributes={"cost": 101, "owner": 102}), customValue=[text])
+    assert {key: value for key, value in seen.settings.items() if key.startswith("attributes")} == {
+        "attributes[cost]": "42",
+        "attributes[owner]": "",
+    }

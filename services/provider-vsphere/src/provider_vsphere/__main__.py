@@ -15,6 +15,8 @@ from provider_vsphere.images import Images
 from provider_vsphere.login import Endpoint
 from provider_vsphere.places import Places
 from provider_vsphere.settings import VsphereSettings
+from provider_vsphere.tagging import Tags
+from provider_vsphere.vapi import Vapi
 from provider_vsphere.vsphere import Vsphere
 
 
@@ -37,7 +39,8 @@ def build(settings: VsphereSettings) -> VsphereDriver:
     places = Places(vsphere.tree, settings.defaults())
     images = Images(vsphere, places, owner=settings.owner)
     creator = Creator(vsphere, places, images, clock, owner=settings.owner)
-    return VsphereDriver(vsphere, places, images, creator, owner=settings.owner, concurrency=settings.concurrency)
+    tags = Tags(vsphere, Vapi(vsphere, call_timeout=settings.call_timeout), owner=settings.owner)
+    return VsphereDriver(vsphere, places, images, creator, tags, owner=settings.owner, concurrency=settings.concurrency)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -65,6 +65,7 @@ def capabilities(about: About, *, has_default_network: bool) -> v1.Capabilities:
         cpu_topology=True,
         cpu_shares=True,
         tags=True,
+        attributes=about.is_vcenter,
         extra_config_keys=list(hardware.OUR_KEYS),
         placements=sorted(placements, key=int),
         image_sources=[v1.ImageSourceKind.TEMPLATE],

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager
+from contextlib import asynccontextmanager
 from typing import Any
 
-from common import v1
+from common import faults, v1
 from common.errors import HypervisorUnavailableError, MachineNotFoundError, StalePreconditionError
 from providerkit.changes import Changes
 from providerkit.driver import Driver, Progress
 from pyVmomi import vim
 
-from provider_vsphere import capable, editing, inventory, machines, nics, observed, power
+from provider_vsphere import capable, editing, fields, inventory, machines, nics, observed, power, tagging
 from provider_vsphere.creating import Creator
 from provider_vsphere.images import Images
 from provider_vsphere.places import Place, Places
 from provider_vsphere.stamp import Stamp
+from provider_vsphere.tagging import Tags
 from provider_vsphere.tree import Entity
 from provider_vsphere.vsphere import Vsphere
 
@@ -31,9 +32,18 @@ class VsphereDriver(Driver):
     unique_names = False
 
     def __init__(
-        self, vsphere: Vsphere, places: Places, images: Images, creator: Creator, *, owner: str, concurrency: int = 8
+        self,
+        vsphere: Vsphere,
+        places: Places,
+        images: Images,
+        creator: Creator,
+        tags: Tags,
+        *,
+        owner: str,
+        concurrency: int = 8,
     ) -> None:
         self.vsphere = vsphere
+        self._tags = tags
         self._places = places
         self._images = images
         self._creator = creator
@@ -44,9 +54,11 @@ class VsphereDriver(Driver):
 
     # -- session ---------------------------------------------------------------------------------------------------
 
-    def session(self) -> AbstractAsyncContextManager[None]:
+    @asynccontextmanager
+    async def session(self) -> AsyncIterator[None]:
         """See Driver."""
-        return self.vsphere.session()
+        async with self.vsphere.session(), self._tags.session():
+            yield
 
     async def describe(self) -> v1.GetProviderResponse:
         """See Driver."""
@@ -304,7 +316,28 @@ class VsphereDriver(Driver):
 
     async def set_tags(self, uid: str, tags: list[str]) -> None:
         """See Driver."""
-        await self._edit(uid, "set tags", lambda _, record: editing.set_tags(record, tags))
+        if not self._tags.are_there:
+            await self._edit(uid, "set tags", lambda _, record: editing.set_tags(record, tags))
+            return
+        entity, doing = self._get(uid, "set tags of")
+        ids = await self._tags.ids(tags, doing)
+        await self._tags.look(entity, doing)
+        await self._edit(uid, "set tags", lambda _, record: editing.stamped(tagging.claimed(record, ids)))
+        await faults.point(tagging.CLAIMED)
+        ours = machines.record_of(entity).tag_ids
+        await self._tags.attach(entity, ids.values(), ours.values(), doing)
+        await self._edit(uid, "set tags", lambda _, record: editing.stamped(tagging.released(record, ids)))
+
+    async def set_attributes(self, uid: str, attributes: dict[str, str]) -> None:
+        """See Driver."""
+        entity, doing = self._get(uid, "set attributes of")
+        keys = await fields.keys(self.vsphere, attributes, doing)
+        await self._edit(uid, "set attributes", lambda _, record: editing.stamped(fields.claimed(record, keys)))
+        await faults.point(fields.CLAIMED)
+        ours = machines.record_of(entity).attributes
+        await fields.write(self.vsphere, entity, {key: attributes.get(name, "") for name, key in ours.items()}, doing)
+        await self._edit(uid, "set attributes", lambda _, r: editing.stamped(fields.released(r, attributes)))
+        await self.vsphere.refresh(entity)
 
     async def set_description(self, uid: str, description: str) -> None:
         """See Driver."""

@@ -249,6 +249,11 @@ def _card(present: Sequence[Any], record: Stamp, name: str) -> Any | None:
 # -- the stamp itself --------------------------------------------------------------------------------------------------
 
 
+def stamped(record: Stamp | None) -> Any | None:
+    """Write this stamp and change nothing else; None has nothing to write."""
+    return _edit(record) if record is not None else None
+
+
 def release() -> Any:
     """Take the stamp off; everything else stays."""
     return vim.vm.ConfigSpec(extraConfig=making.options({stamp.KEY: ""}))

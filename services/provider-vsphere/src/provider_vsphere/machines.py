@@ -22,6 +22,18 @@ def image_stamp_of(entity: Entity) -> ImageStamp | None:
     return imagestamp.read(entity.facts.get(IMAGE_STAMP), entity.uuid)
 
 
+def record_of(entity: Entity) -> Stamp:
+    """Its stamp, which must be there.
+
+    Raises:
+        MachineNotFoundError: somebody took it off.
+    """
+    found = stamp_of(entity)
+    if found is None:
+        raise MachineNotFoundError(f"machine {entity.uuid}: it lost our stamp meanwhile")
+    return found
+
+
 def is_machine(entity: Entity) -> bool:
     """It is a machine: what another one is made from is none, unless it was taken over as one; and while an image is
     being made it is none either, though not a template yet."""

@@ -76,7 +76,6 @@ def new_machine(
     record = replace(
         record,
         boot_digest=boot_data_digest(spec),
-        tags=tuple(sorted(hardware.printable(tag) for tag in set(spec.tags))),
         settings=record.settings | hardware.asked(spec),
     )
     boot = bootdata.replacing(spec, macs) if source else bootdata.variables(spec, macs)

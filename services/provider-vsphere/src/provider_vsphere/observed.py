@@ -11,7 +11,7 @@ from common import v1
 from providerkit.planner import BOOT_DATA_SETTING
 from pyVmomi import vim
 
-from provider_vsphere import devices, hardware, machines, nics
+from provider_vsphere import devices, fields, hardware, machines, nics, tagging
 from provider_vsphere.stamp import DiskStamp, NicStamp, Stamp
 from provider_vsphere.tree import Entity, Tree
 
@@ -57,7 +57,7 @@ def machine(entity: Entity, tree: Tree, owner: str) -> v1.Machine:
         hypervisor_name=entity.name,
         owned=mark is not None,
         power=power,
-        power_reason=_power_reason(host),
+        power_reason=_power_reason(facts, host),
         cpu=_cpu(facts),
         memory=_memory(facts, mark),
         firmware=_firmware(facts, board),
@@ -66,7 +66,7 @@ def machine(entity: Entity, tree: Tree, owner: str) -> v1.Machine:
         host=host.name if host is not None else "",
         description=facts.get("config.annotation") or "",
         create_time=_created(facts, mark),
-        tags=sorted(mark.tags) if mark is not None else [],
+        tags=tagging.observed(entity, mark) if mark is not None else [],
         settings=_settings(entity, tree, mark),
     )
     if power is ON and facts.get("guest.toolsRunningStatus") == "guestToolsRunning":
@@ -79,7 +79,12 @@ def machine(entity: Entity, tree: Tree, owner: str) -> v1.Machine:
     return seen
 
 
-def _power_reason(host: Entity | None) -> str:
+def _power_reason(facts: dict[str, Any], host: Entity | None) -> str:
+    """Why it is not what it should be: its host is away, or vSphere waits for a person's answer (often for a disk that
+    is full, or a file that is missing)."""
+    question = facts.get("runtime.question")
+    if question is not None:
+        return f"vSphere asks, and waits for an answer: {_said(' '.join(str(question.text or '').split()))}"
     state = host.facts.get("runtime.connectionState") if host is not None else None
     if host is None or state in (None, "connected"):
         return ""
@@ -329,6 +334,8 @@ def _settings(entity: Entity, tree: Tree, mark: Stamp | None) -> dict[str, str]:
         f"{part}.hot_add": "true" for part in ("cpu", "memory") if entity.facts.get(f"config.{part}HotAddEnabled")
     }
     settings |= _hardware(entity.facts, asked)
+    if mark is not None:
+        settings |= {f"attributes[{name}]": text for name, text in fields.observed(entity, mark).items()}
     if mark is not None and mark.boot_digest:
         settings[BOOT_DATA_SETTING] = mark.boot_digest
     return settings

@@ -57,6 +57,10 @@ class Stamp:
     disks: tuple[DiskStamp, ...] = ()
     nics: tuple[NicStamp, ...] = ()
     tags: tuple[str, ...] = ()
+    tag_ids: dict[str, str] = field(default_factory=dict)
+    """vCenter's tag of each of our tags, as far as it was attached by us; none of another is ever taken off."""
+    attributes: dict[str, int] = field(default_factory=dict)
+    """Key of the custom field of each attribute that we wrote."""
     settings: dict[str, str] = field(default_factory=dict)
     """What was asked for and has no place in vSphere's own configuration, by dotted field."""
 

@@ -174,6 +174,11 @@ class Vsphere:
         if self._collector is not None:
             self._collector.take([Update(entity.kind, entity.moid, gone=True)])
 
+    def learn(self, entity: Entity, facts: dict[str, Any]) -> None:
+        """Put facts into the tree that no collector tells: others are told as if one had."""
+        if self._collector is not None and self.tree.get(entity.moid) is not None:
+            self._collector.take([Update(entity.kind, entity.moid, changed=facts)])
+
     # -- tasks -----------------------------------------------------------------------------------------------------
 
     async def task(

@@ -79,6 +79,8 @@ PROPERTIES: dict[Any, tuple[str, ...]] = {
         "guest.toolsRunningStatus",
         "guest.guestFullName",
         "guest.ipAddress",
+        "customValue",
+        "runtime.question",
     ),
 }
 VIEWED = [
