@@ -13,6 +13,7 @@ from common.errors import (
     NameConflictError,
     ProviderError,
 )
+from providerkit.planner import ADOPTED_SETTING
 
 from .subject import OFF, Subject
 
@@ -42,6 +43,7 @@ def bare(machine: v1.Machine) -> v1.Machine:
     """Without what the stamp adds."""
     plain = copy.deepcopy(machine)
     plain.identity, plain.owned, plain.token, plain.create_time = None, False, "", None
+    plain.settings.pop(ADOPTED_SETTING, None)
     for device in (*plain.disks, *plain.nics):
         device.name = ""
     return plain
@@ -127,6 +129,7 @@ class AdoptionContract:
         assert (settled.machine.power, settled.machine.cpu.count) == (OFF, machine.cpu.count + 1)
         assert [disk.owned for disk in settled.machine.disks] == [*(False for _ in machine.disks), True]
         assert settled.machine.id == before.id
+        assert (settled.machine.nics, settled.machine.description) == (machine.nics, machine.description)
 
     async def test_retained_it_is_as_it_was(self, subject: Subject) -> None:
         before, identity = await foreign(subject), subject.identity()

@@ -166,16 +166,24 @@ def test_applying_converges(
 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(specs(), capabilities())
-def test_what_is_unset_is_no_difference(first: v1.MachineSpec, can: v1.Capabilities) -> None:
-    """A spec that says nothing but who it is about asks for nothing, whatever is there."""
+@given(specs())
+def test_what_left_the_spec_leaves_the_machine(first: v1.MachineSpec) -> None:
+    """A spec that says nothing but who it is about takes off whatever an earlier one asked for and can be taken off."""
 
-    async def ask() -> list[v1.Change]:
+    async def ask() -> v1.Machine:
         world = FakeHypervisor()
         driver = FakeDriver(world, owner="o")
         async with driver.session(), Operations(world.clock) as operations:
             machines = Machines(driver, Hub(driver, world.clock), operations, world.clock, owner="o")
             await machines.apply(v1.ApplyMachineRequest(spec=creatable(first)))
-            return planner.plan(v1.MachineSpec(identity=first.identity), await machines.get(UID), can)
+            world.power_behind_our_back(UID, OFF)
+            bare = v1.ApplyMachineRequest(spec=v1.MachineSpec(identity=first.identity))
+            outcome = await machines.apply(bare)
+            assert [change.field for change in outcome.pending] == ["disks[root]"]  # it is the one to boot from
+            assert (await machines.apply(bare)).applied == []
+            return await machines.get(UID)
 
-    assert asyncio.run(ask()) == []
+    machine = asyncio.run(ask())
+    facts = {planner.BOOT_DATA_SETTING, "cpu.hot_add", "memory.hot_add"}
+    assert {key for key in machine.settings if not key.startswith("disks[root]")} <= facts
+    assert (machine.tags, machine.description, machine.nics, len(machine.disks)) == ([], "", [], 1)

@@ -588,6 +588,7 @@ async def test_a_screenshot_is_taken_of_machines_that_are_on(room: Room) -> None
 async def test_a_clone_that_could_not_be_is_refused_before_the_driver_hears_of_it(room: Room) -> None:
     declared = can(room)
     declared.full_clone, declared.linked_clone, declared.instant_clone = True, False, False
+    declared.sysprep = False
     source, target = room.spec(), room.spec()
     await room.apply(source)
     assert source.identity is not None

@@ -78,6 +78,11 @@ def can(path: str, value: object) -> Edit:
     return set_(path, value, "can")
 
 
+def asked(field: str, value: str) -> Edit:
+    """Our record says that a spec asked for this."""
+    return lambda _want, machine, _can: machine.settings.update({field: value})
+
+
 def do(action: Callable[[v1.MachineSpec, v1.Machine], object]) -> Edit:
     return lambda want, machine, _can: action(want, machine)
 
@@ -135,7 +140,8 @@ TABLE: dict[str, tuple[Edit, list[Row]]] = {
     "shares are set online": (set_("cpu.shares", 100), [(K.SET_CPU, "cpu.shares", ONLINE, ())]),
     "shares hold": (all_(set_("cpu.shares", 100), have("settings", {"cpu.shares": "100"})), []),
     "reservation that the provider lacks": (
-        set_("cpu.reservation_mhz", 5), [(K.SET_CPU, "cpu.reservation_mhz", UNSUPPORTED, ("CpuReservationUnsupported",))]),
+        all_(set_("cpu.reservation_mhz", 5), can("cpu_reservation", False)),
+        [(K.SET_CPU, "cpu.reservation_mhz", UNSUPPORTED, ("CpuReservationUnsupported",))]),
     "no cpu spec": (set_("cpu", None), []),
     "cpu that the hypervisor does not tell": (all_(have("cpu", None), set_("cpu.count", 9)), []),
     # -- memory
@@ -201,7 +207,7 @@ TABLE: dict[str, tuple[Edit, list[Row]]] = {
     "a limit of disk operations": (
         set_("disks.1.iops_limit", 500), [(K.UPDATE_DISK, "disks[data].iops_limit", ONLINE, ())]),
     "sharing that the provider lacks": (
-        set_("disks.1.sharing", "virtualSharing"),
+        all_(set_("disks.1.sharing", "virtualSharing"), can("disk_sharing", False)),
         [(K.UPDATE_DISK, "disks[data].sharing", UNSUPPORTED, ("DiskSharingUnsupported",))]),
     "a controller that is not on offer": (
         all_(set_("disks.1.controller_type", "floppy"), can("disk_controllers", ["pvscsi"])),
@@ -248,7 +254,8 @@ TABLE: dict[str, tuple[Edit, list[Row]]] = {
         set_("disks.0.name", "system"),
         [(K.DETACH_DISK, "disks[root]", RECREATE, ("BootDisk",)),
          (K.ATTACH_DISK, "disks[system]", RECREATE, ("BootDiskMissing",))]),
-    "a spec without disks leaves them alone": (set_("disks", []), []),
+    "a spec without disks leaves those alone that we did not make": (
+        all_(set_("disks", []), have("disks.0.owned", False), have("disks.1.owned", False)), []),
     # -- network adapters
     "a new NIC": (do(lambda want, _: want.nics.append(NEW_NIC)), [(K.ATTACH_NIC, "nics[dmz]", ONLINE, ())]),
     "a new NIC without hot-add": (
@@ -299,7 +306,7 @@ TABLE: dict[str, tuple[Edit, list[Row]]] = {
     "tuning needs a restart": (
         set_("tuning", v1.Tuning(iommu=True)), [(K.SET_TUNING, "tuning.iommu", RESTART, ("ReadAtStart",))]),
     "tuning that the provider lacks": (
-        set_("tuning", v1.Tuning(latency_sensitivity="high")),
+        all_(set_("tuning", v1.Tuning(latency_sensitivity="high")), can("latency_sensitivity", False)),
         [(K.SET_TUNING, "tuning.latency_sensitivity", UNSUPPORTED, ("LatencySensitivityUnsupported",))]),
     "customization is for the guest's first start": (set_("customization", v1.Customization(domain="example.org")), []),
     "attributes by value": (
@@ -329,6 +336,46 @@ TABLE: dict[str, tuple[Edit, list[Row]]] = {
         set_("extra_config", {"fake.colour": "red"}),
         [(K.SET_EXTRA_CONFIG, "extra_config[fake.colour]", RESTART, ("ReadAtStart",))]),
     "GPUs": (set_("gpus", [v1.GpuSpec(count=1)]), [(K.SET_TUNING, "gpus", UNSUPPORTED, ("GpuUnsupported",))]),
+    # -- what the spec says no longer
+    "shares that left the spec": (asked("cpu.shares", "100"), [(K.SET_CPU, "cpu.shares", ONLINE, ())]),
+    "a limit that left the spec": (asked("memory.limit_bytes", "100"), [(K.SET_MEMORY, "memory.limit_bytes", ONLINE, ())]),
+    "shares that cannot be had any more stay": (
+        all_(set_("cpu.shares", 100), asked("cpu.shares", "100"), can("cpu_shares", False)),
+        [(K.SET_CPU, "cpu.shares", UNSUPPORTED, ("CpuSharesUnsupported",))]),
+    "nested virtualization that left the spec": (
+        all_(asked("cpu.nested_virtualization", "true"), have("cpu.nested_virtualization", True)),
+        [(K.SET_CPU, "cpu.nested_virtualization", RESTART, ("CpuModelFixedWhileOn",))]),
+    "nested virtualization of a template stays": (have("cpu.nested_virtualization", True), []),
+    "a flag that left the spec": (
+        all_(asked("tuning.iommu", "true"), set_("tuning", v1.Tuning())),
+        [(K.SET_TUNING, "tuning.iommu", RESTART, ("ReadAtStart",))]),
+    "a policy of guest tools that left the spec is done": (asked("guest_tools_policy", "install"), []),
+    "a key that left the spec": (
+        asked("fake.colour", "red"), [(K.SET_EXTRA_CONFIG, "extra_config[fake.colour]", RESTART, ("ReadAtStart",))]),
+    "a key of somebody else's stays": (asked("their.key", "red"), []),
+    "GPUs that left the spec": (asked("gpus", "1xA100"), [(K.SET_TUNING, "gpus", RECREATE, ("GpusFixed",))]),
+    "a limit of disk operations that left the spec": (
+        asked("disks[data].iops_limit", "500"), [(K.UPDATE_DISK, "disks[data].iops_limit", ONLINE, ())]),
+    "sharing that left the spec": (
+        all_(asked("disks[data].sharing", "virtualSharing"), set_("disks.1.sharing", "noSharing")),
+        [(K.UPDATE_DISK, "disks[data].sharing", RESTART, ("ReadAtStart",))]),
+    "an MTU that left the spec": (asked("nics[lan].mtu", "9000"), [(K.UPDATE_NIC, "nics[lan].mtu", ONLINE, ())]),
+    "the last tag left the spec": (have("tags", ["a"]), [(K.SET_TAGS, "tags", ONLINE, ())]),
+    "tags of a provider without tags stay": (all_(have("tags", ["a"]), can("tags", False)), []),
+    "a description that left the spec": (
+        all_(have("description", "hello"), asked("description", "true")),
+        [(K.SET_DESCRIPTION, "description", ONLINE, ())]),
+    "a description of a person stays": (have("description", "hello"), []),
+    "the last NIC left the spec": (set_("nics", []), [(K.DETACH_NIC, "nics[lan]", ONLINE, ())]),
+    "NICs of a template stay": (all_(set_("nics", []), have("nics.0.name", "")), []),
+    "NICs of an adopted machine stay while nobody has described them": (
+        all_(set_("nics", []), asked("adopted", "true")), []),
+    "a NIC that left the spec of an adopted machine": (
+        all_(asked("adopted", "true"), do(lambda _, machine: machine.nics.append(v1.Nic(name="old")))),
+        [(K.DETACH_NIC, "nics[old]", ONLINE, ())]),
+    "all disks left the spec": (
+        set_("disks", []),
+        [(K.DETACH_DISK, "disks[data]", ONLINE, ()), (K.DETACH_DISK, "disks[root]", RECREATE, ("BootDisk",))]),
     # -- power
     "power on": (have("power", OFF), [(K.SET_POWER, "power.state", ONLINE, ())]),
     "power off": (set_("power.state", OFF), [(K.SET_POWER, "power.state", ONLINE, ())]),
@@ -394,8 +441,9 @@ CREATE_TABLE: dict[str, tuple[Edit, v1.Effect, list[str]]] = {
         all_(set_("disks.0.bus", v1.DiskBus.NVME), set_("nics.0.model", "vmxnet3")), UNSUPPORTED,
         ["DiskBusUnsupported", "NicModelUnsupported"]),
     "encryption that must be": (
-        set_("tuning", v1.Tuning(encryption=True, encryption_required=True)), UNSUPPORTED, ["EncryptionUnsupported"]),
-    "encryption that would be nice": (set_("tuning", v1.Tuning(encryption=True)), ONLINE, []),
+        all_(set_("tuning", v1.Tuning(encryption=True, encryption_required=True)), can("encryption", False)), UNSUPPORTED,
+        ["EncryptionUnsupported"]),
+    "encryption that would be nice": (all_(set_("tuning", v1.Tuning(encryption=True)), can("encryption", False)), ONLINE, []),
     "a folder": (set_("placement", v1.Placement(folder="x")), ONLINE, []),
     "customization that cannot be had": (
         all_(set_("customization", v1.Customization(stored="linux")), can("customization", False)), UNSUPPORTED,

@@ -121,7 +121,8 @@ class Driver:
     async def adopt(self, machine_id: str, identity: v1.MachineIdentity) -> None:
         """Put our stamp with this identity on a foreign machine, and name its disks and NICs; nothing else changes.
 
-        Its disks stay foreign. One that carries this very identity already is success.
+        Its disks stay foreign, and `observe` tells ADOPTED_SETTING of the planner. One that carries this very identity
+        already is success.
 
         Args:
             machine_id: `Machine.id` of it.

@@ -5,7 +5,18 @@ What is compared with what
 - `Machine.settings` for the rest, by the dotted field of the spec: "cpu.shares", "tuning.iommu",
   "disks[data].iops_limit", "placement.folder"; keys of extra_config stand for themselves; BOOT_DATA_SETTING holds
   `boot_data_digest`, and "placement.affinity[db]" the `affinity_words` of a rule.
-- A field that the spec leaves unset is never a difference. Neither is a fact that the hypervisor does not tell.
+- A fact that the hypervisor does not tell is never a difference.
+
+What the spec no longer says
+- What our record says was asked for earlier, and is asked for no longer, is a difference: it is taken off again. The
+  record is what only we write: names of disks and NICs, `Machine.tags`, and the keys of `Machine.settings`. A driver
+  never puts there what came with a template or a person; DESCRIPTION_SETTING says that the description is ours.
+- What came from elsewhere is left alone: devices without a name, settings without a key, and the NICs and disks of an
+  adopted machine (ADOPTED_SETTING) whose spec lists none: nobody may ever have described them.
+- Some things are left to the provider once they are not asked for, because taking them away makes no sense: firmware,
+  secure boot and TPM (what is installed would not start, or lose its keys), first-boot data and customization (the
+  guest has read it), where the machine is, its topology, room to grow (a ceiling that nobody sees), the MAC and model
+  of a NIC, the policy of guest tools (done is done), and the power state.
 """
 
 from __future__ import annotations
@@ -17,16 +28,21 @@ from collections.abc import Iterable, Mapping, Sequence
 from common import v1, wire
 from common.errors import InvalidSpecError
 
-from .refusals import narrow
+from .refusals import Refusal, narrow
 from .violations import MIB, check, plain, size
 
 __all__ = [
-    "BOOT_DATA_SETTING", "affinity_words", "boot_data_digest", "check", "hypervisor_name", "plan", "require_valid",
-    "supported",
+    "ADOPTED_SETTING", "BOOT_DATA_SETTING", "DESCRIPTION_SETTING", "affinity_words", "boot_data_digest", "check",
+    "hypervisor_name", "plan", "require_valid", "supported",
 ]  # fmt: skip
 
 BOOT_DATA_SETTING = "boot-data"
 """Key of Machine.settings under which a driver reports `boot_data_digest` of the payload that it wrote."""
+
+ADOPTED_SETTING = "adopted"
+"""Key of Machine.settings, "true" on a machine that somebody else made and we adopted."""
+DESCRIPTION_SETTING = "description"
+"""Key of Machine.settings, "true" while the description is one that a spec asked for."""
 
 LONGEST_NAME = 200
 """Characters; leaves room for the suffixes of files that hypervisors name after machines (255 is their end)."""
@@ -108,21 +124,22 @@ def plan(
             reasons=blocking,
         )
         return [create, *refusals]
-    planner = _Planner(narrowed, seen, can, limits or v1.Limits(), {r.change.subject for r in refused if r.blocking})
-    return [*planner.changes(), *refusals]
+    return [*_Planner(narrowed, seen, can, limits or v1.Limits(), refused).changes(), *refusals]
 
 
 class _Planner:
     """One plan in the making: what is wanted, seen and possible, and whether the machine is off when changes come."""
 
     def __init__(
-        self, want: v1.MachineSpec, seen: v1.Machine, can: v1.Capabilities, limits: v1.Limits, blocked: set[str]
+        self, want: v1.MachineSpec, seen: v1.Machine, can: v1.Capabilities, limits: v1.Limits, refused: list[Refusal]
     ) -> None:
         self.want = want
         self.seen = seen
         self.can = can
         self.limits = limits
-        self.blocked = blocked
+        self.blocked = {refusal.change.subject for refusal in refused if refusal.blocking}
+        self.refused = {refusal.change.field for refusal in refused}
+        self.adopted = seen.settings.get(ADOPTED_SETTING) == "true"
         self.wish = want.power.state if want.power is not None else v1.PowerState.UNSPECIFIED
         self.power = self._power()
         goes_off = self.wish is OFF and self.power is not None and self.power.effect is _Effect.ONLINE
@@ -170,11 +187,13 @@ class _Planner:
     def _setting(
         self, kind: v1.ChangeKind, field: str, value: str, *, live: bool, subject: str = ""
     ) -> list[v1.Change]:
-        """A wish that Machine.settings tells; unset there means that it does not hold."""
+        """A wish that Machine.settings tells: not there, it does not hold; an empty wish is that it shall not."""
         have = self.seen.settings.get(field, "")
-        if have == value:
+        if have == value or (not value and field in self.refused):
             return []
-        message = f"set {field} to {value}" if not have else f"change {field} from {have} to {value}"
+        message = f"change {field} from {have} to {value}"
+        if not (have and value):
+            message = f"set {field} to {value}" if value else f"take {field} {have} off"
         reasons = [] if live else [_reason("ReadAtStart", "the hypervisor reads it when the machine starts")]
         return [self._shape(kind, field, message, reasons, subject=subject)]
 
@@ -185,8 +204,8 @@ class _Planner:
     # -- processor, memory, firmware -------------------------------------------------------------------------------
 
     def _cpu(self) -> list[v1.Change]:
-        want, seen = self.want.cpu, self.seen.cpu
-        if want is None or seen is None:
+        want, seen = self.want.cpu or v1.CpuSpec(), self.seen.cpu
+        if seen is None:
             return []
         changes = []
         if count := self._cpu_count(want, seen):
@@ -197,20 +216,22 @@ class _Planner:
         if want.nested_virtualization and not seen.nested_virtualization:
             message = "switch nested virtualization on"
             changes.append(self._needs_off(_Kind.SET_CPU, "cpu.nested_virtualization", message, "CpuModelFixedWhileOn"))
+        elif self.seen.settings.get("cpu.nested_virtualization") == "true" and not want.nested_virtualization:
+            message = "switch nested virtualization off"
+            changes.append(self._needs_off(_Kind.SET_CPU, "cpu.nested_virtualization", message, "CpuModelFixedWhileOn"))
         full = self.limits.max_cpus and want.count >= self.limits.max_cpus
         used_up = seen.max_count and seen.max_count <= want.count and not full
         if want.hot_add and used_up and not self._had_room("cpu.hot_add"):
             message = f"leave room for more than {seen.max_count} CPUs"
             changes.append(self._needs_off(_Kind.SET_CPU, "cpu.hot_add", message, "CpuCeilingFixedWhileOn"))
         for name in ("reservation_mhz", "limit_mhz", "shares"):
-            if (value := getattr(want, name)) is not None:
-                changes += self._setting(_Kind.SET_CPU, f"cpu.{name}", str(value), live=True)
+            changes += self._setting(_Kind.SET_CPU, f"cpu.{name}", _number(getattr(want, name)), live=True)
         return changes
 
     def _cpu_count(self, want: v1.CpuSpec, seen: v1.CpuState) -> v1.Change | None:
         configured = seen.configured_count or seen.count
         now = configured if self.seen.power is OFF else seen.count
-        if want.count == now and want.count == configured:
+        if not want.count or (want.count == now and want.count == configured):
             return None
         reasons = []
         if want.count == configured:
@@ -226,8 +247,8 @@ class _Planner:
         return self._shape(_Kind.SET_CPU, "cpu.count", message, reasons)
 
     def _memory(self) -> list[v1.Change]:
-        want, seen = self.want.memory, self.seen.memory
-        if want is None or seen is None:
+        want, seen = self.want.memory or v1.MemorySpec(), self.seen.memory
+        if seen is None:
             return []
         changes = []
         if change := self._memory_size(want, seen):
@@ -238,15 +259,14 @@ class _Planner:
             message = f"leave room for more than {size(seen.max_bytes)} of memory"
             changes.append(self._needs_off(_Kind.SET_MEMORY, "memory.hot_add", message, "MemoryCeilingFixedWhileOn"))
         for name in ("reservation_bytes", "limit_bytes"):
-            if (value := getattr(want, name)) is not None:
-                changes += self._setting(_Kind.SET_MEMORY, f"memory.{name}", str(value), live=True)
+            changes += self._setting(_Kind.SET_MEMORY, f"memory.{name}", _number(getattr(want, name)), live=True)
         return changes
 
     def _memory_size(self, want: v1.MemorySpec, seen: v1.MemoryState) -> v1.Change | None:
         configured = seen.configured_bytes or seen.size_bytes
         now = configured if self.seen.power is OFF else seen.size_bytes
         wish = _mib(want.size_bytes)
-        if wish == _mib(now) and wish == _mib(configured):
+        if not wish or (wish == _mib(now) and wish == _mib(configured)):
             return None
         reasons = []
         if wish == _mib(configured):
@@ -296,16 +316,17 @@ class _Planner:
             "encryption": "true" if tuning.encryption else "",
             "encryption_key_provider": tuning.encryption_key_provider,
         }
-        fields = [(f"tuning.{name}", wish) for name, wish in wishes.items() if wish]
+        fields = [(f"tuning.{name}", wish) for name, wish in wishes.items()]
         if self.want.guest_tools_policy not in ("", "skip"):
             fields.append(("guest_tools_policy", self.want.guest_tools_policy))
         return [change for field, wish in fields for change in self._setting(_Kind.SET_TUNING, field, wish, live=False)]
 
     def _extra_config(self) -> list[v1.Change]:
-        changes = []
-        for key, value in sorted(self.want.extra_config.items()):
-            if self.seen.settings.get(key) != value:
-                message = f"set extra configuration {key}"
+        """Values are not shown: nobody knows what they hold."""
+        changes, wishes = [], self.want.extra_config
+        for key in sorted(wishes.keys() | (set(self.can.extra_config_keys) & self.seen.settings.keys())):
+            if self.seen.settings.get(key) != wishes.get(key):
+                message = f"set extra configuration {key}" if key in wishes else f"take extra configuration {key} off"
                 field = f"extra_config[{key}]"
                 reason = _reason("ReadAtStart", "the hypervisor reads it when the machine starts")
                 changes.append(self._shape(_Kind.SET_EXTRA_CONFIG, field, message, [reason], subject=key))
@@ -314,8 +335,6 @@ class _Planner:
     # -- disks -----------------------------------------------------------------------------------------------------
 
     def _disks(self) -> list[v1.Change]:
-        if not self.want.disks:
-            return []  # the spec leaves the disks alone
         have = {disk.name: disk for disk in self.seen.disks if disk.name}
         changes: list[v1.Change] = []
         for index, disk in enumerate(self.want.disks):
@@ -324,8 +343,10 @@ class _Planner:
             elif disk.name not in self.blocked:
                 changes.append(self._attach_disk(disk, boot=index == 0))
         wanted = {disk.name for disk in self.want.disks}
-        extra = [self._detach_disk(disk) for name, disk in have.items() if name not in wanted]
-        return [*extra, *changes]
+        extra = [disk for name, disk in have.items() if name not in wanted]
+        if not self.want.disks:
+            extra = [disk for disk in extra if disk.owned]  # a spec may never have described the others
+        return [*map(self._detach_disk, extra), *changes]
 
     def _attach_disk(self, disk: v1.DiskSpec, *, boot: bool) -> v1.Change:
         field = f"disks[{disk.name}]"
@@ -363,16 +384,12 @@ class _Planner:
     def _known_disk(self, want: v1.DiskSpec, have: v1.Disk) -> list[v1.Change]:
         changes = [*self._disk_size(want, have), *self._fixed_disk_fields(want, have)]
         where = f"disks[{want.name}]"
-        if want.iops_limit:
-            changes += self._setting(
-                _Kind.UPDATE_DISK, f"{where}.iops_limit", str(want.iops_limit), live=True, subject=want.name
-            )
-        if want.sharing not in ("", "noSharing"):
-            changes += self._setting(_Kind.UPDATE_DISK, f"{where}.sharing", want.sharing, live=False, subject=want.name)
-        if want.storage_policy:
-            changes += self._setting(
-                _Kind.UPDATE_DISK, f"{where}.storage_policy", want.storage_policy, live=True, subject=want.name
-            )
+        for field, wish, live in (
+            ("iops_limit", str(want.iops_limit or ""), True),
+            ("sharing", want.sharing.replace("noSharing", ""), False),
+            ("storage_policy", want.storage_policy, True),
+        ):
+            changes += self._setting(_Kind.UPDATE_DISK, f"{where}.{field}", wish, live=live, subject=want.name)
         return changes
 
     def _disk_size(self, want: v1.DiskSpec, have: v1.Disk) -> list[v1.Change]:
@@ -438,7 +455,7 @@ class _Planner:
     # -- network adapters ------------------------------------------------------------------------------------------
 
     def _nics(self) -> list[v1.Change]:
-        if not self.want.nics:
+        if not self.want.nics and self.adopted:
             return []
         have = {nic.name: nic for nic in self.seen.nics if nic.name}
         wanted = {nic.name for nic in self.want.nics}
@@ -491,11 +508,8 @@ class _Planner:
             update("model", f"change model of NIC {want.name} from {have.model} to {want.model}", fixed)
         if want.mac and have.mac and want.mac != have.mac.lower():
             update("mac", f"change MAC of NIC {want.name} from {have.mac} to {want.mac}", fixed)
-        if want.mtu:
-            changes += self._setting(
-                _Kind.UPDATE_NIC, f"{where}.mtu", str(want.mtu), live=self.can.nic_online_update, subject=want.name
-            )
-        return changes
+        wish, live = str(want.mtu or ""), self.can.nic_online_update
+        return changes + self._setting(_Kind.UPDATE_NIC, f"{where}.mtu", wish, live=live, subject=want.name)
 
     # -- the rest --------------------------------------------------------------------------------------------------
 
@@ -553,23 +567,25 @@ class _Planner:
 
     def _texts(self) -> list[v1.Change]:
         changes = []
-        if self.want.tags and set(self.want.tags) != set(self.seen.tags):
-            message = f"set tags to {', '.join(sorted(set(self.want.tags)))}"
+        if self.can.tags and set(self.want.tags) != set(self.seen.tags):
+            tags = ", ".join(sorted(set(self.want.tags)))
+            message = f"set tags to {tags}" if tags else "take all tags off"
             changes.append(v1.Change(kind=_Kind.SET_TAGS, field="tags", effect=_Effect.ONLINE, message=message))
-        if self.want.description and self.want.description != self.seen.description:
-            change = v1.Change(
-                kind=_Kind.SET_DESCRIPTION, field="description", effect=_Effect.ONLINE, message="set description"
-            )
+        wish, ours = self.want.description, self.seen.settings.get(DESCRIPTION_SETTING) == "true"
+        if (wish and wish != self.seen.description) or (ours and not wish):
+            message = "set description" if wish else "take the description off"
+            change = v1.Change(kind=_Kind.SET_DESCRIPTION, field="description", effect=_Effect.ONLINE, message=message)
             changes.append(change)
         return changes
 
     def _gpus(self) -> list[v1.Change]:
         wish = ",".join(f"{gpu.count}x{gpu.model}" for gpu in self.want.gpus)
         have = self.seen.settings.get("gpus", "")
-        if not wish or wish == have:
+        if wish == have or (not wish and "gpus" in self.refused):
             return []
+        message = f"change GPUs to {wish}" if wish else f"take GPUs {have} off"
         why = "GPUs are given when a machine is made"
-        return [self._never(_Kind.SET_TUNING, "gpus", f"change GPUs to {wish}", _Effect.RECREATE, "GpusFixed", why)]
+        return [self._never(_Kind.SET_TUNING, "gpus", message, _Effect.RECREATE, "GpusFixed", why)]
 
     # -- power -----------------------------------------------------------------------------------------------------
 
@@ -619,6 +635,10 @@ class _Planner:
 
 def _reason(code: str, message: str) -> v1.Reason:
     return v1.Reason(code=code, message=message)
+
+
+def _number(value: int | None) -> str:
+    return "" if value is None else str(value)
 
 
 def _mib(count: int) -> int:

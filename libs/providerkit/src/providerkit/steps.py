@@ -60,7 +60,7 @@ def shape_step(
         case _Kind.GROW_DISK:
             return lambda: driver.grow_disk(uid, subject, disks[subject].size_bytes, live=live)
         case _Kind.UPDATE_DISK:
-            return lambda: driver.update_disk(uid, _disk(disks[subject], fields), live=live)
+            return lambda: driver.update_disk(uid, _disk(disks[subject], seen, fields), live=live)
         case _Kind.DETACH_DISK:
             return lambda: driver.detach_disk(uid, subject, live=live)
         case _Kind.ATTACH_NIC:
@@ -87,9 +87,9 @@ def shape_step(
 
 
 def _cpu(want: v1.MachineSpec, seen: v1.Machine, fields: set[str], live: bool) -> v1.CpuSpec:
-    cpu = copy.copy(want.cpu) if want.cpu is not None else v1.CpuSpec()
+    state = seen.cpu or v1.CpuState()
+    cpu = copy.copy(want.cpu) if want.cpu is not None else v1.CpuSpec(count=state.configured_count or state.count)
     if live:
-        state = seen.cpu or v1.CpuState()
         if "cpu.count" not in fields:
             cpu.count = state.count
         cpu.cores_per_socket = state.cores_per_socket
@@ -98,20 +98,23 @@ def _cpu(want: v1.MachineSpec, seen: v1.Machine, fields: set[str], live: bool) -
 
 
 def _memory(want: v1.MachineSpec, seen: v1.Machine, fields: set[str], live: bool) -> v1.MemorySpec:
+    state = seen.memory or v1.MemoryState()
     memory = copy.copy(want.memory) if want.memory is not None else v1.MemorySpec()
+    if want.memory is None:
+        memory.size_bytes = state.configured_bytes or state.size_bytes
     if live and "memory.size_bytes" not in fields and seen.memory is not None:
         memory.size_bytes = seen.memory.size_bytes
     return memory
 
 
-def _disk(want: v1.DiskSpec, fields: set[str]) -> v1.DiskSpec:
-    disk = copy.copy(want)
-    if f"disks[{want.name}].iops_limit" not in fields:
-        disk.iops_limit = 0
-    if f"disks[{want.name}].sharing" not in fields:
-        disk.sharing = ""
-    if f"disks[{want.name}].storage_policy" not in fields:
-        disk.storage_policy = ""
+def _disk(want: v1.DiskSpec, seen: v1.Machine, fields: set[str]) -> v1.DiskSpec:
+    """Fields that are not part of the step keep what the disk has."""
+    disk, where = copy.copy(want), f"disks[{want.name}]"
+    if f"{where}.iops_limit" not in fields:
+        disk.iops_limit = int(seen.settings.get(f"{where}.iops_limit") or 0)
+    for name in ("sharing", "storage_policy"):
+        if f"{where}.{name}" not in fields:
+            setattr(disk, name, seen.settings.get(f"{where}.{name}", ""))
     return disk
 
 
@@ -126,5 +129,5 @@ def _nic(want: v1.NicSpec, seen: v1.Machine, fields: set[str]) -> v1.NicSpec:
     if f"nics[{want.name}].mac" not in fields:
         nic.mac = have.mac
     if f"nics[{want.name}].mtu" not in fields:
-        nic.mtu = 0
+        nic.mtu = int(seen.settings.get(f"nics[{want.name}].mtu") or 0)
     return nic

@@ -7,6 +7,9 @@ import copy
 from common import faults, v1
 from common.errors import ForeignMachineError, MachineNotFoundError
 
+from providerkit.planner import ADOPTED_SETTING
+
+from . import hardware
 from .world import FakeHypervisor
 
 ADOPTED = faults.declare("fake.adopted", "a foreign machine carries our stamp, and nobody knows yet")
@@ -29,6 +32,7 @@ async def adopt(world: FakeHypervisor, machine_id: str, identity: v1.MachineIden
         disk.name, disk.owned = f"disk{index}", False
     for index, nic in enumerate(machine.nics):
         nic.name = f"nic{index}"
+    hardware.record(machine, ADOPTED_SETTING, "true")
     world.rekey(key, identity.uid)
     world.changed(identity.uid)
     await faults.point(ADOPTED)
@@ -42,6 +46,7 @@ def release(world: FakeHypervisor, key: str) -> None:
         disk.name, disk.owned = "", False
     for nic in machine.nics:
         nic.name = ""
+    machine.settings = {}
     for volume in world.volumes.values():
         if volume.uid == key:
             volume.uid = ""

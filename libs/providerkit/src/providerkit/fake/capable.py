@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from common import v1
 
-from .hardware import MAX_CPUS, MAX_MEMORY
+from .hardware import EXTRA_CONFIG_KEYS, MAX_CPUS, MAX_MEMORY
 
 FAKE_CAPABILITIES = v1.Capabilities(
     firmware=[v1.FirmwareType.BIOS, v1.FirmwareType.UEFI],
@@ -24,6 +24,9 @@ FAKE_CAPABILITIES = v1.Capabilities(
     disk_buses=[v1.DiskBus.VIRTIO, v1.DiskBus.SCSI, v1.DiskBus.SATA],
     disk_provisionings=[v1.DiskProvisioning.THIN, v1.DiskProvisioning.THICK],
     disk_iops_limit=True,
+    disk_sharing=True,
+    disk_controllers=["pvscsi", "lsilogic"],
+    storage_policies=True,
     existing_disk=True,
     nic_models=["virtio", "e1000e"],
     network_kinds=[v1.NetworkKind.NAMED, v1.NetworkKind.BRIDGE, v1.NetworkKind.NAT],
@@ -33,16 +36,29 @@ FAKE_CAPABILITIES = v1.Capabilities(
     cloud_init=True,
     static_addresses=True,
     ignition=True,
+    customization=True,
+    sysprep=True,
     graceful_shutdown=True,
     suspend=True,
     reset=True,
     nested_virtualization=True,
     iommu=True,
     cpu_topology=True,
+    virtualization_based_security=True,
+    latency_sensitivity=True,
+    hyper_threading_policy=True,
+    cpu_reservation=True,
+    cpu_limit=True,
     cpu_shares=True,
+    memory_reservation=True,
+    memory_limit=True,
+    encryption=True,
     tags=True,
-    extra_config_keys=["fake.colour"],
-    consoles=[v1.ConsoleKind.SERIAL],
+    attributes=True,
+    extra_config_keys=list(EXTRA_CONFIG_KEYS),
+    affinity=True,
+    consoles=[v1.ConsoleKind.SERIAL, v1.ConsoleKind.TICKET],
+    screenshot=True,
     image_import=True,
     image_formats=["qcow2", "raw"],
     image_sources=[v1.ImageSourceKind.URL, v1.ImageSourceKind.FILE],

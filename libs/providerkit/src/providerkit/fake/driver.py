@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import copy
+import secrets
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from datetime import timedelta
 
 from common import faults, v1
 from common.errors import (
@@ -19,13 +22,12 @@ from common.errors import (
     WrongPowerStateError,
 )
 
-from providerkit.driver import Console, Driver, Progress
-from providerkit.planner import BOOT_DATA_SETTING, boot_data_digest, hypervisor_name
+from providerkit.driver import Console, ConsoleTicket, Driver, Progress
+from providerkit.planner import BOOT_DATA_SETTING, DESCRIPTION_SETTING, boot_data_digest, hypervisor_name
 
-from . import adoption
+from . import adoption, hardware
 from .capable import FAKE_CAPABILITIES, FAKE_LIMITS
 from .clones import Clones
-from .hardware import MAX_CPUS, MAX_MEMORY, address, boot, plug_disk, plug_nic, set_cpu, set_memory, set_tuning
 from .images import FakeImages
 from .snapshots import Snapshots
 from .world import GIB, FakeHypervisor, Volume
@@ -213,15 +215,17 @@ class FakeDriver(Driver):
             machine.firmware.type = v1.FirmwareType.UEFI if uefi else v1.FirmwareType.BIOS
         if machine.firmware.tpm:
             machine.firmware.tpm_version = machine.firmware.tpm_version or "2.0"
-        set_cpu(machine, cpu)
-        set_memory(machine, memory)
-        set_tuning(machine, spec)
-        if digest := boot_data_digest(spec):
-            machine.settings[BOOT_DATA_SETTING] = digest
+        hardware.set_cpu(machine, cpu)
+        hardware.set_memory(machine, memory)
+        hardware.set_tuning(machine, spec)
+        hardware.record(machine, BOOT_DATA_SETTING, boot_data_digest(spec))
+        hardware.record(machine, DESCRIPTION_SETTING, "true" if spec.description else "")
+        hardware.set_attributes(machine, spec.attributes)
+        hardware.set_affinity(machine, spec.placement.affinity if spec.placement is not None else [])
         for disk in spec.disks:
-            plug_disk(machine, disk, self._volume(uid, disk))
+            hardware.plug_disk(machine, disk, self._volume(uid, disk))
         for nic in spec.nics:
-            plug_nic(machine, nic)
+            hardware.plug_nic(machine, nic)
         return machine
 
     # -- volumes ---------------------------------------------------------------------------------------------------
@@ -265,7 +269,7 @@ class FakeDriver(Driver):
         await self.world.enter("power_on")
         machine = self._ours(uid)
         if machine.power is not ON:
-            boot(machine)
+            hardware.boot(machine)
             self.world.changed(uid)
 
     async def power_off(self, uid: str) -> None:
@@ -334,12 +338,12 @@ class FakeDriver(Driver):
 
     async def set_cpu(self, uid: str, cpu: v1.CpuSpec, *, live: bool) -> None:
         await self.world.enter("set_cpu")
-        set_cpu(self._ours(uid), cpu)
+        hardware.set_cpu(self._ours(uid), cpu)
         self.world.changed(uid)
 
     async def set_memory(self, uid: str, memory: v1.MemorySpec, *, live: bool) -> None:
         await self.world.enter("set_memory")
-        set_memory(self._ours(uid), memory)
+        hardware.set_memory(self._ours(uid), memory)
         self.world.changed(uid)
 
     async def set_firmware(self, uid: str, firmware: v1.FirmwareSpec) -> None:
@@ -361,7 +365,7 @@ class FakeDriver(Driver):
         if f"{uid}/{disk.name}" not in self.world.volumes:
             self.world.reserve(f"attach disk {disk.name} to machine {uid}", size)
         self._make_volume(uid, disk, size)
-        plug_disk(machine, disk, self._volume(uid, disk))
+        hardware.plug_disk(machine, disk, self._volume(uid, disk))
         self.world.changed(uid)
 
     async def grow_disk(self, uid: str, name: str, size_bytes: int, *, live: bool) -> None:
@@ -377,15 +381,14 @@ class FakeDriver(Driver):
     async def update_disk(self, uid: str, disk: v1.DiskSpec, *, live: bool) -> None:
         await self.world.enter("update_disk")
         self._disk(uid, disk.name)
-        if disk.iops_limit:
-            self._ours(uid).settings[f"disks[{disk.name}].iops_limit"] = str(disk.iops_limit)
+        hardware.update_disk(self._ours(uid), disk)
         self.world.changed(uid)
 
     async def detach_disk(self, uid: str, name: str, *, live: bool) -> None:
         await self.world.enter("detach_disk")
         machine = self._ours(uid)
         machine.disks = [disk for disk in machine.disks if disk.name != name]
-        machine.settings.pop(f"disks[{name}].iops_limit", None)
+        hardware.replace_record(machine, f"disks[{name}].", {})
         self.world.changed(uid)
 
     async def attach_nic(self, uid: str, nic: v1.NicSpec, *, live: bool) -> None:
@@ -393,8 +396,8 @@ class FakeDriver(Driver):
         machine = self._ours(uid)
         self._check_network(nic)
         if all(have.name != nic.name for have in machine.nics):
-            plug_nic(machine, nic)
-            address(machine)
+            hardware.plug_nic(machine, nic)
+            hardware.address(machine)
             self.world.changed(uid)
 
     async def update_nic(self, uid: str, nic: v1.NicSpec, *, live: bool) -> None:
@@ -406,17 +409,16 @@ class FakeDriver(Driver):
             raise ResourceNotFoundError(f"update NIC {nic.name} of machine {uid}: there is none")
         have.network = copy.deepcopy(nic.network) if nic.network is not None else have.network
         have.model, have.mac = nic.model or have.model, nic.mac or have.mac
-        if nic.mtu:
-            machine.settings[f"nics[{nic.name}].mtu"] = str(nic.mtu)
-        address(machine)
+        hardware.record(machine, f"nics[{nic.name}].mtu", str(nic.mtu or ""))
+        hardware.address(machine)
         self.world.changed(uid)
 
     async def detach_nic(self, uid: str, name: str, *, live: bool) -> None:
         await self.world.enter("detach_nic")
         machine = self._ours(uid)
         machine.nics = [nic for nic in machine.nics if nic.name != name]
-        machine.settings.pop(f"nics[{name}].mtu", None)
-        address(machine)
+        hardware.replace_record(machine, f"nics[{name}].", {})
+        hardware.address(machine)
         self.world.changed(uid)
 
     async def set_boot_data(self, uid: str, spec: v1.MachineSpec) -> None:
@@ -431,12 +433,24 @@ class FakeDriver(Driver):
 
     async def set_description(self, uid: str, description: str) -> None:
         await self.world.enter("set_description")
-        self._ours(uid).description = description
+        machine = self._ours(uid)
+        machine.description = description
+        hardware.record(machine, DESCRIPTION_SETTING, "true" if description else "")
+        self.world.changed(uid)
+
+    async def set_attributes(self, uid: str, attributes: dict[str, str]) -> None:
+        await self.world.enter("set_attributes")
+        hardware.set_attributes(self._ours(uid), attributes)
+        self.world.changed(uid)
+
+    async def set_affinity(self, uid: str, rules: list[v1.AffinityRule]) -> None:
+        await self.world.enter("set_affinity")
+        hardware.set_affinity(self._ours(uid), rules)
         self.world.changed(uid)
 
     async def set_tuning(self, uid: str, spec: v1.MachineSpec) -> None:
         await self.world.enter("set_tuning")
-        set_tuning(self._ours_off(uid, "change tuning"), spec)
+        hardware.set_tuning(self._ours_off(uid, "change tuning"), spec)
         self.world.changed(uid)
 
     def _ours_off(self, uid: str, what: str) -> v1.Machine:
@@ -494,7 +508,7 @@ class FakeDriver(Driver):
 
     def console(self, uid: str, kind: v1.ConsoleKind, *, force: bool) -> AbstractAsyncContextManager[Console]:
         if kind is not v1.ConsoleKind.SERIAL:
-            raise NotSupportedError("the fake has a serial console only")
+            raise NotSupportedError("the fake's only connected console is the serial one")
         return self._console(uid)
 
     @asynccontextmanager
@@ -504,11 +518,22 @@ class FakeDriver(Driver):
             raise WrongPowerStateError(f"open console of machine {uid}: it is off")
         yield _EchoConsole()
 
+    async def console_ticket(self, uid: str) -> ConsoleTicket:
+        await self.world.enter("console_ticket")
+        self._ours(uid)
+        expires = self.world.clock.now() + timedelta(minutes=1)
+        return ConsoleTicket(f"https://console.example/{uid}?ticket={secrets.token_urlsafe(16)}", expires)
+
+    async def screenshot(self, uid: str) -> bytes:
+        await self.world.enter("screenshot")
+        self._ours(uid)
+        return _SCREEN
+
     async def inventory(self) -> v1.GetInventoryResponse:
         await self.world.enter("inventory")
         used = sum(m.memory.size_bytes for m in self.world.machines.values() if m.power is ON and m.memory is not None)
         host = v1.Host(
-            name="fake-host", ready=True, cpu_model="fake", cpus=MAX_CPUS, memory_bytes=MAX_MEMORY,
+            name="fake-host", ready=True, cpu_model="fake", cpus=hardware.MAX_CPUS, memory_bytes=hardware.MAX_MEMORY,
             memory_used_bytes=used, virtualization="fake",
         )  # fmt: skip
         capacity = self.world.capacity_bytes
@@ -531,3 +556,9 @@ class _EchoConsole:
 
     async def write(self, data: bytes) -> None:
         await self._echo.put(data)
+
+
+_SCREEN = base64.b64decode(
+    b"iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg=="
+)
+"""A PNG of one black pixel."""
