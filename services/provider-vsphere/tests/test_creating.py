@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,7 +21,7 @@ from pyVmomi import vim
 from simulators.vcsim import Vcsim
 from simulators.vcsim.admin import Admin
 
-from .conftest import OWNER
+from .conftest import OWNER, connected
 
 pytestmark = pytest.mark.real
 MIB, GIB = 1 << 20, 1 << 30
@@ -94,6 +95,24 @@ async def test_a_clone_is_its_own_machine_and_is_left_off(vsphere: Vsphere, crea
     assert len(nics.cards(present)) == 1
     assert entity.facts["config.hardware.numCPU"] == 2
     assert entity.facts["runtime.powerState"] == "poweredOff"
+
+
+@pytest.mark.parametrize("cloned", [False, True])
+async def test_a_create_costs_three_requests_beside_its_task(
+    vcsim: Vcsim, credentials: Path, golden: Any, cloned: bool
+) -> None:
+    """The filter that tells of the task, its end, and the machine as it is then."""
+    async with connected(vcsim, credentials, lag=0.0) as vsphere:
+        make, images = creator_on(vsphere)
+        await make.create(spec(size=8 * MIB), silent)  # settles the doubts of a new session
+        vcsim.control("requests/reset")
+        await make.create(spec(template(images) if cloned else "", size=32 * MIB), silent)
+        counts = vcsim.requests()
+    counts.pop("WaitForUpdatesEx", None)  # one long wait, however many machines are made
+    counts.pop("CancelWaitForUpdates", None)
+    counts.pop("Logout", None)
+    assert counts.pop("CloneVM_Task" if cloned else "CreateVM_Task") == 1
+    assert sum(counts.values()) <= 3, counts
 
 
 async def test_a_machine_on_a_snapshot_stands_on_its_disks(vsphere: Vsphere, creator: tuple[Creator, Images]) -> None:

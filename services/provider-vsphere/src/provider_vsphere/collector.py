@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from common.errors import HypervisorUnavailableError, ProviderError
@@ -34,6 +34,9 @@ _SINCE_VERSION = frozenset({
     "config.template",
 })  # fmt: skip
 """Leaves that some servers do not push though they changed; the version that goes with them they do push."""
+_VERSION = "config.changeVersion"
+SETTLE_SECONDS = 0.05
+"""So long a machine whose leaves may be behind waits: whoever changes it usually reads it next."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,33 @@ class Update:
     gone: bool = False
     changed: dict[str, Any] = field(default_factory=dict)
     unset: tuple[str, ...] = ()
+
+
+@dataclass
+class Reading:
+    """A read that is under way, and what was pushed meanwhile: that is never older than what the read brings."""
+
+    moids: frozenset[str]
+    pushed: dict[str, set[str]] = field(default_factory=dict)
+    gone: set[str] = field(default_factory=set)
+
+    def note(self, update: Update) -> None:
+        """This was pushed."""
+        if update.moid not in self.moids:
+            return
+        if update.gone:
+            self.gone.add(update.moid)
+        self.pushed.setdefault(update.moid, set()).update(update.changed, update.unset)
+
+    def rest(self, update: Update) -> Update | None:
+        """What the read adds to what was pushed; None when the machine went away."""
+        if update.gone:
+            return update
+        if update.moid in self.gone:
+            return None
+        pushed = self.pushed.get(update.moid, set())
+        changed = {path: value for path, value in update.changed.items() if path not in pushed}
+        return replace(update, changed=changed, unset=tuple(path for path in update.unset if path not in pushed))
 
 
 class Collector:
@@ -67,6 +97,11 @@ class Collector:
         self._on_task = on_task
         self._collector: Any = None
         self._leaving = False
+        self._readings: list[Reading] = []
+        self._leaves_of: dict[str, str] = {}
+        """Version of each machine that its leaves are known to be of."""
+        self._behind: set[str] = set()
+        self._some_behind = asyncio.Event()
 
     async def run(self) -> None:
         """Collect until cancelled.
@@ -128,17 +163,11 @@ class Collector:
                 continue  # nothing happened
             version = answer.version
             updates = [update for each in answer.filterSet for update in _updates(each)]
-            if complete:
-                updates += self._reread(updates)
             complete = complete or not answer.truncated
             _on_loop(loop, self._take, updates, complete)
             for over in {each.filter._moId: each.filter for each in answer.filterSet if _has_ended(each)}.values():
                 with contextlib.suppress(vmodl.fault.ManagedObjectNotFound):  # it went with its task
                     over.DestroyPropertyFilter()
-
-    def _reread(self, updates: list[Update]) -> list[Update]:
-        stale = [u for u in updates if "config.changeVersion" in u.changed and not _SINCE_VERSION & u.changed.keys()]
-        return self.read(u.moid for u in stale) if stale else []
 
     def read(self, moids: Iterable[str]) -> list[Update]:
         """Read machines at once; blocks. One that is gone meanwhile is told to be so."""
@@ -174,18 +203,67 @@ class Collector:
             self.synced.set()
 
     def take(self, updates: list[Update]) -> None:
-        """Put updates into the tree and tell who changed."""
+        """Put what was pushed into the tree and tell who changed."""
         for update in updates:
             if update.kind == "Task":
                 self._on_task(update.moid, update.changed)
-            elif update.gone:
-                self._told(self._tree.remove(update.moid))
-            else:
-                before = self._tree.get(update.moid)
-                facts = before.facts if before is not None else None
-                entity = self._tree.put(update.kind, update.moid, update.changed, update.unset)
-                if entity.facts != facts:
-                    self._told(entity)
+                continue
+            for reading in self._readings:
+                reading.note(update)
+            self._put(update)
+            if _VERSION in update.changed and not update.gone:
+                if _SINCE_VERSION & update.changed.keys():
+                    self._leaves_of[update.moid] = update.changed[_VERSION]
+                self._check_leaves(update.moid)
+
+    def _put(self, update: Update) -> None:
+        if update.gone:
+            self._leaves_of.pop(update.moid, None)
+            self._told(self._tree.remove(update.moid))
+            return
+        before = self._tree.get(update.moid)
+        facts = before.facts if before is not None else None
+        entity = self._tree.put(update.kind, update.moid, update.changed, update.unset)
+        if entity.facts != facts:
+            self._told(entity)
+
+    def _check_leaves(self, moid: str) -> None:
+        entity = self._tree.get(moid)
+        if entity is not None and self._leaves_of.get(moid) != entity.facts.get(_VERSION):
+            self._behind.add(moid)
+            self._some_behind.set()
+
+    async def wait_behind(self) -> list[str]:
+        """Wait for machines whose leaves may be older than their version: they are to be read."""
+        while True:
+            await self._some_behind.wait()
+            await asyncio.sleep(SETTLE_SECONDS)
+            self._some_behind.clear()
+            behind, self._behind = self._behind, set()
+            found = [each for moid in behind if (each := self._tree.get(moid)) is not None]
+            if moids := [e.moid for e in found if self._leaves_of.get(e.moid) != e.facts.get(_VERSION)]:
+                return moids
+
+    @contextlib.contextmanager
+    def reading(self, moids: Iterable[str]) -> Iterator[Reading]:
+        """Around a read, so that it undoes nothing that is pushed meanwhile."""
+        reading = Reading(frozenset(moids))
+        self._readings.append(reading)
+        try:
+            yield reading
+        finally:
+            self._readings.remove(reading)
+
+    def take_read(self, reading: Reading, updates: list[Update]) -> None:
+        """Put what was read into the tree."""
+        for update in updates:
+            rest = reading.rest(update)
+            if rest is None:
+                continue
+            self._put(rest)
+            if not update.gone:
+                self._leaves_of[update.moid] = update.changed.get(_VERSION, "")
+                self._check_leaves(update.moid)
 
     def _told(self, entity: Any) -> None:
         if entity is not None and entity.kind == "VirtualMachine" and entity.uuid:

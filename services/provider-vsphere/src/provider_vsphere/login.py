@@ -22,6 +22,7 @@ from provider_vsphere.vim_errors import mapped
 
 WAIT_SECONDS = 50
 """How long one wait for updates may last; it keeps the session alive besides (vCenter forgets one after 30 min)."""
+_KEPT_CONNECTIONS = 16
 _TIMEOUT = WAIT_SECONDS + 30
 """Seconds without a byte after which a connection counts as dead; longer than any wait."""
 
@@ -109,6 +110,7 @@ class Login:
         with contextlib.suppress(Exception):  # whatever it says, the session is not used any more
             self.content.sessionManager.Logout()
         with contextlib.suppress(Exception):
+            self.instance._stub.poolSize = 0  # a call that nobody waits for closes its connection when it comes back
             self.instance._stub.DropConnections()
 
 
@@ -152,6 +154,7 @@ def _stub(endpoint: Endpoint) -> Any:
             host=parts.hostname,
             port=(parts.port or 443) if encrypted else -(parts.port or 80),  # pyvmomi's sign for no TLS
             path=parts.path.rstrip("/") or "/sdk",
+            poolSize=_KEPT_CONNECTIONS,
             sslContext=endpoint.trust() if encrypted else None,
             httpConnectionTimeout=_TIMEOUT,
         )

@@ -165,9 +165,10 @@ class Vsphere:
         if collector is None or not entities:
             return
         moids = [entity.moid for entity in entities]
-        updates = await self.call("read machines", lambda _login: collector.read(moids))
-        if collector is self._collector:
-            collector.take(updates)
+        with collector.reading(moids) as reading:
+            updates = await self.call("read machines", lambda _login: collector.read(moids))
+            if collector is self._collector:
+                collector.take_read(reading, updates)
 
     def forget(self, entity: Entity) -> None:
         """It was destroyed: take it out of the tree, without waiting for the collector."""
@@ -333,6 +334,7 @@ class Vsphere:
         collecting = asyncio.ensure_future(collector.run())
         lost = asyncio.ensure_future(self._lost.wait())
         synced = asyncio.ensure_future(collector.synced.wait())
+        catching_up = asyncio.ensure_future(self._catch_up(collector))
         try:
             await asyncio.wait({collecting, lost, synced}, return_when=asyncio.FIRST_COMPLETED)
             if synced.done():
@@ -348,13 +350,21 @@ class Vsphere:
             self._up.clear()
             self._lost.set()
             self._login = self._collector = None
-            for future in (collecting, lost, synced):
+            parts = {collecting, lost, synced, catching_up}
+            for future in parts:
                 future.cancel()
-            await asyncio.wait({collecting, lost, synced})
+            await asyncio.wait(parts)
             for updates in self._tasks.values():
                 updates.put_nowait({"info.state": None})
             with contextlib.suppress(ProviderError):  # a server that does not answer forgets us by itself
                 await self._calls.run(login.close, timeout=LEAVE_SECONDS, doing="log out")
+
+    async def _catch_up(self, collector: Collector) -> None:
+        """Read machines of which the collector told that they changed, and not all that did."""
+        while True:
+            moids = await collector.wait_behind()
+            with contextlib.suppress(ProviderError):  # the next session reads everything
+                await self.refresh(*(Entity("VirtualMachine", moid) for moid in moids))
 
     def _drop(self, login: Login) -> None:
         if self._login is login:
