@@ -10,15 +10,10 @@ from pathlib import Path
 
 import pytest
 from common import v1
-from common.clock import SystemClock
-from provider_vsphere.creating import Creator
+from provider_vsphere.__main__ import build
 from provider_vsphere.driver import VsphereDriver
-from provider_vsphere.images import Images
-from provider_vsphere.login import Endpoint
-from provider_vsphere.places import Defaults, Places
-from provider_vsphere.tagging import Tags
+from provider_vsphere.settings import VsphereSettings
 from provider_vsphere.tree import Tree
-from provider_vsphere.vapi import Vapi
 from provider_vsphere.vsphere import Vsphere
 from pyVmomi import vim
 from simulators.line import Line, line
@@ -36,6 +31,7 @@ __all__ = ["vcsim"]  # fixture
 
 pytestmark = pytest.mark.real
 CLUSTER, NETWORK, PORT_GROUP = "DC0_C0", "VM Network", "DC0_DVPG0"
+PACE = Pace(call=15.0, settle=15.0, short_wait=1.0, parallel=12)
 
 
 class VsphereWorld(World):
@@ -139,38 +135,52 @@ def admin(vcsim: Vcsim) -> Iterator[Admin]:
         yield admin
 
 
-@pytest.fixture
-async def subject(vcsim: Vcsim, admin: Admin, tmp_path: Path) -> AsyncIterator[Subject]:
-    (tmp_path / "username").write_text(vcsim.user)
-    (tmp_path / "password").write_text(vcsim.password)
-    (tmp_path / "ca.crt").write_text(vcsim.ca)
+@asynccontextmanager
+async def served_vsphere(
+    server: Vcsim, admin: Admin, home: Path, traits: Traits, **settings: str
+) -> AsyncIterator[Subject]:
+    """A subject on a simulator that is left as it was."""
+    (home / "username").write_text(server.user)
+    (home / "password").write_text(server.password)
+    (home / "ca.crt").write_text(server.ca)
     before = {vm._moId for vm in admin.every()}
-    async with line(vcsim.host, vcsim.port) as wire:
-        world = VsphereWorld(vcsim, admin, wire)
+    async with line(server.host, server.port) as wire:
+        world = VsphereWorld(server, admin, wire)
 
         def make_driver() -> VsphereDriver:
-            clock = SystemClock()
-            endpoint = Endpoint(f"https://127.0.0.1:{wire.port}/sdk", credentials=tmp_path)
-            world.vsphere = vsphere = Vsphere(endpoint, clock=clock, call_timeout=10.0)
-            places = Places(vsphere.tree, Defaults(cluster=CLUSTER, network=NETWORK))
-            images = Images(vsphere, places, owner=OWNER)
-            creator = Creator(vsphere, places, images, clock, owner=OWNER)
-            tags = Tags(vsphere, Vapi(vsphere), owner=OWNER)
-            return VsphereDriver(vsphere, places, images, creator, tags, owner=OWNER)
+            driver = build(
+                VsphereSettings(
+                    endpoint=f"https://127.0.0.1:{wire.port}/sdk",
+                    credentials_directory=home,
+                    owner=OWNER,
+                    insecure=True,
+                    call_timeout=10.0,
+                    **settings,  # type: ignore[arg-type]  # texts, all of them
+                )
+            )
+            world.vsphere = driver.vsphere
+            return driver
 
-        traits = Traits(
-            network=v1.NetworkRef(kind=v1.NetworkKind.NAMED, name=NETWORK),
-            other_network=v1.NetworkRef(kind=v1.NetworkKind.DISTRIBUTED, name=PORT_GROUP),
-            pace=Pace(call=15.0, settle=15.0, short_wait=1.0, parallel=12),
-        )
         async with VsphereSubject(make_driver, world, traits) as subject:
             yield subject
-    vcsim.control("reset")
+    server.control("reset")
     for vm in admin.every():
         if vm._moId not in before:
             if vm.runtime.powerState != "poweredOff":
                 admin.wait(vm.PowerOffVM_Task())
             admin.wait(vm.Destroy_Task())
+
+
+@pytest.fixture
+async def subject(vcsim: Vcsim, admin: Admin, tmp_path: Path) -> AsyncIterator[Subject]:
+    traits = Traits(
+        network=v1.NetworkRef(kind=v1.NetworkKind.NAMED, name=NETWORK),
+        other_network=v1.NetworkRef(kind=v1.NetworkKind.DISTRIBUTED, name=PORT_GROUP),
+        pace=PACE,
+    )
+    defaults = {"default_cluster": CLUSTER, "default_network": NETWORK}
+    async with served_vsphere(vcsim, admin, tmp_path, traits, **defaults) as subject:
+        yield subject
 
 
 class TestMachines(MachineContract): ...
