@@ -214,6 +214,29 @@ def test_a_host_that_takes_no_machines_is_refused(tree: Tree, facts: dict[str, o
         resolve(tree, {"cluster": "C0"})
 
 
+def test_a_cluster_without_drs_gets_a_host_that_reaches_everything(tree: Tree) -> None:
+    """CreateVM_Task chooses one by itself only where DRS does."""
+    places = Places(tree, Defaults(cluster="C0", datastore="shared"))
+    place = places.resolve(None)
+    network = places.network(v1.NetworkRef(kind=NAMED, name="VM Network"), place)
+    assert places.with_host(place, [network]).host is None
+    tree.put("ClusterComputeResource", "domain-c0", {"configuration.drsConfig.enabled": False})
+    for name, memory in (("a", 64), ("b", 32)):
+        tree.put("HostSystem", f"host-{name}-0", {"summary.hardware.memorySize": memory * GIB})
+    chosen = places.with_host(places.resolve(None), [network]).host
+    assert chosen is not None
+    assert chosen.name == "a0"
+    busy = {"runtime.powerState": "poweredOn", "runtime.host": "host-a-0", "config.hardware.memoryMB": 48 << 10}
+    tree.put("VirtualMachine", "vm-1", busy)
+    chosen = places.with_host(places.resolve(None), [network]).host
+    assert chosen is not None
+    assert chosen.name == "b0"
+    for name in ("a", "b"):
+        tree.put("HostSystem", f"host-{name}-0", {"network": ()})
+    with pytest.raises(ResourceNotFoundError, match="no DRS"):
+        places.with_host(places.resolve(None), [network])
+
+
 def test_only_ten_candidates_are_shown(tree: Tree) -> None:
     for number in range(13):
         tree.put("Folder", f"group-x{number}", {"name": f"x{number:02}", "parent": "group-v0", "childType": VM_FOLDER})

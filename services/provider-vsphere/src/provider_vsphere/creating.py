@@ -53,9 +53,11 @@ class Creator:
         if await self.find(identity.uid, doing) is not None:
             return
         place = self._places.resolve(spec.placement)
+        networks = {nic.name: self._places.network(nic.network or v1.NetworkRef(), place) for nic in spec.nics}
+        place = self._places.with_host(place, networks.values())
         name = making.machine_name(identity)
         self._refuse_taken(name, place.folder, doing)
-        begin = await self._begin(spec, name, place)
+        begin = await self._begin(spec, name, place, networks)
         await faults.point(CREATING)
         try:
             made = await self._vsphere.task(doing, begin, progress, cancel=True)
@@ -97,12 +99,15 @@ class Creator:
                 path = self._vsphere.tree.path(each)
                 raise NameConflictError(f"{doing}: {path} is there, which is not this machine; it was not touched")
 
-    async def _begin(self, spec: v1.MachineSpec, name: str, place: Place) -> Callable[[Login], Any]:
+    async def _begin(
+        self, spec: v1.MachineSpec, name: str, place: Place, networks: Mapping[str, Entity]
+    ) -> Callable[[Login], Any]:
         """What begins the task, with everything in it."""
         image = next((disk.image for disk in spec.disks if disk.image is not None), None)
-        if image is not None:
-            return self._cloning(spec, name, place, await self._images.source(image.id))
-        config = self._config(spec, place)
+        source = await self._images.source(image.id) if image is not None else None
+        config = self._config(spec, place, networks, source=source.devices if source is not None else ())
+        if source is not None:
+            return self._cloning(spec, name, place, source, config)
 
         def create(login: Login) -> Any:
             stub = login.instance._stub
@@ -112,7 +117,9 @@ class Creator:
 
         return create
 
-    def _cloning(self, spec: v1.MachineSpec, name: str, place: Place, source: Source) -> Callable[[Login], Any]:
+    def _cloning(
+        self, spec: v1.MachineSpec, name: str, place: Place, source: Source, config: Any
+    ) -> Callable[[Login], Any]:
         """The same from a template, or standing on a snapshot, whose disks nobody writes to."""
         _refuse_growth_on_snapshot(spec, source)
         where = vim.vm.RelocateSpec(pool=vim.ResourcePool(place.pool.moid))
@@ -121,9 +128,7 @@ class Creator:
             where.disk = making.disk_locators(spec, source.devices, place.datastore.moid)
         if place.host is not None:
             where.host = vim.HostSystem(place.host.moid)
-        order = vim.vm.CloneSpec(
-            location=where, powerOn=False, template=False, config=self._config(spec, place, source=source.devices)
-        )
+        order = vim.vm.CloneSpec(location=where, powerOn=False, template=False, config=config)
         if source.snapshot:
             order.snapshot = vim.vm.Snapshot(source.snapshot)
             where.diskMoveType = "createNewChildDiskBacking"
@@ -134,10 +139,11 @@ class Creator:
 
         return clone
 
-    def _config(self, spec: v1.MachineSpec, place: Place, *, source: Sequence[Any] = ()) -> Any:
+    def _config(
+        self, spec: v1.MachineSpec, place: Place, networks: Mapping[str, Entity], *, source: Sequence[Any]
+    ) -> Any:
         identity = spec.identity or v1.MachineIdentity()
         record = stamp.of(identity, int(self._clock.now().timestamp()))
-        networks = {nic.name: self._places.network(nic.network or v1.NetworkRef(), place) for nic in spec.nics}
         return making.new_machine(
             _with_datastores(spec, self._places, place),
             replace(record, settings=_asked_places(spec.placement)),

@@ -16,7 +16,7 @@ NETWORKS = ("Network", "DistributedVirtualPortgroup", "OpaqueNetwork")
 def inventory(tree: Tree) -> v1.GetInventoryResponse:
     """Hosts, storages and networks, each by name; those that share one go by their inventory paths."""
     hosts = list(_named(tree, "HostSystem"))
-    used = _memory_used(tree)
+    used = memory_used(tree)
     plugged = {moid for _, host in hosts if ready(host) for moid in host.facts.get("network") or ()}
     return v1.GetInventoryResponse(
         hosts=[_host(tree, entity, name, used[entity.moid]) for name, entity in hosts],
@@ -52,7 +52,7 @@ def _host(tree: Tree, host: Entity, name: str, memory_used: int) -> v1.Host:
     )
 
 
-def _memory_used(tree: Tree) -> Counter[str]:
+def memory_used(tree: Tree) -> Counter[str]:
     """Bytes by host: what the machines that run on it are configured with."""
     used: Counter[str] = Counter()
     for machine in tree.of_kind("VirtualMachine"):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from common import v1
 from common.errors import (
@@ -20,7 +20,7 @@ from common.errors import (
     ResourceNotFoundError,
 )
 
-from provider_vsphere.inventory import NETWORKS
+from provider_vsphere.inventory import NETWORKS, memory_used
 from provider_vsphere.tree import Entity, Tree
 
 _SHOWN = 10
@@ -237,6 +237,35 @@ class Places:
         if all(unready(each) for each in hosts):
             why = _listed([f"{each.name} is {unready(each)}" for each in hosts]) if hosts else "it has none"
             raise ResourceNotFoundError(f"no host of {compute.name} takes machines: {why}")
+
+    def with_host(self, place: Place, networks: Iterable[Entity]) -> Place:
+        """The place with a host, where vSphere does not choose one by itself: in a cluster without DRS. Of those that
+        reach the machine's datastore and networks, the one with most memory left is taken.
+
+        Raises:
+            ResourceNotFoundError: none reaches them all.
+        Source: Folder.CreateVM_Task, "host".
+        """
+        if place.host is not None or place.compute.facts.get("configuration.drsConfig.enabled") is not False:
+            return place
+        stores = {place.datastore.moid} if place.datastore is not None else set()
+        wires = {network.moid for network in networks}
+        fit = [
+            host
+            for host in self._able(place.compute, None)
+            if stores <= set(host.facts.get("datastore") or ()) and wires <= set(host.facts.get("network") or ())
+        ]
+        if not fit:
+            raise ResourceNotFoundError(
+                f"cluster {place.compute.name} has no DRS, and no ready host of it reaches both the datastore and the "
+                "networks of the machine"
+            )
+        used = memory_used(self._tree)
+
+        def room(host: Entity) -> tuple[int, str]:
+            return (host.facts.get("summary.hardware.memorySize") or 0) - used[host.moid], host.moid
+
+        return replace(place, host=max(fit, key=room))
 
     # -- folder ----------------------------------------------------------------------------------------------------
 

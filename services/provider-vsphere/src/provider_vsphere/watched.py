@@ -21,6 +21,7 @@ PROPERTIES: dict[Any, tuple[str, ...]] = {
     vim.StoragePod: ("summary.freeSpace", "summary.capacity"),
     vim.Datacenter: ("name", "parent", "vmFolder", "hostFolder", "datastoreFolder", "networkFolder"),
     vim.ComputeResource: ("name", "parent", "resourcePool", "host", "datastore", "network"),
+    vim.ClusterComputeResource: ("configuration.drsConfig.enabled",),
     vim.ResourcePool: ("name", "parent", "owner"),
     vim.HostSystem: (
         "name",
