@@ -11,11 +11,12 @@ MAX_CPUS, MAX_DISKS, MAX_NICS = 768, 256, 10
 """Of the newest virtual hardware; vSphere refuses what an older one lacks. Source: Configuration Maximums 8.0."""
 
 
-def capabilities(about: About, *, has_default_network: bool) -> v1.Capabilities:
+def capabilities(about: About, *, has_default_network: bool, keeps_rules: bool) -> v1.Capabilities:
     """What this provider can do here.
 
     Args:
         has_default_network: NICs that ask for no certain network can be plugged in, too.
+        keeps_rules: there is a cluster whose DRS keeps machines together or apart.
     """
     placements = [
         v1.PlacementKind.HOST,
@@ -66,6 +67,7 @@ def capabilities(about: About, *, has_default_network: bool) -> v1.Capabilities:
         cpu_shares=True,
         tags=True,
         attributes=about.is_vcenter,
+        affinity=keeps_rules,
         extra_config_keys=list(hardware.OUR_KEYS),
         placements=sorted(placements, key=int),
         image_sources=[v1.ImageSourceKind.TEMPLATE],

@@ -226,6 +226,14 @@ class Collector:
         entity = self._tree.put(update.kind, update.moid, update.changed, update.unset)
         if entity.facts != facts:
             self._told(entity)
+            self._told_members(facts or {}, entity.facts)
+
+    def _told_members(self, before: dict[str, Any], after: dict[str, Any]) -> None:
+        """A cluster's rules belong to what is true of the VMs in them."""
+        was, is_now = before.get(watched.DRS), after.get(watched.DRS)
+        if was is not None and is_now is not None:
+            for _, moid in _members(was) ^ _members(is_now):
+                self._told(self._tree.get(moid))
 
     def _check_leaves(self, moid: str) -> None:
         entity = self._tree.get(moid)
@@ -268,6 +276,10 @@ class Collector:
     def _told(self, entity: Any) -> None:
         if entity is not None and entity.kind == "VirtualMachine" and entity.uuid:
             self._on_machine(entity.uuid)
+
+
+def _members(cluster: watched.Drs) -> set[tuple[str, str]]:
+    return {(name, moid) for name, rule in cluster.rules.items() for moid in rule.members}
 
 
 def _has_ended(filter_update: Any) -> bool:

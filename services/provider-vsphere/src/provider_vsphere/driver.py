@@ -12,7 +12,8 @@ from providerkit.changes import Changes
 from providerkit.driver import Driver, Progress
 from pyVmomi import vim
 
-from provider_vsphere import capable, editing, fields, inventory, machines, nics, observed, power, tagging
+from provider_vsphere import affinity, capable, editing, fields, inventory, machines, nics, observed, power, tagging
+from provider_vsphere.affinity import Affinity
 from provider_vsphere.creating import Creator
 from provider_vsphere.images import Images
 from provider_vsphere.places import Place, Places
@@ -47,6 +48,7 @@ class VsphereDriver(Driver):
         self._places = places
         self._images = images
         self._creator = creator
+        self._affinity = Affinity(vsphere)
         self._owner = owner
         self._concurrency = concurrency
         self._changes = Changes()
@@ -69,7 +71,11 @@ class VsphereDriver(Driver):
         return v1.GetProviderResponse(
             hypervisor=about.product,
             endpoint=self.vsphere.endpoint.url,
-            capabilities=capable.capabilities(about, has_default_network=self._places.has_default_network),
+            capabilities=capable.capabilities(
+                about,
+                has_default_network=self._places.has_default_network,
+                keeps_rules=affinity.is_kept(self.vsphere.tree),
+            ),
             limits=capable.limits(self._concurrency),
         )
 
@@ -136,13 +142,22 @@ class VsphereDriver(Driver):
 
     async def destroy(self, uid: str, progress: Progress) -> None:
         """See Driver."""
+        await self._leave_rules(uid, "destroy")
         await self._creator.destroy(uid, progress)
+
+    async def _leave_rules(self, uid: str, what: str) -> None:
+        """It goes: rules that would be left with it alone must not outlive it."""
+        self.vsphere.login(f"{what} machine {uid}")
+        for entity in self.vsphere.tree.with_uuid(uid):
+            if machines.is_ours(entity, self._owner):
+                await self._affinity.settle(entity, (), f"{what} machine {uid}", leaving=True)
 
     async def release(self, uid: str) -> None:
         """See Driver."""
         self.vsphere.login(f"release machine {uid}")
         everyone = self.vsphere.tree.with_uuid(uid)
         if any(machines.is_ours(entity, self._owner) for entity in everyone):
+            await self._leave_rules(uid, "release")
             await self._edit(uid, "release", lambda _entity, _record: editing.release())
 
     # -- power -----------------------------------------------------------------------------------------------------
@@ -327,6 +342,15 @@ class VsphereDriver(Driver):
         ours = machines.record_of(entity).tag_ids
         await self._tags.attach(entity, ids.values(), ours.values(), doing)
         await self._edit(uid, "set tags", lambda _, record: editing.stamped(tagging.released(record, ids)))
+
+    async def set_affinity(self, uid: str, rules: list[v1.AffinityRule]) -> None:
+        """See Driver."""
+        entity, doing = self._get(uid, "set affinity of")
+        if rules:
+            self._affinity.cluster(entity, doing)
+        before = affinity.asked(machines.record_of(entity))
+        await self._edit(uid, "set affinity", lambda _, record: editing.stamped(affinity.asking(record, rules)))
+        await self._affinity.settle(entity, before, doing)
 
     async def set_attributes(self, uid: str, attributes: dict[str, str]) -> None:
         """See Driver."""

@@ -11,7 +11,7 @@ from common import v1
 from providerkit.planner import BOOT_DATA_SETTING
 from pyVmomi import vim
 
-from provider_vsphere import devices, fields, hardware, machines, nics, tagging
+from provider_vsphere import affinity, devices, fields, hardware, machines, nics, tagging
 from provider_vsphere.stamp import DiskStamp, NicStamp, Stamp
 from provider_vsphere.tree import Entity, Tree
 
@@ -335,6 +335,7 @@ def _settings(entity: Entity, tree: Tree, mark: Stamp | None) -> dict[str, str]:
     }
     settings |= _hardware(entity.facts, asked)
     if mark is not None:
+        settings |= affinity.observed(entity, tree, mark)
         settings |= {f"attributes[{name}]": text for name, text in fields.observed(entity, mark).items()}
     if mark is not None and mark.boot_digest:
         settings[BOOT_DATA_SETTING] = mark.boot_digest

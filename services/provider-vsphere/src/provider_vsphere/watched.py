@@ -6,6 +6,7 @@ machine's boot data, which may hold secrets.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from pyVmomi import vim, vmodl
@@ -16,12 +17,15 @@ from provider_vsphere import imagestamp, stamp
 STAMP = f'config.extraConfig["{stamp.KEY}"]'
 IMAGE_STAMP = f'config.extraConfig["{imagestamp.KEY}"]'
 
+DRS = "configurationEx"
+"""As a whole: its type is that of any ComputeResource, where a path cannot name what a cluster alone has."""
+
 PROPERTIES: dict[Any, tuple[str, ...]] = {
     vim.Folder: ("name", "parent", "childType"),
     vim.StoragePod: ("summary.freeSpace", "summary.capacity"),
     vim.Datacenter: ("name", "parent", "vmFolder", "hostFolder", "datastoreFolder", "networkFolder"),
     vim.ComputeResource: ("name", "parent", "resourcePool", "host", "datastore", "network"),
-    vim.ClusterComputeResource: ("configuration.drsConfig.enabled",),
+    vim.ClusterComputeResource: ("configuration.drsConfig.enabled", DRS),
     vim.ResourcePool: ("name", "parent", "owner"),
     vim.HostSystem: (
         "name",
@@ -138,6 +142,36 @@ def machine_filter(machines: list[Any]) -> Any:
     )
 
 
+@dataclass(frozen=True)
+class DrsRule:
+    """A rule that keeps VMs together or apart."""
+
+    key: int
+    members: frozenset[str]
+    """Ids of VMs."""
+    enabled: bool
+
+
+@dataclass(frozen=True)
+class Drs:
+    """What we look at of a cluster's configuration."""
+
+    enabled: bool
+    rules: dict[str, DrsRule]
+    """By name; those between VMs."""
+
+
+def drs(config: Any) -> Drs:
+    """What we look at of a vim.cluster.ConfigInfoEx."""
+    kinds = (vim.cluster.AffinityRuleSpec, vim.cluster.AntiAffinityRuleSpec)
+    rules = {
+        str(rule.name): DrsRule(int(rule.key or 0), frozenset(vm._moId for vm in rule.vm or ()), bool(rule.enabled))
+        for rule in config.rule or ()
+        if isinstance(rule, kinds)
+    }
+    return Drs(bool(config.drsConfig is not None and config.drsConfig.enabled), rules)
+
+
 def plain(value: Any) -> Any:
     """A property as the tree keeps it: managed objects as ids, enumerations as text, the rest as pyvmomi gives it."""
     if isinstance(value, ManagedObject):
@@ -152,6 +186,8 @@ def plain(value: Any) -> Any:
         return list(value)
     if isinstance(value, vim.option.OptionValue):
         return str(value.value)
+    if isinstance(value, vim.cluster.ConfigInfoEx):
+        return drs(value)
     if isinstance(value, vim.OpaqueNetwork.Summary):
         return {"id": value.opaqueNetworkId, "type": value.opaqueNetworkType}
     return value
