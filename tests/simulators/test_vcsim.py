@@ -3,78 +3,20 @@
 from __future__ import annotations
 
 import http.client
-import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
 
 import pytest
-from pyVim.connect import Disconnect, SmartConnect
+from pyVim.connect import Disconnect
 from pyVmomi import vim, vmodl
 
+from simulators.clients import LIMIT, MIB, connect, disks, machine, make, outcome, si, until, with_disks
 from simulators.vcsim import Vcsim, own_vcsim, start_vcsim, vcsim
 
-__all__ = ["own_vcsim", "vcsim"]
+__all__ = ["own_vcsim", "si", "vcsim"]
 
 pytestmark = pytest.mark.real
-
-LIMIT = 20.0
-
-
-def connect(server: Vcsim) -> vim.ServiceInstance:
-    context = ssl.create_default_context(cadata=server.ca)
-    return SmartConnect(
-        host=server.host,
-        port=server.port,
-        user=server.user,
-        pwd=server.password,
-        sslContext=context,
-        connectionPoolTimeout=-1,
-    )
-
-
-@pytest.fixture
-def si(vcsim: Vcsim) -> Iterator[vim.ServiceInstance]:
-    service = connect(vcsim)
-    yield service
-    vcsim.control("reset")
-    Disconnect(service)
-
-
-def until(true: Callable[[], object], what: str) -> None:
-    """Ask again until it is true; the simulator has no event for these."""
-    end = time.monotonic() + LIMIT
-    while not true():
-        assert time.monotonic() < end, what
-        time.sleep(0.01)
-
-
-def outcome(task: vim.Task) -> Any:
-    """The result of a task, or its error raised."""
-    until(lambda: task.info.state in ("success", "error"), "task has not ended")
-    if task.info.state == "error":
-        raise task.info.error
-    return task.info.result
-
-
-def machine(si: vim.ServiceInstance, name: str) -> vim.VirtualMachine:
-    view = si.content.viewManager.CreateContainerView(si.content.rootFolder, [vim.VirtualMachine], True)
-    return next(vm for vm in view.view if vm.name == name)
-
-
-def make(si: vim.ServiceInstance, name: str, **spec: Any) -> vim.VirtualMachine:
-    datacenter = si.content.rootFolder.childEntity[0]
-    pool = datacenter.hostFolder.childEntity[0].resourcePool
-    config = vim.vm.ConfigSpec(
-        name=name,
-        numCPUs=1,
-        memoryMB=64,
-        guestId="otherGuest64",
-        files=vim.vm.FileInfo(vmPathName=spec.pop("path", "[LocalDS_0]")),
-        **spec,
-    )
-    return outcome(datacenter.vmFolder.CreateVM_Task(config, spec.pop("pool", pool)))
 
 
 def test_whole_structures_decode(si):
@@ -333,21 +275,19 @@ def test_console_and_screenshot(si):
 
 
 def test_growing_a_disk_with_a_snapshot(si):
-    controller = vim.vm.device.ParaVirtualSCSIController(key=-1, busNumber=0, sharedBus="noSharing")
-    backing = vim.vm.device.VirtualDisk.FlatVer2BackingInfo(diskMode="persistent", fileName="[LocalDS_0]")
-    disk = vim.vm.device.VirtualDisk(key=-2, controllerKey=-1, unitNumber=0, capacityInKB=1024, backing=backing)
-    add = [
-        vim.vm.device.VirtualDeviceSpec(operation="add", device=controller),
-        vim.vm.device.VirtualDeviceSpec(operation="add", fileOperation="create", device=disk),
-    ]
-    vm = make(si, "disks", deviceChange=add)
+    vm = make(si, "disks", deviceChange=with_disks(MIB))
     outcome(vm.CreateSnapshot_Task("s", "", False, False))
-    disk = next(device for device in vm.config.hardware.device if isinstance(device, vim.vm.device.VirtualDisk))
-    disk.capacityInKB, disk.capacityInBytes = 2048, 2048 * 1024
-    edit = vim.vm.device.VirtualDeviceSpec(operation="edit", device=disk)
     with pytest.raises(vim.fault.InvalidDeviceOperation):
-        outcome(vm.ReconfigVM_Task(vim.vm.ConfigSpec(deviceChange=[edit])))
+        grow(vm)
     outcome(vm.RemoveAllSnapshots_Task())
+    grow(vm)
+    assert disks(vm.config)[0].capacityInBytes == 2 * MIB
+
+
+def grow(vm: vim.VirtualMachine) -> None:
+    disk = disks(vm.config)[0]
+    disk.capacityInKB, disk.capacityInBytes = 2048, 2 * MIB
+    edit = vim.vm.device.VirtualDeviceSpec(operation="edit", device=disk)
     outcome(vm.ReconfigVM_Task(vim.vm.ConfigSpec(deviceChange=[edit])))
 
 

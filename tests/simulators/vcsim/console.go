@@ -22,7 +22,6 @@ func init() {
 	checks["CreateScreenshot_Task"] = append(checks["CreateScreenshot_Task"], poweredOn)
 	replacements["AcquireTicket"] = acquireTicket
 	replacements["CreateScreenshot_Task"] = createScreenshot
-	replacements["ConsolidateVMDisks_Task"] = consolidate
 }
 
 func poweredOn(c *call) types.BaseMethodFault {
@@ -70,15 +69,5 @@ func createScreenshot(c *call) soap.HasFault {
 			return nil, &types.FileFault{File: at.String()}
 		}
 		return at.String(), nil
-	})
-}
-
-// consolidate has nothing to do but to clear the flag. Source: ConsolidateVMDisks_Task, runtime.consolidationNeeded.
-func consolidate(c *call) soap.HasFault {
-	return c.task(func() (types.AnyType, types.BaseMethodFault) {
-		c.double.registry.Update(c.ctx, c.machine(), []types.PropertyChange{
-			{Name: "runtime.consolidationNeeded", Val: false},
-		})
-		return nil, nil
 	})
 }

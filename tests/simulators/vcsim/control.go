@@ -34,6 +34,8 @@ func (d *Double) controls() http.Handler {
 	})
 	post(mux, "guest", func(facts guestFacts) (any, error) { return nil, d.setGuest(facts) })
 	post(mux, "shutdown", d.setShutdown)
+	post(mux, "disk/write", d.writeDisk)
+	post(mux, "disk/read", d.readDisk)
 	post(mux, "act", d.act)
 	post(mux, "reset", func(struct{}) (any, error) { d.reset(); return nil, nil })
 	post(mux, "requests/reset", func(struct{}) (any, error) { d.front.forget(); return nil, nil })

@@ -29,23 +29,27 @@ type Double struct {
 	running  map[types.ManagedObjectReference]*slowTask // by task
 	onBoot   map[types.ManagedObjectReference]guestFacts
 
+	customized map[types.ManagedObjectReference]types.CustomizationSpec
+
+	contents *contents
 	front    front
 	sessions sessions
 }
 
-// defaults are the behaviours that every real vCenter has; POST /behaviours switches them.
+// defaults are the behaviours as they are at the start; POST /behaviours switches them.
 func defaults() map[string]bool {
 	return map[string]bool{
 		"duplicate_name": true, "concurrent_access": true, "task_in_progress": true, "hot_plug": true,
-		"tools_needed": true, "authentication": true,
+		"tools_needed": true, "authentication": true, "consolidate": true, "quiesce_fails": false,
 	}
 }
 
 func newDouble(model *simulator.Model) *Double {
-	d := &Double{service: model.Service, registry: model.Map()}
+	d := &Double{service: model.Service, registry: model.Map(), contents: newContents()}
 	d.front.init()
 	d.sessions.init()
 	d.onBoot = map[types.ManagedObjectReference]guestFacts{}
+	d.customized = map[types.ManagedObjectReference]types.CustomizationSpec{}
 	d.reset()
 	d.watchMachines()
 	d.registry.Handler = d.handle

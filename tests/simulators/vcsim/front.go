@@ -5,6 +5,7 @@ import (
 	"encoding/xml"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -110,6 +111,8 @@ func (d *Double) serveSDK(w http.ResponseWriter, r *http.Request) {
 		panic(http.ErrAbortHandler) // net/http closes the connection without a word
 	case strings.HasPrefix(method, "WaitForUpdates"):
 		d.serveWait(w, r, key)
+	case method == "Fetch":
+		d.serveFetch(w, r)
 	default:
 		d.service.ServeSDK(w, r)
 	}
@@ -131,6 +134,24 @@ func (d *Double) serveWait(w http.ResponseWriter, r *http.Request, key string) {
 		w.WriteHeader(http.StatusInternalServerError)
 		_, _ = fmt.Fprint(w, notAuthenticatedEnvelope)
 	}
+}
+
+// fetchedNothing is how a vCenter answers for a property that is unset; the simulator answers as another method
+// would, which pyvmomi takes for an unknown property.
+const fetchedNothing = `<?xml version="1.0" encoding="UTF-8"?>
+<soapenv:Envelope xmlns:soapenv="http://schemas.xmlsoap.org/soap/envelope/"><soapenv:Body>
+<FetchResponse xmlns="urn:vim25"/></soapenv:Body></soapenv:Envelope>`
+
+func (d *Double) serveFetch(w http.ResponseWriter, r *http.Request) {
+	answer := httptest.NewRecorder()
+	d.service.ServeSDK(answer, r)
+	content := answer.Body.Bytes()
+	if soapMethod(content) == "RetrievePropertiesExResponse" {
+		content = []byte(fetchedNothing)
+	}
+	maps.Copy(w.Header(), answer.Header())
+	w.WriteHeader(answer.Code)
+	_, _ = w.Write(content)
 }
 
 func (d *Double) loses(method string) bool {

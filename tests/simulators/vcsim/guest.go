@@ -139,6 +139,9 @@ func (w *watcher) UpdateObject(ctx *simulator.Context, object mo.Reference, chan
 		return
 	}
 	for _, change := range changes {
+		if change.Name == "config.hardware.device" {
+			w.double.fitDisks(vm)
+		}
 		if change.Name != "runtime.powerState" {
 			continue
 		}
@@ -166,6 +169,7 @@ func (d *Double) watchMachines() {
 	w := &watcher{Self: types.ManagedObjectReference{Type: "Watcher", Value: "watcher"}, double: d}
 	for _, vm := range d.machines() {
 		w.PutObject(nil, vm)
+		d.fitDisks(&vm.VirtualMachine)
 	}
 	d.registry.AddHandler(w)
 }

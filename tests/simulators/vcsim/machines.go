@@ -18,10 +18,13 @@ type machineFacts struct {
 	Power        string         `json:"power"`
 	MoRef        string         `json:"moref"`
 	ExtraConfig  map[string]any `json:"extraConfig"`
+	// Customization is the last specification that the machine was given, in the API's JSON; absent without one.
+	Customization *types.CustomizationSpec `json:"customization,omitempty"`
 }
 
 func (d *Double) list() []machineFacts {
 	facts := []machineFacts{}
+	customized := d.customizations()
 	for _, vm := range d.machines() {
 		d.registry.WithLock(&simulator.Context{Map: d.registry}, vm, func() {
 			extra := map[string]any{}
@@ -29,8 +32,11 @@ func (d *Double) list() []machineFacts {
 				extra[option.GetOptionValue().Key] = option.GetOptionValue().Value
 			}
 			facts = append(facts, machineFacts{
-				vm.Name, vm.Config.Uuid, vm.Config.InstanceUuid, string(vm.Runtime.PowerState), vm.Self.Value, extra,
+				vm.Name, vm.Config.Uuid, vm.Config.InstanceUuid, string(vm.Runtime.PowerState), vm.Self.Value, extra, nil,
 			})
+			if spec, ok := customized[vm.Self]; ok {
+				facts[len(facts)-1].Customization = &spec
+			}
 		})
 	}
 	return facts

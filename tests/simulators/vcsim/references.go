@@ -5,7 +5,6 @@ import (
 
 	"github.com/vmware/govmomi/object"
 	"github.com/vmware/govmomi/simulator"
-	"github.com/vmware/govmomi/vim25/mo"
 	"github.com/vmware/govmomi/vim25/types"
 )
 
@@ -119,20 +118,8 @@ func deviceChanges(body any) [][]types.BaseVirtualDeviceConfigSpec {
 
 // named says whether the target's datacenter lists an object of that name.
 func (c *call) named(name string, list func(*simulator.Datacenter) []types.ManagedObjectReference) bool {
-	at := c.Self
-	for {
-		entity, ok := c.double.registry.Get(at).(mo.Entity)
-		if !ok {
-			return false
-		}
-		if dc, ok := c.double.registry.Get(at).(*simulator.Datacenter); ok {
-			return c.double.registry.FindByName(name, list(dc)) != nil
-		}
-		if entity.Entity().Parent == nil {
-			return false
-		}
-		at = *entity.Entity().Parent
-	}
+	dc := c.double.datacenter(c.Self)
+	return dc != nil && c.double.registry.FindByName(name, list(dc)) != nil
 }
 
 // guestOperations refuses to start a program where no tools run.

@@ -1,7 +1,10 @@
 package main
 
 import (
+	"fmt"
+	"log"
 	"reflect"
+	"runtime/debug"
 
 	"github.com/vmware/govmomi/simulator"
 	"github.com/vmware/govmomi/vim25/methods"
@@ -42,6 +45,7 @@ var taskReplies = map[string]func(types.ManagedObjectReference) soap.HasFault{
 	"CreateVM_Task":                taskReply[methods.CreateVM_TaskBody],
 	"CustomizeVM_Task":             taskReply[methods.CustomizeVM_TaskBody],
 	"Destroy_Task":                 taskReply[methods.Destroy_TaskBody],
+	"InstantClone_Task":            taskReply[methods.InstantClone_TaskBody],
 	"MoveIntoFolder_Task":          taskReply[methods.MoveIntoFolder_TaskBody],
 	"PowerOffVM_Task":              taskReply[methods.PowerOffVM_TaskBody],
 	"PowerOnVM_Task":               taskReply[methods.PowerOnVM_TaskBody],
@@ -65,11 +69,19 @@ func (c *call) fail(fault types.BaseMethodFault) soap.HasFault {
 	return c.task(func() (types.AnyType, types.BaseMethodFault) { return nil, fault })
 }
 
-// task answers with a task that does the work while the target stays locked.
+// task answers with a task that does the work while the target stays locked. A mistake of ours is the task's error
+// and a line of the log; unrecovered, it would end the process.
 func (c *call) task(work func() (types.AnyType, types.BaseMethodFault)) soap.HasFault {
-	task := simulator.CreateTask(c.entity(), taskName(c.name), func(*simulator.Task) (types.AnyType, types.BaseMethodFault) {
+	run := func(*simulator.Task) (result types.AnyType, fault types.BaseMethodFault) {
+		defer func() {
+			if wrong := recover(); wrong != nil {
+				log.Printf("%s: %v\n%s", c.name, wrong, debug.Stack())
+				result, fault = nil, &types.SystemError{Reason: fmt.Sprint(wrong)}
+			}
+		}()
 		return work()
-	})
+	}
+	task := simulator.CreateTask(c.entity(), taskName(c.name), run)
 	return taskReplies[c.name](task.Run(c.ctx))
 }
 
@@ -83,6 +95,11 @@ func (c *call) entity() types.ManagedObjectReference {
 
 // outcome waits for the task of a reply and takes it out of sight, so that a client sees one task per call.
 func (c *call) outcome(answer soap.HasFault) (types.AnyType, types.BaseMethodFault) {
+	return c.outcomeFor(answer, c.entity())
+}
+
+// outcomeFor is outcome for a task that another entity lists among its recent ones.
+func (c *call) outcomeFor(answer soap.HasFault, entity types.ManagedObjectReference) (types.AnyType, types.BaseMethodFault) {
 	if fault := answer.Fault(); fault != nil {
 		return nil, fault.VimFault().(types.BaseMethodFault)
 	}
@@ -96,7 +113,7 @@ func (c *call) outcome(answer soap.HasFault) (types.AnyType, types.BaseMethodFau
 		return ref, nil
 	}
 	task.Wait()
-	c.double.forget(c.ctx, ref, c.entity())
+	c.double.forget(c.ctx, ref, entity)
 	if task.Info.Error != nil {
 		return nil, task.Info.Error.Fault
 	}
