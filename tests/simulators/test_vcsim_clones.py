@@ -101,6 +101,19 @@ def grow(vm: vim.VirtualMachine) -> None:
     outcome(vm.ReconfigVM_Task(vim.vm.ConfigSpec(deviceChange=[edit])))
 
 
+def test_a_disk_grows_on_its_way(si):
+    """The request can only name the source's file; the clone's own is meant."""
+    source = make(si, "small", deviceChange=with_disks(MIB))
+    outcome(source.CreateSnapshot_Task("s", "", False, False))
+    disk = disks(source.config)[0]
+    disk.capacityInKB, disk.capacityInBytes = 2048, 2 * MIB
+    config = vim.vm.ConfigSpec(deviceChange=[vim.vm.device.VirtualDeviceSpec(operation="edit", device=disk)])
+    made = clone(source, "bigger", config=config)
+    assert (chain(made.config), disks(made.config)[0].capacityInBytes) == (["bigger.vmdk"], 2 * MIB)
+    with pytest.raises(vim.fault.InvalidDeviceOperation):
+        clone(source, "child-bigger", linked=True, snapshot=source.snapshot.currentSnapshot, config=config)
+
+
 def test_names_stay_free_of_half_clones(si, vcsim):
     source = make(si, "origin", deviceChange=with_disks(MIB))
     with pytest.raises(vim.fault.DuplicateName):

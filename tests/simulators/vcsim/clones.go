@@ -226,6 +226,9 @@ func (c *call) finishClone(made *simulator.VirtualMachine, spec *types.VirtualMa
 	}
 	for _, change := range changes {
 		reconfigure := &types.ReconfigVM_Task{This: made.Self, Spec: change}
+		if fault := ownDisks(made, change.DeviceChange); fault != nil {
+			return fault
+		}
 		if _, fault := c.outcomeFor(made.ReconfigVMTask(c.ctx, reconfigure), made.Self); fault != nil {
 			return fault
 		}
@@ -241,6 +244,29 @@ func (c *call) finishClone(made *simulator.VirtualMachine, spec *types.VirtualMa
 		if fault := made.MarkAsTemplate(&types.MarkAsTemplate{This: made.Self}).Fault(); fault != nil {
 			return fault.VimFault().(types.BaseMethodFault)
 		}
+	}
+	return nil
+}
+
+// ownDisks turns edits of the source's disks into edits of the clone's: the request can only know the former's
+// backings. Source: VirtualMachineCloneSpec.config and VirtualMachineRelocateSpec.deviceChange speak in the source's keys.
+func ownDisks(made *simulator.VirtualMachine, changes []types.BaseVirtualDeviceConfigSpec) types.BaseMethodFault {
+	devices := object.VirtualDeviceList(made.Config.Hardware.Device)
+	for i, change := range changes {
+		spec := change.GetVirtualDeviceConfigSpec()
+		want, ok := spec.Device.(*types.VirtualDisk)
+		if !ok || spec.Operation == types.VirtualDeviceConfigSpecOperationAdd || backingOf(want) == nil {
+			continue
+		}
+		own, ok := devices.FindByKey(want.Key).(*types.VirtualDisk)
+		if !ok || backingOf(own) == nil {
+			continue
+		}
+		if fault := grows(made, own, want, i); fault != nil {
+			return fault
+		}
+		to, from := backingOf(want), backingOf(own)
+		to.FileName, to.Datastore, to.Uuid, to.Parent = from.FileName, from.Datastore, from.Uuid, from.Parent
 	}
 	return nil
 }

@@ -63,12 +63,20 @@ func growsAlone(c *call) types.BaseMethodFault {
 		if !ok || spec.Operation != types.VirtualDeviceConfigSpecOperationEdit {
 			continue
 		}
-		have, ok := devices.FindByKey(want.Key).(*types.VirtualDisk)
-		if ok && hasParent(vm, have) && (want.CapacityInBytes > have.CapacityInBytes || want.CapacityInKB > have.CapacityInKB) {
-			return &types.InvalidDeviceOperation{
-				InvalidDeviceSpec: types.InvalidDeviceSpec{DeviceIndex: int32(i)},
-				BadOp:             types.VirtualDeviceConfigSpecOperationEdit,
+		if have, ok := devices.FindByKey(want.Key).(*types.VirtualDisk); ok {
+			if fault := grows(vm, have, want, i); fault != nil {
+				return fault
 			}
+		}
+	}
+	return nil
+}
+
+func grows(vm *simulator.VirtualMachine, have, want *types.VirtualDisk, index int) types.BaseMethodFault {
+	if hasParent(vm, have) && (want.CapacityInBytes > have.CapacityInBytes || want.CapacityInKB > have.CapacityInKB) {
+		return &types.InvalidDeviceOperation{
+			InvalidDeviceSpec: types.InvalidDeviceSpec{DeviceIndex: int32(index)},
+			BadOp:             types.VirtualDeviceConfigSpecOperationEdit,
 		}
 	}
 	return nil
