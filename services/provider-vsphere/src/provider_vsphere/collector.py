@@ -26,6 +26,9 @@ PAGE = 500
 
 LEAVE_SECONDS = 3.0
 """How long the thread may take to leave; one whose line is dead is left behind."""
+_FOLLOWED = frozenset({"Task", "HttpNfcLease"})
+"""Kinds that are no inventory: somebody waits for each of them."""
+_ENDS = {"info.state": ("success", "error"), "state": ("done", "error")}
 _SINCE_VERSION = frozenset({
     "config.hardware.numCPU",
     "config.hardware.numCoresPerSocket",
@@ -88,7 +91,8 @@ class Collector:
         on_machine: Callable[[str], None],
         on_task: Callable[[str, dict[str, Any]], None],
     ) -> None:
-        """Args: on_machine: gets the UUID of each VM that changed or went. on_task: gets a task's id and properties."""
+        """Args: on_machine: gets the UUID of each VM that changed or went. on_task: gets the id of a task or lease and
+        its properties."""
         self.synced = asyncio.Event()
         """Set once the tree holds the whole inventory."""
         self._login = login
@@ -205,8 +209,8 @@ class Collector:
     def take(self, updates: list[Update]) -> None:
         """Put what was pushed into the tree and tell who changed."""
         for update in updates:
-            if update.kind == "Task":
-                self._on_task(update.moid, update.changed)
+            if update.kind in _FOLLOWED:
+                self._on_task(update.moid, {"gone": True} if update.gone else update.changed)
                 continue
             for reading in self._readings:
                 reading.note(update)
@@ -283,11 +287,11 @@ def _members(cluster: watched.Drs) -> set[tuple[str, str]]:
 
 
 def _has_ended(filter_update: Any) -> bool:
-    """The filter was for a task, and there is nothing more to come."""
+    """The filter was for a task or a lease, and there is nothing more to come."""
     return any(
-        change.name == "info.state" and change.val in ("success", "error")
+        (each.kind == "leave" and each.obj._wsdlName in _FOLLOWED)
+        or any(change.name in _ENDS and change.val in _ENDS[change.name] for change in each.changeSet)
         for each in filter_update.objectSet
-        for change in each.changeSet
     )
 
 

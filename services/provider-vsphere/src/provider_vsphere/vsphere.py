@@ -10,8 +10,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import AsyncIterator, Callable
-from typing import Any, TypeVar
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any, Final, TypeVar
 
 from common import logging
 from common.clock import Clock
@@ -32,6 +32,8 @@ T = TypeVar("T")
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 15.0
 SYNC_SECONDS = 15.0
+LOST: Final[dict[str, Any]] = {"info.state": None}
+"""Told to who follows something when the session has ended."""
 CANCEL_SECONDS = 60.0
 LAG_SECONDS = 60.0
 """So late the collector may still tell of a machine that somebody else has made."""
@@ -261,8 +263,17 @@ class Vsphere:
                 return
         self.doubtful = True
 
+    @contextlib.contextmanager
+    def followed(self, moid: str) -> Iterator[asyncio.Queue[dict[str, Any]]]:
+        """What the collector tells of an object that somebody made a filter for; LOST when the session ends first."""
+        try:
+            yield self._tasks.setdefault(moid, asyncio.Queue())
+        finally:
+            self._tasks.pop(moid, None)
+
     def _on_task(self, moid: str, changed: dict[str, Any]) -> None:
-        self._tasks.setdefault(moid, asyncio.Queue()).put_nowait(changed)
+        if moid in self._tasks or "gone" not in changed:
+            self._tasks.setdefault(moid, asyncio.Queue()).put_nowait(changed)
 
     async def settle_doubts(self) -> bool:
         """Wait until no task runs that may make a machine and that nobody here waits for; whether there was a doubt."""
@@ -355,7 +366,7 @@ class Vsphere:
                 future.cancel()
             await asyncio.wait(parts)
             for updates in self._tasks.values():
-                updates.put_nowait({"info.state": None})
+                updates.put_nowait(LOST)
             with contextlib.suppress(ProviderError):  # a server that does not answer forgets us by itself
                 await self._calls.run(login.close, timeout=LEAVE_SECONDS, doing="log out")
 

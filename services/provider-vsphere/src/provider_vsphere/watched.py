@@ -102,6 +102,7 @@ VIEWED = [
 """Types of the container view; subtypes come along."""
 
 TASK = ("info.state", "info.progress", "info.error", "info.result")
+LEASE = ("state", "error")
 
 _Filter = vmodl.query.PropertyCollector.FilterSpec
 _Object = vmodl.query.PropertyCollector.ObjectSpec
@@ -122,6 +123,14 @@ def task_filter(task: Any) -> Any:
     """One task."""
     return _Filter(
         objectSet=[_Object(obj=task, skip=False)], propSet=[_Property(type=vim.Task, all=False, pathSet=list(TASK))]
+    )
+
+
+def lease_filter(lease: Any) -> Any:
+    """One lease of NFC."""
+    return _Filter(
+        objectSet=[_Object(obj=lease, skip=False)],
+        propSet=[_Property(type=vim.HttpNfcLease, all=False, pathSet=list(LEASE))],
     )
 
 
