@@ -34,6 +34,8 @@ func (d *Double) controls() http.Handler {
 	})
 	post(mux, "guest", func(facts guestFacts) (any, error) { return nil, d.setGuest(facts) })
 	post(mux, "shutdown", d.setShutdown)
+	post(mux, "leases", d.setLeases)
+	post(mux, "transfers/cut", d.addCut)
 	post(mux, "disk/write", d.writeDisk)
 	post(mux, "disk/read", d.readDisk)
 	post(mux, "act", d.act)
@@ -106,6 +108,34 @@ func (d *Double) addLost(rule lostRule) (any, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.lost = append(d.lost, &rule)
+	return nil, nil
+}
+
+func (d *Double) addCut(rule cutRule) (any, error) {
+	if rule.Path != "/nfc" && rule.Path != "/folder" {
+		return nil, fmt.Errorf("path %q is neither /nfc nor /folder", rule.Path)
+	}
+	rule.Count = countOf(rule.Count)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.cuts = append(d.cuts, &rule)
+	return nil, nil
+}
+
+// setLeases takes the rules of leases to come; what is left out is as at the start.
+func (d *Double) setLeases(raw json.RawMessage) (any, error) {
+	rules := defaultLeases()
+	decoder := json.NewDecoder(bytes.NewReader(raw))
+	decoder.DisallowUnknownFields()
+	if err := decoder.Decode(&rules); err != nil {
+		return nil, err
+	}
+	if rules.Timeout <= 0 {
+		return nil, fmt.Errorf("timeout %v is not above 0", rules.Timeout)
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.leases = rules
 	return nil, nil
 }
 

@@ -25,6 +25,8 @@ type Double struct {
 	faults   []*faultRule
 	slow     []*slowRule
 	lost     []*lostRule
+	cuts     []*cutRule
+	leases   leaseRules
 	busy     map[types.ManagedObjectReference]*slowTask // by the machine that is worked on
 	running  map[types.ManagedObjectReference]*slowTask // by task
 	onBoot   map[types.ManagedObjectReference]guestFacts
@@ -63,7 +65,7 @@ func (d *Double) reset() {
 	d.mu.Lock()
 	running := d.running
 	d.on, d.shutdown = defaults(), "obey"
-	d.faults, d.slow, d.lost = nil, nil, nil
+	d.faults, d.slow, d.lost, d.cuts, d.leases = nil, nil, nil, nil, defaultLeases()
 	d.busy = map[types.ManagedObjectReference]*slowTask{}
 	d.running = map[types.ManagedObjectReference]*slowTask{}
 	d.mu.Unlock()

@@ -89,6 +89,7 @@ func (d *Double) serveFront() {
 	}
 	for _, method := range []string{"GET", "PUT", "POST"} {
 		d.service.ServeMux.HandleFunc(method+" /folder/", d.serveDatastore)
+		d.service.ServeMux.HandleFunc(method+" /nfc/", d.serveNFC)
 	}
 }
 
@@ -164,16 +165,6 @@ func (d *Double) loses(method string) bool {
 		}
 	}
 	return false
-}
-
-// serveDatastore wants a session, as a vCenter does. Source: "vSphere Web Services SDK Programming Guide",
-// HTTP access to vSphere server files; the simulator lets anybody in.
-func (d *Double) serveDatastore(w http.ResponseWriter, r *http.Request) {
-	if d.enabled("authentication") && !d.knowsSession(sessionKey(r)) {
-		http.Error(w, "no session", http.StatusUnauthorized)
-		return
-	}
-	d.service.ServeDatastore(w, r)
 }
 
 func sessionKey(r *http.Request) string {

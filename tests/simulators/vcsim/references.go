@@ -13,6 +13,7 @@ import (
 func init() {
 	checks["ReconfigVM_Task"] = append(checks["ReconfigVM_Task"], knownNetworks)
 	checks["CloneVM_Task"] = append(checks["CloneVM_Task"], knownNetworks)
+	checks["ImportVApp"] = append(checks["ImportVApp"], knownNetworks)
 	checks["StartProgramInGuest"] = append(checks["StartProgramInGuest"], guestOperations)
 }
 
@@ -106,6 +107,10 @@ func deviceChanges(body any) [][]types.BaseVirtualDeviceConfigSpec {
 		return [][]types.BaseVirtualDeviceConfigSpec{request.Config.DeviceChange}
 	case *types.ReconfigVM_Task:
 		return [][]types.BaseVirtualDeviceConfigSpec{request.Spec.DeviceChange}
+	case *types.ImportVApp:
+		if spec, ok := request.Spec.(*types.VirtualMachineImportSpec); ok {
+			return [][]types.BaseVirtualDeviceConfigSpec{spec.ConfigSpec.DeviceChange}
+		}
 	case *types.CloneVM_Task:
 		changes := [][]types.BaseVirtualDeviceConfigSpec{request.Spec.Location.DeviceChange}
 		if request.Spec.Config != nil {

@@ -39,14 +39,22 @@ func taskReply[Body any](task types.ManagedObjectReference) soap.HasFault {
 var taskReplies = map[string]func(types.ManagedObjectReference) soap.HasFault{
 	"CloneVM_Task":                 taskReply[methods.CloneVM_TaskBody],
 	"ConsolidateVMDisks_Task":      taskReply[methods.ConsolidateVMDisks_TaskBody],
+	"CopyDatastoreFile_Task":       taskReply[methods.CopyDatastoreFile_TaskBody],
+	"CopyVirtualDisk_Task":         taskReply[methods.CopyVirtualDisk_TaskBody],
 	"CreateScreenshot_Task":        taskReply[methods.CreateScreenshot_TaskBody],
 	"CreateSnapshotEx_Task":        taskReply[methods.CreateSnapshotEx_TaskBody],
 	"CreateSnapshot_Task":          taskReply[methods.CreateSnapshot_TaskBody],
+	"CreateVirtualDisk_Task":       taskReply[methods.CreateVirtualDisk_TaskBody],
 	"CreateVM_Task":                taskReply[methods.CreateVM_TaskBody],
 	"CustomizeVM_Task":             taskReply[methods.CustomizeVM_TaskBody],
+	"DeleteDatastoreFile_Task":     taskReply[methods.DeleteDatastoreFile_TaskBody],
+	"DeleteVirtualDisk_Task":       taskReply[methods.DeleteVirtualDisk_TaskBody],
 	"Destroy_Task":                 taskReply[methods.Destroy_TaskBody],
+	"ExtendVirtualDisk_Task":       taskReply[methods.ExtendVirtualDisk_TaskBody],
 	"InstantClone_Task":            taskReply[methods.InstantClone_TaskBody],
 	"MoveIntoFolder_Task":          taskReply[methods.MoveIntoFolder_TaskBody],
+	"MoveDatastoreFile_Task":       taskReply[methods.MoveDatastoreFile_TaskBody],
+	"MoveVirtualDisk_Task":         taskReply[methods.MoveVirtualDisk_TaskBody],
 	"PowerOffVM_Task":              taskReply[methods.PowerOffVM_TaskBody],
 	"PowerOnVM_Task":               taskReply[methods.PowerOnVM_TaskBody],
 	"ReconfigVM_Task":              taskReply[methods.ReconfigVM_TaskBody],
@@ -85,10 +93,13 @@ func (c *call) task(work func() (types.AnyType, types.BaseMethodFault)) soap.Has
 	return taskReplies[c.name](task.Run(c.ctx))
 }
 
-// entity is what a task is about: a snapshot's task belongs to its machine.
+// entity is what a task is about: a snapshot's task belongs to its machine, a file manager's to a datacenter.
 func (c *call) entity() types.ManagedObjectReference {
 	if vm := c.machine(); vm != nil {
 		return vm.Self
+	}
+	if dc, ok := c.managed(); ok {
+		return dc
 	}
 	return c.Self
 }
