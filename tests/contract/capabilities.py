@@ -17,6 +17,9 @@ Exercise = Callable[[Subject, v1.MachineSpec], Awaitable[None]]
 Wish = Callable[[v1.MachineSpec], None]
 
 ELSEWHERE = {
+    "disk_read": "DiskContract",
+    "disk_write": "DiskContract",
+    "changed_blocks": "DiskContract.test_what_changed_since_is_told",
     "consoles": "ConsoleContract",
     "image_import": "ImageContract",
     "image_formats": "ImageContract",
@@ -40,7 +43,7 @@ ELSEWHERE = {
 """Capabilities that other tests exercise."""
 
 LATER = {
-    "gpu", "guest_tools_policy", "disk_read", "disk_write", "changed_blocks",
+    "gpu", "guest_tools_policy",
 }  # fmt: skip
 """Capabilities whose exercise comes with the first provider that declares them; they must not be declared before."""
 

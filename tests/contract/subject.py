@@ -83,6 +83,10 @@ class World:
         """The hypervisor is away inside of this context."""
         raise _lacking("outages")
 
+    async def scribble(self, uid: str, disk: str, offset: int, data: bytes) -> None:
+        """A guest writes to its disk: here the bytes are put there without the provider."""
+        raise _lacking("writing to disks from outside")
+
     def storage_full(self) -> AbstractAsyncContextManager[None]:
         """No room for another disk inside of this context."""
         raise _lacking("full storage")

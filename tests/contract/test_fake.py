@@ -13,6 +13,7 @@ from .adoption import AdoptionContract
 from .capabilities import CapabilityContract
 from .clones import CloneContract
 from .consoles import ConsoleContract
+from .disks import DiskContract
 from .images import ImageContract
 from .machines import MachineContract
 from .operations import OperationContract
@@ -78,6 +79,9 @@ class FakeWorld(World):
         finally:
             self.hypervisor.back()
 
+    async def scribble(self, uid: str, disk: str, offset: int, data: bytes) -> None:
+        self.hypervisor.scribble(f"{uid}/{disk}", offset, data)
+
     @asynccontextmanager
     async def storage_full(self) -> AsyncIterator[None]:
         capacity, self.hypervisor.capacity_bytes = self.hypervisor.capacity_bytes, self.hypervisor.used_bytes
@@ -135,3 +139,6 @@ class TestClones(CloneContract): ...
 
 
 class TestAdoption(AdoptionContract): ...
+
+
+class TestDisks(DiskContract): ...

@@ -13,7 +13,7 @@ tokens); a driver only does what it is told. Promises of every driver:
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -21,6 +21,8 @@ from typing import Protocol
 
 from common import v1
 from common.errors import NotSupportedError
+
+from .extents import Incoming
 
 Progress = Callable[[float, str], None]
 """Called with the part done (0..1) and the step for people; cheap, from the event loop only."""
@@ -317,19 +319,36 @@ class Driver:
         raise self._lacks("clone")
 
     async def disk_info(self, disk: v1.DiskRef) -> v1.GetDiskResponse:
-        """Size, format and change handle of a disk."""
+        """Size, format and change handle of a disk.
+
+        Raises:
+            MachineNotFoundError, ResourceNotFoundError, SnapshotNotFoundError: the one that is not there.
+        """
         raise self._lacks("disk_info")
 
-    def read_disk(self, request: v1.ReadDiskRequest) -> AsyncIterator[v1.Extent]:
-        """Extents in ascending order."""
+    def read_disk(self, request: v1.ReadDiskRequest) -> AsyncGenerator[v1.Extent]:
+        """Extents from `offset` to the disk's end without a gap; with `changed_since` what changed, and nothing else.
+
+        A generator that is closed early lets go at once whatever it holds.
+
+        Raises:
+            WrongPowerStateError: the machine runs and no snapshot was named.
+            StalePreconditionError: nobody knows any more what changed since then: read all of it.
+        """
         raise self._lacks("read_disk")
 
-    async def write_disk(self, target: v1.WriteDiskTarget, extents: AsyncIterator[v1.Extent]) -> tuple[int, str]:
-        """Write extents, each checked against its CRC-32C.
+    async def write_disk(self, target: v1.WriteDiskTarget, incoming: Incoming) -> int:
+        """Write what comes; what nothing comes for stays as it is, or is refused. The kit holds the machine meanwhile.
+
+        When the iteration ends with `incoming.promised`, the content is complete: hand its sha256 to `incoming.check`,
+        and let the disk change hands only after that where it can be so. A write that begins at 0 forgets an unfinished
+        one. When nothing comes at all, nothing is changed and the answer counts.
 
         Returns:
-            The offset that is durable, and the sha256 (hexadecimal) of the whole content as it can be read back, for
-            the kit to compare.
+            The offset up to which everything is kept, so that a later call may resume there.
+        Raises:
+            WrongPowerStateError: the machine is not off.
+            StalePreconditionError: `resume_offset` lies behind what is kept.
         """
         raise self._lacks("write_disk")
 

@@ -243,6 +243,26 @@ class Machines:
             return None, self._show(uid, job)
         return job.result(), None
 
+    async def hold(self, kind: str, uid: str, body: Callable[[Job[T]], Awaitable[T]]) -> T:
+        """Other work that holds one machine of ours and lives as long as its caller waits (streams of requests).
+
+        Raises:
+            ForeignMachineError: it does not carry our stamp.
+        """
+
+        async def ours(job: Job[T]) -> T:
+            await self._ours(kind.replace("-", " ") + " of machine", uid)
+            return await body(job)
+
+        job = await self._exclusive(kind, _uid(uid), ours, self._budget(None), join="")
+        try:
+            await job.ended.wait()
+        except asyncio.CancelledError:
+            job.cancel()
+            await _until_ended((job,))  # type: ignore[arg-type]  # whatever its answer would have been
+            raise
+        return job.result()
+
     async def clone(
         self, request: v1.CloneMachineRequest, *, remaining: float | None = None
     ) -> tuple[v1.Machine | None, v1.Operation | None]:

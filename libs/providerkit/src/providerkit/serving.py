@@ -110,7 +110,7 @@ async def serve(
             "MachineService": MachineServicer(machines, hub, Consoles(driver, hub)),
             "SnapshotService": SnapshotServicer(driver, machines),
             "ImageService": ImageServicer(images),
-            "DiskService": DiskServicer(driver),
+            "DiskService": DiskServicer(driver, machines),
             "OperationService": OperationServicer(operations),
             "InventoryService": InventoryServicer(driver),
         }.items():

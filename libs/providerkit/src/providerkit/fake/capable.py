@@ -72,6 +72,9 @@ FAKE_CAPABILITIES = v1.Capabilities(
     linked_clone=True,
     instant_clone=True,
     adoption=True,
+    disk_read=True,
+    disk_write=True,
+    changed_blocks=True,
 )
 
 FAKE_LIMITS = v1.Limits(max_cpus=MAX_CPUS, max_memory_bytes=MAX_MEMORY, max_disks=32, max_nics=16)

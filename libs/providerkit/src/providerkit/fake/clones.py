@@ -45,7 +45,7 @@ class Clones:
             made = f"{uid}/{names[index]}"
             if made not in self._world.volumes:
                 self._world.volumes[made] = Volume(
-                    made, uid, names[index], content.size_bytes, content.image_id, base=linked
+                    made, uid, names[index], content.size_bytes, content.image_id, base=linked, content=content.content
                 )
                 self._world.save()
             await self._world.enter("copy_disk")

@@ -6,8 +6,8 @@ import asyncio
 import base64
 import copy
 import secrets
-from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from datetime import timedelta
 
 from common import faults, v1
@@ -23,11 +23,13 @@ from common.errors import (
 )
 
 from providerkit.driver import Console, ConsoleTicket, Driver, Progress
+from providerkit.extents import Incoming
 from providerkit.planner import BOOT_DATA_SETTING, DESCRIPTION_SETTING, boot_data_digest, hypervisor_name
 
 from . import adoption, hardware
 from .capable import FAKE_CAPABILITIES, FAKE_LIMITS
 from .clones import Clones
+from .disks import Disks
 from .images import FakeImages
 from .snapshots import Snapshots
 from .world import GIB, FakeHypervisor, Volume
@@ -59,6 +61,7 @@ class FakeDriver(Driver):
         self._guests: asyncio.TaskGroup | None = None
         self._snapshots = Snapshots(world)
         self._clones = Clones(world, self._snapshots)
+        self._disks = Disks(world, self._snapshots)
 
     # -- session ---------------------------------------------------------------------------------------------------
 
@@ -503,6 +506,25 @@ class FakeDriver(Driver):
         await self.world.enter("list_snapshots")
         self._ours(uid)
         return self._snapshots.of(uid)
+
+    # -- content of disks ------------------------------------------------------------------------------------------
+
+    async def disk_info(self, disk: v1.DiskRef) -> v1.GetDiskResponse:
+        await self.world.enter("disk_info")
+        self._ours(disk.machine_uid)
+        return self._disks.info(disk)
+
+    async def read_disk(self, request: v1.ReadDiskRequest) -> AsyncGenerator[v1.Extent]:
+        await self.world.enter("read_disk")
+        self._ours(request.disk.machine_uid if request.disk is not None else "")
+        async with aclosing(self._disks.read(request)) as found:
+            async for extent in found:
+                yield extent
+
+    async def write_disk(self, target: v1.WriteDiskTarget, incoming: Incoming) -> int:
+        await self.world.enter("write_disk")
+        self._ours(target.disk.machine_uid if target.disk is not None else "")
+        return await self._disks.write(target, incoming)
 
     # -- the rest --------------------------------------------------------------------------------------------------
 

@@ -19,6 +19,9 @@ from common import v1
 from common.clock import Clock, SystemClock
 from common.errors import HostFullError, HypervisorUnavailableError, ProviderError
 
+from . import content
+from .content import Content
+
 GIB = 1 << 30
 
 
@@ -35,6 +38,7 @@ class Volume:
     complete: bool = True
     base: str = ""
     """Id of the snapshot that it stands on, if it is a linked clone."""
+    content: Content = field(default_factory=Content)
 
 
 @dataclass(slots=True)
@@ -151,7 +155,7 @@ class FakeHypervisor:
             return
         world = {
             "machines": {key: json.loads(machine.to_json()) for key, machine in self.machines.items()},
-            "volumes": {key: dataclasses.asdict(volume) for key, volume in self.volumes.items()},
+            "volumes": {key: _plain_volume(volume) for key, volume in self.volumes.items()},
             "images": {key: json.loads(image.to_json()) for key, image in self.images.items()},
             "snapshots": {key: [_plain(each) for each in tree] for key, tree in self.snapshots.items()},
         }
@@ -165,7 +169,7 @@ class FakeHypervisor:
     def _load(self, path: Path) -> None:
         world = json.loads(path.read_text())
         self.machines = {key: v1.Machine.from_dict(machine) for key, machine in world["machines"].items()}
-        self.volumes = {key: Volume(**volume) for key, volume in world["volumes"].items()}
+        self.volumes = {key: _volume(plain) for key, plain in world["volumes"].items()}
         self.images = {key: v1.Image.from_dict(image) for key, image in world["images"].items()}
         self.snapshots = {key: [_taken(each) for each in tree] for key, tree in world.get("snapshots", {}).items()}
 
@@ -255,6 +259,14 @@ class FakeHypervisor:
             machine.addresses, machine.guest, machine.pending_restart = [], None, []
         self.changed(machine_id)
 
+    def scribble(self, volume_id: str, offset: int, data: bytes) -> None:
+        """A guest wrote to its disk."""
+        volume = self.volumes[volume_id]
+        volume.content = volume.content.copy()
+        volume.content.generation += 1
+        volume.content.write(offset, data)
+        self.save()
+
     def remove_behind_our_back(self, machine_id: str) -> None:
         """Somebody deleted the machine, its snapshots and its volumes."""
         del self.machines[machine_id]
@@ -266,11 +278,19 @@ class FakeHypervisor:
 
 def _plain(taken: Taken) -> dict[str, Any]:
     """As JSON has it."""
-    volumes = [dataclasses.asdict(volume) for volume in taken.volumes]
+    volumes = [_plain_volume(volume) for volume in taken.volumes]
     told, machine = json.loads(taken.told.to_json()), json.loads(taken.machine.to_json())
     return {"told": told, "machine": machine, "volumes": volumes}
 
 
 def _taken(plain: dict[str, Any]) -> Taken:
-    volumes = [Volume(**volume) for volume in plain["volumes"]]
+    volumes = [_volume(volume) for volume in plain["volumes"]]
     return Taken(v1.Snapshot.from_dict(plain["told"]), v1.Machine.from_dict(plain["machine"]), volumes)
+
+
+def _plain_volume(volume: Volume) -> dict[str, Any]:
+    return dataclasses.asdict(dataclasses.replace(volume, content=Content())) | {"content": volume.content.plain()}
+
+
+def _volume(plain: dict[str, Any]) -> Volume:
+    return Volume(**{**plain, "content": content.from_plain(plain["content"])})

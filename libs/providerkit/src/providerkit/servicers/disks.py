@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 
 from common import v1
-from common.errors import ChecksumMismatchError, InvalidSpecError
+from common.errors import InvalidSpecError
 
 from providerkit.driver import Driver
+from providerkit.extents import Incoming
+from providerkit.machines import Machines
+from providerkit.operations import Job
 
 from .context import Context
 
@@ -15,8 +19,9 @@ from .context import Context
 class DiskServicer:
     """Translates DiskService."""
 
-    def __init__(self, driver: Driver) -> None:
+    def __init__(self, driver: Driver, machines: Machines) -> None:
         self._driver = driver
+        self._machines = machines
 
     async def get_disk(self, request: v1.GetDiskRequest, context: Context) -> v1.GetDiskResponse:
         """Size and format of a disk."""
@@ -25,30 +30,28 @@ class DiskServicer:
     async def read_disk(self, request: v1.ReadDiskRequest, context: Context) -> AsyncIterator[v1.ReadDiskResponse]:
         """Extents in ascending order."""
         _named(request.disk)
-        async for extent in self._driver.read_disk(request):
-            yield v1.ReadDiskResponse(extents=[extent])
+        # A reader that goes away ends it here and now: what the driver holds for it is let go, not collected some day.
+        async with aclosing(self._driver.read_disk(request)) as extents:
+            async for extent in extents:
+                yield v1.ReadDiskResponse(extents=[extent])
 
     async def write_disk(self, requests: AsyncIterator[v1.WriteDiskRequest], context: Context) -> v1.WriteDiskResponse:
         """Write the extents that follow the target."""
         first = await anext(aiter(requests), None)
         if first is None or first.target is None:
             raise InvalidSpecError("the first request of a write names its target")
-        disk = _named(first.target.disk)
-        promised = ""
+        target, disk = first.target, _named(first.target.disk)
+        if disk.snapshot_id:
+            raise InvalidSpecError("disk.snapshot_id: a snapshot cannot be written")
+        if not target.size_bytes or target.resume_offset > target.size_bytes:
+            raise InvalidSpecError("size_bytes: is missing, or less than resume_offset")
+        incoming = Incoming(target, requests)
 
-        async def extents() -> AsyncIterator[v1.Extent]:
-            nonlocal promised
-            async for request in requests:
-                if request.extent is not None:
-                    yield request.extent
-                promised = request.finish_sha256 or promised
+        async def write(job: Job[int]) -> int:
+            return await self._driver.write_disk(target, incoming)
 
-        offset, written = await self._driver.write_disk(first.target, extents())
-        if promised and written.lower() != promised.lower():
-            raise ChecksumMismatchError(
-                f"write disk {disk.disk_name} of machine {disk.machine_uid}: its content is not what was sent"
-            )
-        return v1.WriteDiskResponse(offset=offset, complete=bool(promised))
+        offset = await self._machines.hold("write-disk", disk.machine_uid, write)
+        return v1.WriteDiskResponse(offset=offset, complete=bool(incoming.promised))
 
 
 def _named(disk: v1.DiskRef | None) -> v1.DiskRef:
