@@ -21,13 +21,15 @@ _ALL = (USER_DATA, META_DATA, VENDOR_DATA, IGNITION)
 
 
 def variables(spec: v1.MachineSpec, macs: Mapping[str, str]) -> dict[str, str]:
-    """What the spec hands over, by key; empty when that is nothing.
+    """What the spec hands over, by key; empty when that is nothing, or when the guest is customized instead.
 
     Args:
         macs: MAC of each NIC by its name.
     Raises:
         InvalidSpecError: meta_data is no YAML mapping, or says what the NICs say too; the text is never repeated.
     """
+    if spec.customization is not None:
+        return {}  # vSphere's own tools set up the guest; what is here would hold them off
     boot = spec.boot_data or v1.BootData()
     texts = {USER_DATA: boot.user_data, IGNITION: boot.ignition}
     nics = cloudinit.network(spec, macs) if cloudinit.addressed(spec) else None

@@ -15,7 +15,7 @@ from common.errors import InvalidSpecError, NameConflictError, ResourceNotFoundE
 from providerkit.driver import Progress
 from pyVmomi import vim
 
-from provider_vsphere import devices, editing, machines, making, nics, power, stamp
+from provider_vsphere import customization, devices, editing, machines, making, nics, power, stamp
 from provider_vsphere.images import Images, Source
 from provider_vsphere.login import Login
 from provider_vsphere.places import Place, Places
@@ -105,9 +105,11 @@ class Creator:
         """What begins the task, with everything in it."""
         image = next((disk.image for disk in spec.disks if disk.image is not None), None)
         source = await self._images.source(image.id) if image is not None else None
-        config = self._config(spec, place, networks, source=source.devices if source is not None else ())
+        macs = nics.macs(spec, self.macs_of_others((spec.identity or v1.MachineIdentity()).uid))
+        config = self._config(spec, place, networks, macs, source=source.devices if source is not None else ())
+        customized = await customization.of(self._vsphere, spec, macs, f"create {name}", has_source=source is not None)
         if source is not None:
-            return self._cloning(spec, name, place, source, config)
+            return self._cloning(spec, name, place, source, config, customized)
 
         def create(login: Login) -> Any:
             stub = login.instance._stub
@@ -118,7 +120,7 @@ class Creator:
         return create
 
     def _cloning(
-        self, spec: v1.MachineSpec, name: str, place: Place, source: Source, config: Any
+        self, spec: v1.MachineSpec, name: str, place: Place, source: Source, config: Any, customized: Any
     ) -> Callable[[Login], Any]:
         """The same from a template, or standing on a snapshot, whose disks nobody writes to."""
         _refuse_growth_on_snapshot(spec, source)
@@ -128,7 +130,7 @@ class Creator:
             where.disk = making.disk_locators(spec, source.devices, place.datastore.moid)
         if place.host is not None:
             where.host = vim.HostSystem(place.host.moid)
-        order = vim.vm.CloneSpec(location=where, powerOn=False, template=False, config=config)
+        order = vim.vm.CloneSpec(location=where, powerOn=False, template=False, config=config, customization=customized)
         if source.snapshot:
             order.snapshot = vim.vm.Snapshot(source.snapshot)
             where.diskMoveType = "createNewChildDiskBacking"
@@ -140,14 +142,20 @@ class Creator:
         return clone
 
     def _config(
-        self, spec: v1.MachineSpec, place: Place, networks: Mapping[str, Entity], *, source: Sequence[Any]
+        self,
+        spec: v1.MachineSpec,
+        place: Place,
+        networks: Mapping[str, Entity],
+        macs: Mapping[str, str],
+        *,
+        source: Sequence[Any],
     ) -> Any:
         identity = spec.identity or v1.MachineIdentity()
         record = stamp.of(identity, int(self._clock.now().timestamp()))
         return making.new_machine(
             _with_datastores(spec, self._places, place),
             replace(record, settings=_asked_places(spec.placement)),
-            macs=nics.macs(spec, self.macs_of_others(identity.uid)),
+            macs=macs,
             networks=networks,
             switches=self.switches(networks),
             datastore_name=place.datastore.name if place.datastore is not None else "",
