@@ -25,7 +25,11 @@ func (d *Double) controls() http.Handler {
 	post(mux, "hang", func(n named) (any, error) { d.front.hang(n.Method); return nil, nil })
 	post(mux, "release", func(n named) (any, error) { d.front.release(n.Method); return nil, nil })
 	post(mux, "lose_reply", d.addLost)
-	post(mux, "sessions/drop", func(struct{}) (any, error) { return d.drop(func(types.UserSession) bool { return true }), nil })
+	post(mux, "sessions/drop", func(struct{}) (any, error) {
+		d.rest.expelAll()
+		return d.drop(func(types.UserSession) bool { return true }), nil
+	})
+	post(mux, "rest/faults", d.addRESTFault)
 	post(mux, "sessions/idle", func(limit struct {
 		Seconds float64 `json:"seconds"`
 	}) (any, error) {

@@ -3,9 +3,12 @@ package main
 import (
 	"context"
 	"fmt"
+	"os"
+	"path/filepath"
 	"reflect"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/vmware/govmomi/simulator"
 	"github.com/vmware/govmomi/vim25/mo"
@@ -32,9 +35,13 @@ type Double struct {
 	onBoot   map[types.ManagedObjectReference]guestFacts
 
 	customized map[types.ManagedObjectReference]types.CustomizationSpec
+	policies   policies
+	profiles   *profileManager
 
 	contents *contents
 	front    front
+	rest     restSide
+	uploads  uploads
 	sessions sessions
 }
 
@@ -43,6 +50,7 @@ func defaults() map[string]bool {
 	return map[string]bool{
 		"duplicate_name": true, "concurrent_access": true, "task_in_progress": true, "hot_plug": true,
 		"tools_needed": true, "authentication": true, "consolidate": true, "quiesce_fails": false,
+		"api": true,
 	}
 }
 
@@ -51,6 +59,10 @@ func newDouble(model *simulator.Model) *Double {
 	d.front.init()
 	d.sessions.init()
 	d.onBoot = map[types.ManagedObjectReference]guestFacts{}
+	d.policies = policies{}
+	d.rest.tokens = map[string]time.Time{}
+	d.uploads.items = map[string]string{}
+	d.uploads.directory = filepath.Join(os.TempDir(), "uploads") // the wrapper's own, see process.py
 	d.customized = map[types.ManagedObjectReference]types.CustomizationSpec{}
 	d.reset()
 	d.watchMachines()
@@ -73,6 +85,9 @@ func (d *Double) reset() {
 		task.release()
 	}
 	d.front.releaseAll()
+	d.rest.mu.Lock()
+	d.rest.faults = nil
+	d.rest.mu.Unlock()
 	d.sessions.setIdle(0)
 }
 
@@ -167,6 +182,20 @@ func (c *call) work() soap.HasFault {
 			return c.fail(fault)
 		}
 	}
+	if asksPolicies(c.body) {
+		return c.task(func() (types.AnyType, types.BaseMethodFault) {
+			result, fault := c.outcome(c.replaced())
+			if fault == nil {
+				c.notePolicies(result)
+			}
+			return result, fault
+		})
+	}
+	return c.replaced()
+}
+
+// replaced does what a vCenter would: our own work, or the simulator's.
+func (c *call) replaced() soap.HasFault {
 	if replacement, ok := replacements[c.name]; ok {
 		return replacement(c)
 	}

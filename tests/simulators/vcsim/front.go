@@ -8,6 +8,7 @@ import (
 	"maps"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"strings"
 	"sync"
 
@@ -87,9 +88,29 @@ func (d *Double) serveFront() {
 	for _, path := range []string{d.registry.Path, d.registry.Path + "/vimService"} {
 		d.service.ServeMux.HandleFunc("POST "+path, d.serveSDK)
 	}
+	for _, method := range []string{"GET", "PUT", "POST", "PATCH", "DELETE"} {
+		for _, path := range []string{" /rest/", " /api/"} {
+			if d.registry.IsVPX() {
+				d.service.ServeMux.HandleFunc(method+path, d.serveREST)
+			}
+		}
+	}
+	d.service.ServeMux.HandleFunc("POST /pbm/sdk", func(w http.ResponseWriter, r *http.Request) {
+		r.URL.Path = "/pbm" // where the simulator has it
+		d.service.ServeSDK(w, r)
+	})
 	for _, method := range []string{"GET", "PUT", "POST"} {
 		d.service.ServeMux.HandleFunc(method+" /folder/", d.serveDatastore)
 		d.service.ServeMux.HandleFunc(method+" /nfc/", d.serveNFC)
+	}
+}
+
+// served finishes what needs the simulator's own endpoints to be there.
+func (d *Double) served() {
+	if d.registry.IsVPX() {
+		// No method of ours is OPTIONS, so this finds the handler behind our own.
+		d.rest.inner, _ = d.service.ServeMux.Handler(&http.Request{Method: http.MethodOptions, URL: &url.URL{Path: "/rest/"}})
+		d.servePolicies()
 	}
 }
 

@@ -85,6 +85,7 @@ func run(o options) error {
 	}
 	double := newDouble(model)
 	server := model.Service.NewServer()
+	double.served()
 
 	listener, err := net.Listen("tcp", o.control)
 	if err != nil {
