@@ -42,6 +42,7 @@ MARK = Stamp(
     uid=UID, namespace="shop", name="web", owner="me", created=1_700_000_000, boot_digest="d", boot_path="/p/iso",
     hot_add_cpu=True, disks=(DiskStamp("root", "/p/r", "p", image_id="i"), DiskStamp("old", "/p/o", owned=False)),
     nics=(NicStamp("lan", v1.NetworkKind.NAT, "", "network:default"),), tags=("a", "b"),
+    settings={"description": "true"},
 )  # fmt: skip
 DISKS = [domains.DiskDevice("root", "/p/r", "qcow2", "scsi"), domains.DiskDevice("data", "/p/d", "qcow2", "virtio")]
 DEFAULT = networks.Source("network", "default")

@@ -18,7 +18,7 @@ from common.errors import (
     ResourceNotFoundError,
     WrongPowerStateError,
 )
-from providerkit.planner import boot_data_digest
+from providerkit.planner import DESCRIPTION_SETTING, boot_data_digest
 
 from provider_libvirt import bootdata, domains, making, networks, observed
 from provider_libvirt.host import Host
@@ -308,10 +308,14 @@ def set_tags(at: Machine, tags: list[str]) -> None:
 
 
 def set_description(at: Machine, description: str) -> None:
-    """Replace the text for people."""
+    """Replace the text for people. While it is there, the stamp says that it is ours: noted first, forgotten last."""
     text = domains.printable(description)
     flags = _CONFIG | (_LIVE if at.domain.isActive() else 0)
+    if text:
+        at.stamped(at.mark.with_setting(DESCRIPTION_SETTING, "true"))
     at.domain.setMetadata(libvirt.VIR_DOMAIN_METADATA_DESCRIPTION, text or None, None, None, flags)
+    if not text:
+        at.stamped(at.mark.with_setting(DESCRIPTION_SETTING, ""))
 
 
 def set_boot_data(at: Machine, spec: v1.MachineSpec) -> None:

@@ -23,7 +23,7 @@ from common.errors import (
     NameConflictError,
     ResourceNotFoundError,
 )
-from providerkit.planner import boot_data_digest, hypervisor_name
+from providerkit.planner import DESCRIPTION_SETTING, boot_data_digest, hypervisor_name
 
 from provider_libvirt import bootdata, domains, images, networks, observed, stamp, volumes
 from provider_libvirt.host import Host
@@ -142,6 +142,7 @@ def define(connection: libvirt.virConnect, spec: v1.MachineSpec, parts: Parts, h
         disks=parts.disk_stamps,
         nics=parts.nic_stamps,
         tags=tuple(sorted(domains.printable(tag) for tag in set(spec.tags))),
+        settings={DESCRIPTION_SETTING: "true"} if spec.description else {},
     )
     xml = domains.domain(
         spec,

@@ -110,6 +110,7 @@ def machine(raw: Raw, *, owner: str, host: str, facts: Facts | None, pools: Mapp
     seen.guest = v1.Guest(hostname=facts.hostname, agent_running=running, os=facts.os)
     if owned and mark is not None:
         seen.tags = sorted(mark.tags)
+        seen.settings = dict(mark.settings)
         if mark.boot_digest:
             seen.settings[BOOT_DATA_SETTING] = mark.boot_digest
         if mark.created:

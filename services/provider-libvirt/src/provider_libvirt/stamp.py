@@ -61,6 +61,8 @@ class Stamp:
     disks: tuple[DiskStamp, ...] = ()
     nics: tuple[NicStamp, ...] = ()
     tags: tuple[str, ...] = field(default=())
+    settings: dict[str, str] = field(default_factory=dict)
+    """What was asked for, or noted, and has no place in libvirt's own XML; `observe` tells it as it is."""
 
     def disk(self, name: str) -> DiskStamp | None:
         """The record of the disk with this name."""
@@ -81,6 +83,11 @@ class Stamp:
     def without_nic(self, name: str) -> Stamp:
         """Without the record of this NIC."""
         return replace(self, nics=tuple(n for n in self.nics if n.name != name))
+
+    def with_setting(self, key: str, value: str) -> Stamp:
+        """With this setting; an empty value takes it away."""
+        kept = {name: old for name, old in self.settings.items() if name != key}
+        return replace(self, settings=kept | ({key: value} if value else {}))
 
     def element(self) -> ET.Element:
         """As the metadata element."""
@@ -113,6 +120,8 @@ class Stamp:
             ET.SubElement(root, _TAG + "nic", attributes)
         for tag in self.tags:
             ET.SubElement(root, _TAG + "tag", {"value": tag})
+        for name, value in sorted(self.settings.items()):
+            ET.SubElement(root, _TAG + "setting", {"name": name, "value": value})
         return root
 
     def xml(self) -> str:
@@ -140,6 +149,7 @@ def read(domain: ET.Element) -> Stamp | None:
         disks=tuple(_disk(e) for e in found.iterfind(_TAG + "disk") if e.get("name")),
         nics=tuple(_nic(e) for e in found.iterfind(_TAG + "nic") if e.get("name")),
         tags=tuple(e.get("value", "") for e in found.iterfind(_TAG + "tag")),
+        settings={e.get("name", ""): e.get("value", "") for e in found.iterfind(_TAG + "setting") if e.get("name")},
     )
 
 
