@@ -153,6 +153,9 @@ def test_limits_of_a_disk(machine: Machine) -> None:
     assert machine.disk("root").capacityInBytes == 10 * GIB
     machine.apply(editing.grow_disk(machine.devices, machine.record, "root", 11 * GIB))
     assert machine.disk("root").storageIOAllocation.limit == 100
+    machine.apply(editing.update_disk(machine.devices, machine.record, v1.DiskSpec(name="root")))
+    assert machine.disk("root").storageIOAllocation.limit == -1
+    assert machine.record.settings == {}
 
 
 def test_a_bus_is_shared_only_for_all_who_are_on_it(machine: Machine) -> None:
@@ -162,6 +165,11 @@ def test_a_bus_is_shared_only_for_all_who_are_on_it(machine: Machine) -> None:
     shared = next(each for each in machine.devices if each.key == controller.key)
     assert (shared.sharedBus, controller.sharedBus) == ("virtualSharing", "noSharing")
     assert machine.record.settings == {"disks[root].sharing": "virtualSharing"}
+    alone = Machine()
+    alone.apply(editing.update_disk(alone.devices, alone.record, wish))
+    alone.apply(editing.update_disk(alone.devices, alone.record, v1.DiskSpec(name="root")))
+    assert [each.sharedBus for each in alone.devices if each.key == controller.key] == ["noSharing"]
+    assert alone.record.settings == {}
     other = Machine()
     other.apply(editing.add_disk(other.devices, other.record, data(), "ds1"))
     with pytest.raises(InvalidSpecError, match="other disks"):
@@ -227,7 +235,31 @@ def test_a_running_machine_gets_cpus_and_nothing_that_it_cannot_take(machine: Ma
     off = editing.set_cpu(machine.record, wish, live=False)
     assert (off.numCoresPerSocket, off.cpuHotAddEnabled, off.nestedHVEnabled) == (2, True, True)
     machine.apply(off)
-    assert machine.record.settings == {"cpu.shares": "10"}
+    assert machine.record.settings == {"cpu.shares": "10", "cpu.nested_virtualization": "true"}
+
+
+def test_what_leaves_the_cpu_spec_is_taken_back(machine: Machine) -> None:
+    wish = v1.CpuSpec(count=1, nested_virtualization=True, shares=10, limit_mhz=100, reservation_mhz=50)
+    machine.apply(editing.set_cpu(machine.record, wish, live=False))
+    live = editing.set_cpu(machine.record, v1.CpuSpec(count=1), live=True)
+    allocation = live.cpuAllocation
+    assert (allocation.reservation, allocation.limit, allocation.shares.level) == (0, -1, "normal")
+    assert live.nestedHVEnabled is None
+    machine.apply(live)
+    assert machine.record.settings == {"cpu.nested_virtualization": "true"}
+    off = editing.set_cpu(machine.record, v1.CpuSpec(count=1), live=False)
+    assert (off.cpuAllocation, off.nestedHVEnabled) == (None, False)
+    assert machine.apply(off).record.settings == {}
+
+
+def test_what_no_spec_asked_for_is_left_as_it_is(machine: Machine) -> None:
+    """A template's own."""
+    config = editing.set_cpu(machine.record, v1.CpuSpec(count=2), live=False)
+    assert (config.cpuAllocation, config.nestedHVEnabled) == (None, None)
+    tuning = editing.set_tuning(machine.record, v1.MachineSpec())
+    assert (tuning.flags, tuning.latencySensitivity, tuning.memoryReservationLockedToMax) == (None, None, None)
+    assert editing.set_memory(machine.record, v1.MemorySpec(size_bytes=GIB), live=False).memoryAllocation is None
+    assert not editing.update_disk(machine.devices, machine.record, v1.DiskSpec(name="root")).deviceChange
 
 
 @pytest.mark.parametrize(("now", "fresh"), [(4, 1), (2, None), (0, None)])
@@ -241,7 +273,7 @@ def test_memory(machine: Machine) -> None:
     machine.apply(editing.set_memory(machine.record, wish, live=False))
     assert machine.record.settings == {"memory.size_bytes": str(513 * MIB), "memory.limit_bytes": str(GIB)}
     live = editing.set_memory(machine.record, v1.MemorySpec(size_bytes=GIB, hot_add=True), live=True)
-    assert (live.memoryMB, live.memoryHotAddEnabled, live.memoryAllocation) == (1024, None, None)
+    assert (live.memoryMB, live.memoryHotAddEnabled, live.memoryAllocation.limit) == (1024, None, -1)
     machine.apply(live)
     assert machine.record.settings == {}
 
@@ -267,6 +299,16 @@ def test_tuning(machine: Machine) -> None:
         "sched.x": "1",
         "vsphere.guestId": "g",
     }
+    back = editing.set_tuning(machine.record, v1.MachineSpec(extra_config={"sched.x": "1"}))
+    assert (back.flags.vbsEnabled, back.flags.vvtdEnabled, back.nestedHVEnabled) == (False, False, False)
+    assert back.latencySensitivity.level == "normal"
+    assert machine.apply(back).record.settings == {"sched.x": "1"}
+
+
+def test_memory_is_reserved_as_long_as_latency_demands_it(machine: Machine) -> None:
+    machine.apply(editing.set_tuning(machine.record, v1.MachineSpec(tuning=v1.Tuning(latency_sensitivity="high"))))
+    back = editing.set_tuning(machine.record, v1.MachineSpec(tuning=v1.Tuning(latency_sensitivity="low")))
+    assert (back.memoryReservationLockedToMax, back.memoryAllocation.reservation) == (False, 0)
 
 
 # -- texts and first-boot data -----------------------------------------------------------------------------------------
@@ -275,7 +317,11 @@ def test_tuning(machine: Machine) -> None:
 def test_texts(machine: Machine) -> None:
     machine.apply(editing.set_tags(machine.record, ["b", "a", "b"]))
     assert machine.record.tags == ("a", "b")
-    assert editing.set_description("x\ufffe").annotation == "x"
+    config = editing.set_description(machine.record, "x\ufffe")
+    assert config.annotation == "x"
+    assert machine.apply(config).record.settings == {"description": "true"}
+    bare = editing.set_description(machine.record, "")
+    assert (bare.annotation, machine.apply(bare).record.settings) == ("", {})
 
 
 def test_boot_data_is_replaced_as_a_whole(machine: Machine) -> None:

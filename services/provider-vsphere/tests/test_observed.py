@@ -200,7 +200,8 @@ def test_room_to_grow_has_no_ceiling_that_we_know(tree: Tree) -> None:
         memory=v1.MemorySpec(size_bytes=4 * GIB, hot_add=True),
     )
     changes = plan(want, seen, v1.Capabilities(cpu_hot_add=True, memory_hot_add=True))
-    assert [(each.field, each.effect) for each in changes] == [
+    shape = [each for each in changes if each.field.startswith(("cpu.", "memory."))]
+    assert [(each.field, each.effect) for each in shape] == [
         ("cpu.count", v1.Effect.ONLINE),
         ("memory.size_bytes", v1.Effect.ONLINE),
     ]

@@ -120,8 +120,12 @@ func (d *Double) serveSDK(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, err.Error(), http.StatusBadRequest)
 		return
 	}
-	r.Body = io.NopCloser(bytes.NewReader(content))
 	method := soapMethod(content)
+	if method == "ReconfigVM_Task" {
+		content = markEmptyAnnotation(content)
+		r.ContentLength = int64(len(content))
+	}
+	r.Body = io.NopCloser(bytes.NewReader(content))
 	d.front.count(method)
 	d.front.pass(method)
 	key := sessionKey(r)

@@ -1,13 +1,34 @@
 package main
 
 import (
+	"bytes"
+
 	"github.com/vmware/govmomi/object"
 	"github.com/vmware/govmomi/simulator"
 	"github.com/vmware/govmomi/vim25/types"
 )
 
 func init() {
-	checks["ReconfigVM_Task"] = append(checks["ReconfigVM_Task"], sameVersion, hotPlug, growsAlone)
+	checks["ReconfigVM_Task"] = append(checks["ReconfigVM_Task"], sameVersion, hotPlug, growsAlone, annotates)
+}
+
+// noAnnotation is how an empty annotation passes Go's decoder, which cannot tell it from none: a vCenter removes the text.
+const noAnnotation = "virtrigaud: no annotation"
+
+func markEmptyAnnotation(content []byte) []byte {
+	marked := []byte("<annotation>" + noAnnotation + "</annotation>")
+	content = bytes.ReplaceAll(content, []byte("<annotation></annotation>"), marked)
+	return bytes.ReplaceAll(content, []byte("<annotation/>"), marked)
+}
+
+// annotates is the last check: nothing refuses the change any more.
+func annotates(c *call) types.BaseMethodFault {
+	spec := &c.body.(*types.ReconfigVM_Task).Spec
+	if spec.Annotation == noAnnotation {
+		spec.Annotation = ""
+		c.ctx.Update(c.machine(), []types.PropertyChange{{Name: "config.annotation", Val: ""}})
+	}
+	return nil
 }
 
 // sameVersion refuses a change that was made against an older configuration.

@@ -365,7 +365,7 @@ class VsphereDriver(Driver):
 
     async def set_description(self, uid: str, description: str) -> None:
         """See Driver."""
-        await self._edit(uid, "set description", lambda _entity, _record: editing.set_description(description))
+        await self._edit(uid, "set description", lambda _, record: editing.set_description(record, description))
 
     def _place(self, entity: Entity) -> Place:
         """Where the machine is: what it gets later must be reachable from there."""

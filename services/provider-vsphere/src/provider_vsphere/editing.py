@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from common import v1
 from common.errors import InvalidSpecError, NotSupportedError, ResourceNotFoundError
-from providerkit.planner import boot_data_digest
+from providerkit.planner import DESCRIPTION_SETTING, boot_data_digest
 from pyVmomi import vim
 
 from provider_vsphere import bootdata, devices, hardware, making, nics, stamp
@@ -34,7 +34,7 @@ def _edit(record: Stamp, changes: Sequence[Any] = (), extra: Mapping[str, str] |
     return vim.vm.ConfigSpec(deviceChange=list(changes), extraConfig=making.options(values))
 
 
-def _with_settings(record: Stamp, asked: Mapping[str, str], *, without: str = "") -> Stamp:
+def _with_settings(record: Stamp, asked: Mapping[str, str], *, without: str | tuple[str, ...] = ()) -> Stamp:
     """With these settings, and without those of the same beginning that are no longer asked for."""
     old = {key: value for key, value in record.settings.items() if not (without and key.startswith(without))}
     return replace(record, settings=old | dict(asked))
@@ -45,8 +45,10 @@ def _with_settings(record: Stamp, asked: Mapping[str, str], *, without: str = ""
 
 def set_cpu(record: Stamp, cpu: v1.CpuSpec, *, live: bool, cores_per_socket: int = 0) -> Any:
     """Args: cores_per_socket: what it has now; given up where the new count does not divide by it."""
+    if live:  # a running machine keeps its own
+        cpu = replace(cpu, nested_virtualization=hardware.NESTED in record.settings)
     config = _edit(_with_settings(record, hardware.asked(v1.MachineSpec(cpu=cpu)), without="cpu."))
-    hardware.set_cpu(config, cpu, live=live)
+    hardware.set_cpu(config, cpu, live=live, before=record.settings)
     if not live and not cpu.cores_per_socket and cores_per_socket and cpu.count % cores_per_socket:
         config.numCoresPerSocket = 1
     return config
@@ -55,7 +57,7 @@ def set_cpu(record: Stamp, cpu: v1.CpuSpec, *, live: bool, cores_per_socket: int
 def set_memory(record: Stamp, memory: v1.MemorySpec, *, live: bool) -> Any:
     """Size, shares of the host, room to grow."""
     config = _edit(_with_settings(record, hardware.asked(v1.MachineSpec(memory=memory)), without="memory."))
-    hardware.set_memory(config, memory, live=live)
+    hardware.set_memory(config, memory, live=live, before=record.settings)
     return config
 
 
@@ -76,8 +78,9 @@ def set_firmware(present: Sequence[Any], firmware: v1.FirmwareSpec) -> Any:
 def set_tuning(record: Stamp, spec: v1.MachineSpec) -> Any:
     """Flags, latency sensitivity and extra configuration of a machine that is off."""
     wish = v1.MachineSpec(tuning=spec.tuning, extra_config=spec.extra_config)
-    config = _edit(_with_settings(record, hardware.asked(wish), without="tuning."), extra=making.extra_config(spec))
-    hardware.set_tuning(config, spec)
+    asked = _with_settings(record, hardware.asked(wish), without=("tuning.", *hardware.OUR_KEYS))
+    config = _edit(asked, extra=making.extra_config(spec))
+    hardware.set_tuning(config, spec, before=record.settings)
     hardware.set_guest_id(config, spec)
     if config.flags is not None and config.flags.vbsEnabled:
         config.bootOptions = vim.vm.BootOptions(efiSecureBootEnabled=True)
@@ -146,16 +149,17 @@ def update_disk(present: Sequence[Any], record: Stamp, wish: v1.DiskSpec) -> Any
         InvalidSpecError: its bus cannot be shared like that, or has other disks, which would be shared with it.
     """
     disk, board = _known_disk(present, record, wish.name, "update"), Board(present)
-    if wish.iops_limit:
-        board.edit(devices.edited(disk, iops_limit=wish.iops_limit))
+    before = f"disks[{wish.name}]."
+    if wish.iops_limit or f"{before}iops_limit" in record.settings:
+        board.edit(devices.edited(disk, iops_limit=wish.iops_limit or hardware.UNLIMITED))
     controller = devices.controller_of(present, disk)
-    if wish.sharing and controller is not None and devices.sharing_of(controller) != wish.sharing:
+    sharing = wish.sharing or ("noSharing" if f"{before}sharing" in record.settings else "")
+    if sharing and controller is not None and devices.sharing_of(controller) != sharing:
         _alone(present, disk, wish.name)
         shared = copy.copy(controller)
         devices.set_sharing(shared, wish)
         board.edit(shared)
-    settings = hardware.asked_of_disk(wish)
-    return _edit(_with_settings(record, settings, without=f"disks[{wish.name}]."), board.changes)
+    return _edit(_with_settings(record, hardware.asked_of_disk(wish), without=before), board.changes)
 
 
 def _alone(present: Sequence[Any], disk: Any, name: str) -> None:
@@ -267,9 +271,12 @@ def set_tags(record: Stamp, tags: Sequence[str]) -> Any:
     return _edit(replace(record, tags=tuple(sorted(hardware.printable(tag) for tag in set(tags)))))
 
 
-def set_description(description: str) -> Any:
+def set_description(record: Stamp, description: str) -> Any:
     """Replace the text for people."""
-    return vim.vm.ConfigSpec(annotation=hardware.printable(description))
+    asked = hardware.asked(v1.MachineSpec(description=description))
+    config = _edit(_with_settings(record, asked, without=DESCRIPTION_SETTING))
+    config.annotation = hardware.printable(description)
+    return config
 
 
 def set_boot_data(record: Stamp, spec: v1.MachineSpec, macs: Mapping[str, str]) -> Any:

@@ -1,21 +1,28 @@
 """Processor, memory, firmware and tuning as fields of a ConfigSpec. What the spec leaves unset stays unset, so that a
-template's own value holds.
+template's own value holds; only what an earlier spec asked for (`before`: the settings of the stamp) is taken back.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, Final
 
 from common import v1
 from common.errors import InvalidSpecError
+from providerkit.planner import DESCRIPTION_SETTING
 from pyVmomi import vim
 
 MIB = 1 << 20
 MEMORY_STEP_MIB = 4
 """Source: VirtualMachineConfigSpec.memoryMB: a multiple of 4 MB."""
 UNLIMITED = -1
+_NOTHING: Final[Mapping[str, str]] = MappingProxyType({})
 HARDWARE_VERSION_KEY = "vsphere.hardwareVersion"
 GUEST_ID_KEY = "vsphere.guestId"
+NESTED, _IOMMU, _VBS = "cpu.nested_virtualization", "tuning.iommu", "tuning.virtualization_based_security"
+_LATENCY = "tuning.latency_sensitivity"
+"""Settings of the stamp."""
 OUR_KEYS = (HARDWARE_VERSION_KEY, GUEST_ID_KEY)
 """Keys of extra_config that are fields of vSphere's own and no extra configuration there."""
 
@@ -25,12 +32,12 @@ def memory_mb(size: int) -> int:
     return _ceil(size, MEMORY_STEP_MIB * MIB) * MEMORY_STEP_MIB
 
 
-def set_cpu(config: Any, cpu: v1.CpuSpec, *, live: bool = False) -> None:
+def set_cpu(config: Any, cpu: v1.CpuSpec, *, live: bool = False, before: Mapping[str, str] = _NOTHING) -> None:
     """Args: live: only what a running machine takes."""
     config.numCPUs = cpu.count or 1
-    wished = (cpu.reservation_mhz, cpu.limit_mhz, cpu.shares)
-    if any(value is not None for value in wished):
-        config.cpuAllocation = _allocation(cpu.reservation_mhz, cpu.limit_mhz, cpu.shares)
+    reservation = _or_none(cpu.reservation_mhz, "cpu.reservation_mhz", before)
+    limit = _or_none(cpu.limit_mhz, "cpu.limit_mhz", before)
+    config.cpuAllocation = _allocation(reservation, limit, _or_none(cpu.shares, "cpu.shares", before))
     if live:
         return
     if cpu.cores_per_socket:
@@ -39,28 +46,38 @@ def set_cpu(config: Any, cpu: v1.CpuSpec, *, live: bool = False) -> None:
         config.cpuHotAddEnabled = True
     if cpu.nested_virtualization:
         config.nestedHVEnabled = True
+    elif NESTED in before and _VBS not in before:
+        config.nestedHVEnabled = False
 
 
-def set_memory(config: Any, memory: v1.MemorySpec, *, live: bool = False) -> None:
+def set_memory(config: Any, memory: v1.MemorySpec, *, live: bool = False, before: Mapping[str, str] = _NOTHING) -> None:
     """Args: live: only what a running machine takes."""
     config.memoryMB = memory_mb(memory.size_bytes)
-    wished = (memory.reservation_bytes, memory.limit_bytes)
-    if any(value is not None for value in wished):
-        reservation, limit = (None if value is None else _ceil(value, MIB) for value in wished)
-        config.memoryAllocation = _allocation(reservation, limit, None)
+    reservation = _or_none(memory.reservation_bytes, "memory.reservation_bytes", before)
+    limit = _or_none(memory.limit_bytes, "memory.limit_bytes", before)
+    reservation, limit = (None if value is None else _ceil(value, MIB) for value in (reservation, limit))
+    config.memoryAllocation = _allocation(reservation, limit, None)
     if memory.hot_add and not live:
         config.memoryHotAddEnabled = True
 
 
+def _or_none(value: int | None, field: str, before: Mapping[str, str]) -> int | None:
+    """The value; 0, which stands for none, where an earlier spec had one; None leaves what is there."""
+    return 0 if value is None and field in before else value
+
+
 def _allocation(reservation: int | None, limit: int | None, shares: int | None) -> Any:
-    """In MHz or MiB. A limit of 0 means none, in our API as in most."""
+    """In MHz or MiB; None leaves everything. A limit of 0 means none, in our API as in most; so do shares of 0."""
+    if reservation is None and limit is None and shares is None:
+        return None
     allocation: Any = vim.ResourceAllocationInfo()  # pyvmomi's stubs take its numbers for None
     if reservation is not None:
         allocation.reservation = reservation
     if limit is not None:
         allocation.limit = limit or UNLIMITED
     if shares is not None:
-        allocation.shares = vim.SharesInfo(level=vim.SharesInfo.Level.custom, shares=shares)
+        level = vim.SharesInfo.Level.custom if shares else vim.SharesInfo.Level.normal
+        allocation.shares = vim.SharesInfo(level=level, shares=shares)
     return allocation
 
 
@@ -95,7 +112,7 @@ def wants_tpm(spec: v1.MachineSpec) -> bool:
     return bool(spec.firmware and spec.firmware.tpm)
 
 
-def set_tuning(config: Any, spec: v1.MachineSpec) -> None:
+def set_tuning(config: Any, spec: v1.MachineSpec, *, before: Mapping[str, str] = _NOTHING) -> None:
     """Flags and latency sensitivity.
 
     Virtualization-based security stands on the IOMMU, on nested virtualization and on secure boot (`set_firmware`): one
@@ -103,16 +120,24 @@ def set_tuning(config: Any, spec: v1.MachineSpec) -> None:
     """
     tuning = spec.tuning or v1.Tuning()
     vbs = tuning.virtualization_based_security
-    if tuning.iommu or vbs:
-        config.flags = vim.vm.FlagInfo(vvtdEnabled=True)
+    if tuning.iommu or vbs or _IOMMU in before or _VBS in before:
+        config.flags = vim.vm.FlagInfo(vvtdEnabled=tuning.iommu or vbs)
     if vbs:
         config.flags.vbsEnabled = True
         config.nestedHVEnabled = True
-    level = tuning.latency_sensitivity
-    if level:
-        config.latencySensitivity = vim.LatencySensitivity(level=level)
-    if level == "high" and (spec.memory is None or spec.memory.reservation_bytes is None):
+    elif _VBS in before:
+        config.flags.vbsEnabled = False
+        if not (spec.cpu and spec.cpu.nested_virtualization):
+            config.nestedHVEnabled = False
+    level, was = tuning.latency_sensitivity, before.get(_LATENCY, "")
+    if level or was:
+        config.latencySensitivity = vim.LatencySensitivity(level=level or "normal")
+    reserved = spec.memory.reservation_bytes if spec.memory is not None else None
+    if level == "high" and reserved is None:
         config.memoryReservationLockedToMax = True
+    elif was == "high":
+        config.memoryReservationLockedToMax = False
+        config.memoryAllocation = _allocation(_ceil(reserved or 0, MIB), None, None)
 
 
 def hardware_version(spec: v1.MachineSpec) -> str:
@@ -156,11 +181,12 @@ def asked(spec: v1.MachineSpec) -> dict[str, str]:
     found = {field: str(value) for field, value in numbers.items() if value is not None}
     if memory_mb(memory.size_bytes) * MIB != memory.size_bytes:
         found["memory.size_bytes"] = str(memory.size_bytes)
-    for name in ("iommu", "virtualization_based_security"):
-        if getattr(tuning, name):
-            found[f"tuning.{name}"] = "true"
+    flags = {NESTED: cpu.nested_virtualization, _IOMMU: tuning.iommu, _VBS: tuning.virtualization_based_security}
+    found |= {field: "true" for field, wish in flags.items() if wish}
     if tuning.latency_sensitivity not in ("", "normal"):
-        found["tuning.latency_sensitivity"] = tuning.latency_sensitivity
+        found[_LATENCY] = tuning.latency_sensitivity
+    if spec.description:
+        found[DESCRIPTION_SETTING] = "true"
     for disk in spec.disks:
         found |= asked_of_disk(disk)
     found |= {f"nics[{nic.name}].mtu": str(nic.mtu) for nic in spec.nics if nic.mtu}

@@ -327,7 +327,8 @@ def _meaningful(text: str | None) -> ipaddress.IPv4Address | ipaddress.IPv6Addre
 def _settings(entity: Entity, tree: Tree, mark: Stamp | None) -> dict[str, str]:
     """What v1.Machine has no field for; of where the machine is, only what is true now."""
     asked = mark.settings if mark is not None else {}
-    told = {_ASKED_SIZE, *(key for key in asked if key.startswith("placement."))}  # by the machine itself
+    places = {f"placement.{field}" for field in _places(entity, tree)}
+    told = {_ASKED_SIZE, *places}  # by the machine itself
     settings = {key: value for key, value in asked.items() if key not in told}
     settings |= _placement(entity, tree, asked)
     settings |= {
