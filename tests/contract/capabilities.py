@@ -427,6 +427,13 @@ EXERCISES: dict[str, Exercise] = {
     "placements": _placements,
 }
 
+TAKEN_OFF = {
+    "cpu_limit", "cpu_reservation", "cpu_shares", "memory_limit", "memory_reservation", "nested_virtualization",
+    "iommu", "virtualization_based_security", "latency_sensitivity", "hyper_threading_policy", "disk_iops_limit",
+    "disk_sharing", "storage_policies", "nic_mtu", "tags", "attributes", "affinity",
+}  # fmt: skip
+"""Capabilities of what a spec may say today and no longer say tomorrow."""
+
 ALL = [field.name for field in dataclasses.fields(v1.Capabilities)]
 
 
@@ -456,6 +463,25 @@ class CapabilityContract:
             assert all(reason.code and reason.message for change in refused for reason in change.reasons)
         else:
             assert name in ANSWERED_BY_CALLS | HOW
+
+    @pytest.mark.parametrize("name", sorted(TAKEN_OFF))
+    async def test_what_leaves_the_spec_leaves_the_machine(self, subject: Subject, name: str) -> None:
+        """Also while nothing else changes; the machine is then as if it had never been asked for."""
+        if not getattr(await subject.can(), name):
+            pytest.skip("not declared")
+        spec = subject.spec()
+        plain = copy.deepcopy(spec)
+        bare = await _holds(subject, plain)
+        if name == "storage_policies":
+            spec.disks[0].storage_policy = subject.traits.policies[0]
+        else:
+            REFUSED[name](spec)
+        assert (await subject.plan(spec)).changes
+        await _holds(subject, spec)
+        assert (await subject.plan(plain)).changes
+        machine = await _holds(subject, plain)
+        assert (machine.settings, machine.tags) == (bare.settings, bare.tags)
+        assert machine.cpu == bare.cpu
 
     async def test_nothing_is_declared_that_no_test_has_shown(self, subject: Subject) -> None:
         can = await subject.can()

@@ -373,6 +373,27 @@ class MachineContract:
         assert answer.machine.disks[0].size_bytes >= 2 * subject.traits.disk_bytes
         assert [(c.field, c.effect) for c in answer.pending] == [("disks[root].size_bytes", v1.Effect.UNSUPPORTED)]
 
+    async def test_what_leaves_the_spec_leaves_the_machine(self, subject: Subject) -> None:
+        """The last of its kind too; `CapabilityContract` asks the same of everything that a capability stands for."""
+        spec = subject.spec()
+        spec.description, spec.tags = "for people", ["blue"]
+        spec.disks.append(v1.DiskSpec(name="data", size_bytes=subject.traits.disk_bytes))
+        made = (await subject.settle(spec)).machine
+        assert (made.description, made.tags, len(made.nics)) == ("for people", ["blue"], 1)
+        spec.description, spec.tags, spec.nics = "", [], []
+        spec.disks.pop()
+        assert {change.field for change in (await subject.plan(spec)).changes} == {
+            "description",
+            "tags",
+            "nics[net0]",
+            "disks[data]",
+        }
+        answer = await subject.settle(spec)
+        assert answer.pending == []
+        seen = answer.machine
+        assert (seen.description, seen.tags, seen.nics, [disk.name for disk in seen.disks]) == ("", [], [], ["root"])
+        assert (await subject.plan(spec)).changes == []
+
     @pytest.mark.parametrize("text", HOSTILE)
     async def test_hostile_names_are_refused(self, subject: Subject, text: str) -> None:
         for field in ("namespace", "name", "uid"):
