@@ -2649,7 +2649,8 @@ default_message_pool.register_message("virtrigaud.provider.v1", "MachineIdentity
 @dataclass(eq=False, repr=False)
 class MachineSpec(betterproto2.Message):
     """
-    The whole desired state. Whatever is unset is left to the provider and never a difference.
+    The whole desired state. What was asked for earlier and is unset now is taken off again, where the machine's record says that it was
+    asked for; whatever else is unset is left to the provider and never a difference.
     """
 
     @betterproto2.staticproperty
