@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import uuid
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 
 import pytest
 from common import v1
@@ -50,6 +51,18 @@ class ConsoleContract:
                 if expected in seen:
                     break
         assert expected in seen
+
+    async def test_a_ticket_is_an_address_and_its_end(self, subject: Subject) -> None:
+        """Each is another, and no session follows."""
+        if v1.ConsoleKind.TICKET not in (await subject.can()).consoles:
+            pytest.skip("not declared; the next test asks for the refusal")
+        spec = subject.spec(power=ON)
+        await subject.settle(spec)
+        opened = [(await _first(subject, spec.identity.uid, v1.ConsoleKind.TICKET)).opened for _ in range(2)]
+        assert len({each.url for each in opened}) == 2
+        for each in opened:
+            assert each.url.startswith("wss://")
+            assert each.expire_time > datetime.now(UTC)
 
     async def test_kinds_that_are_not_declared_are_refused(self, subject: Subject) -> None:
         spec = subject.spec(power=ON)

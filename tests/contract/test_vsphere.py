@@ -21,6 +21,7 @@ from simulators.vcsim import Vcsim, vcsim
 from simulators.vcsim.admin import Admin
 
 from .capabilities import CapabilityContract
+from .consoles import ConsoleContract
 from .machines import MachineContract
 from .operations import OperationContract
 from .server import ServerContract
@@ -187,6 +188,9 @@ class TestMachines(MachineContract): ...
 
 
 class TestCapabilities(CapabilityContract): ...
+
+
+class TestConsoles(ConsoleContract): ...
 
 
 class TestWatch(WatchContract): ...

@@ -67,6 +67,8 @@ def capabilities(about: About, *, has_default_network: bool, keeps_rules: bool) 
         cpu_shares=True,
         tags=True,
         attributes=about.is_vcenter,
+        consoles=[v1.ConsoleKind.TICKET],
+        screenshot=True,
         affinity=keeps_rules,
         extra_config_keys=list(hardware.OUR_KEYS),
         placements=sorted(placements, key=int),

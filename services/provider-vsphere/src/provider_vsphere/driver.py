@@ -7,18 +7,21 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from common import faults, v1
+from common.clock import SystemClock
 from common.errors import HypervisorUnavailableError, MachineNotFoundError, StalePreconditionError
 from providerkit.changes import Changes
-from providerkit.driver import Driver, Progress
+from providerkit.driver import ConsoleTicket, Driver, Progress
 from pyVmomi import vim
 
 from provider_vsphere import affinity, capable, editing, fields, inventory, machines, nics, observed, power, tagging
 from provider_vsphere.affinity import Affinity
 from provider_vsphere.creating import Creator
+from provider_vsphere.display import Display
 from provider_vsphere.images import Images
 from provider_vsphere.places import Place, Places
 from provider_vsphere.stamp import Stamp
 from provider_vsphere.tagging import Tags
+from provider_vsphere.transfers import Transfers
 from provider_vsphere.tree import Entity
 from provider_vsphere.vsphere import Vsphere
 
@@ -49,6 +52,7 @@ class VsphereDriver(Driver):
         self._images = images
         self._creator = creator
         self._affinity = Affinity(vsphere)
+        self._display = Display(vsphere, Transfers(vsphere.endpoint), SystemClock())
         self._owner = owner
         self._concurrency = concurrency
         self._changes = Changes()
@@ -366,6 +370,20 @@ class VsphereDriver(Driver):
     async def set_description(self, uid: str, description: str) -> None:
         """See Driver."""
         await self._edit(uid, "set description", lambda _, record: editing.set_description(record, description))
+
+    # -- display ---------------------------------------------------------------------------------------------------
+
+    async def console_ticket(self, uid: str) -> ConsoleTicket:
+        """See Driver."""
+        entity, doing = self._get(uid, "open the console of")
+        return await self._display.ticket(entity, doing)
+
+    async def screenshot(self, uid: str) -> bytes:
+        """See Driver."""
+        entity, doing = self._get(uid, "take a screenshot of")
+        return await self._display.picture(entity, doing)
+
+    # -- places ----------------------------------------------------------------------------------------------------
 
     def _place(self, entity: Entity) -> Place:
         """Where the machine is: what it gets later must be reachable from there."""

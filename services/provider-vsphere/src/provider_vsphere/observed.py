@@ -57,6 +57,7 @@ def machine(entity: Entity, tree: Tree, owner: str) -> v1.Machine:
         hypervisor_name=entity.name,
         owned=mark is not None,
         power=power,
+        consoles=[v1.ConsoleKind.TICKET],
         power_reason=_power_reason(facts, host),
         cpu=_cpu(facts),
         memory=_memory(facts, mark),
