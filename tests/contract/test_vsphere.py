@@ -177,6 +177,7 @@ async def subject(vcsim: Vcsim, admin: Admin, tmp_path: Path) -> AsyncIterator[S
     traits = Traits(
         network=v1.NetworkRef(kind=v1.NetworkKind.NAMED, name=NETWORK),
         other_network=v1.NetworkRef(kind=v1.NetworkKind.DISTRIBUTED, name=PORT_GROUP),
+        policies=("VM Encryption Policy", "vSAN Default Storage Policy"),
         pace=PACE,
     )
     defaults = {"default_cluster": CLUSTER, "default_network": NETWORK}

@@ -69,6 +69,7 @@ def capabilities(about: About, *, has_default_network: bool, keeps_rules: bool) 
         attributes=about.is_vcenter,
         consoles=[v1.ConsoleKind.TICKET],
         screenshot=True,
+        storage_policies=about.is_vcenter,
         affinity=keeps_rules,
         extra_config_keys=list(hardware.OUR_KEYS),
         placements=sorted(placements, key=int),

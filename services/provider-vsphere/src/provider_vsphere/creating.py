@@ -15,7 +15,7 @@ from common.errors import InvalidSpecError, NameConflictError, ResourceNotFoundE
 from providerkit.driver import Progress
 from pyVmomi import vim
 
-from provider_vsphere import customization, devices, editing, machines, making, nics, power, stamp
+from provider_vsphere import customization, devices, editing, machines, making, nics, policies, power, stamp
 from provider_vsphere.images import Images, Source
 from provider_vsphere.login import Login
 from provider_vsphere.places import Place, Places
@@ -106,10 +106,12 @@ class Creator:
         image = next((disk.image for disk in spec.disks if disk.image is not None), None)
         source = await self._images.source(image.id) if image is not None else None
         macs = nics.macs(spec, self.macs_of_others((spec.identity or v1.MachineIdentity()).uid))
-        config = self._config(spec, place, networks, macs, source=source.devices if source is not None else ())
+        policy_ids = await policies.ids(self._vsphere, [disk.storage_policy for disk in spec.disks], f"create {name}")
+        present = source.devices if source is not None else ()
+        config = self._config(spec, place, networks, macs, policy_ids, source=present)
         customized = await customization.of(self._vsphere, spec, macs, f"create {name}", has_source=source is not None)
         if source is not None:
-            return self._cloning(spec, name, place, source, config, customized)
+            return self._cloning(spec, name, place, source, config, customized, policy_ids)
 
         def create(login: Login) -> Any:
             stub = login.instance._stub
@@ -120,14 +122,23 @@ class Creator:
         return create
 
     def _cloning(
-        self, spec: v1.MachineSpec, name: str, place: Place, source: Source, config: Any, customized: Any
+        self,
+        spec: v1.MachineSpec,
+        name: str,
+        place: Place,
+        source: Source,
+        config: Any,
+        customized: Any,
+        policy_ids: Mapping[str, str],
     ) -> Callable[[Login], Any]:
         """The same from a template, or standing on a snapshot, whose disks nobody writes to."""
         _refuse_growth_on_snapshot(spec, source)
-        where = vim.vm.RelocateSpec(pool=vim.ResourcePool(place.pool.moid))
+        where = vim.vm.RelocateSpec(
+            pool=vim.ResourcePool(place.pool.moid), profile=making.policy(spec.disks, policy_ids)
+        )
         if place.datastore is not None:
             where.datastore = vim.Datastore(place.datastore.moid)
-            where.disk = making.disk_locators(spec, source.devices, place.datastore.moid)
+            where.disk = making.disk_locators(spec, source.devices, place.datastore.moid, policy_ids)
         if place.host is not None:
             where.host = vim.HostSystem(place.host.moid)
         order = vim.vm.CloneSpec(location=where, powerOn=False, template=False, config=config, customization=customized)
@@ -147,6 +158,7 @@ class Creator:
         place: Place,
         networks: Mapping[str, Entity],
         macs: Mapping[str, str],
+        policy_ids: Mapping[str, str],
         *,
         source: Sequence[Any],
     ) -> Any:
@@ -160,6 +172,7 @@ class Creator:
             switches=self.switches(networks),
             datastore_name=place.datastore.name if place.datastore is not None else "",
             source=source,
+            policies=policy_ids,
         )
 
     def macs_of_others(self, uid: str) -> set[str]:

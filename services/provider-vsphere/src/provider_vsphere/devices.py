@@ -144,10 +144,14 @@ class Board:
         self.changes.append(operation)
         return device
 
-    def edit(self, device: Any) -> None:
-        """`device` replaces the one with its key."""
+    def edit(self, device: Any, *, profile: list[Any] | None = None) -> None:
+        """`device` replaces the one with its key.
+
+        Args:
+            profile: storage policy of a disk; None leaves it as it is.
+        """
         self.devices = [device if each.key == device.key else each for each in self.devices]
-        self.changes.append(_dev.VirtualDeviceSpec(operation="edit", device=device))
+        self.changes.append(_dev.VirtualDeviceSpec(operation="edit", device=device, profile=profile or []))
 
     def remove(self, device: Any) -> None:
         """Unplug it; the file of a disk stays."""
@@ -156,12 +160,13 @@ class Board:
 
     # -- disks -----------------------------------------------------------------------------------------------------
 
-    def plug(self, disk: v1.DiskSpec, file: str, *, make_file: bool) -> Any:
+    def plug(self, disk: v1.DiskSpec, file: str, *, make_file: bool, profile: list[Any] | None = None) -> Any:
         """Put a disk into a free slot, with a controller of its own where there is none that fits.
 
         Args:
             file: "[ds]" leaves the name to vSphere; else the path of a file.
             make_file: make it, or take the one that is there.
+            profile: its storage policy; None is the datastore's default.
         Raises:
             InvalidSpecError: no controller like that can be had, or all its slots are taken.
         """
@@ -174,7 +179,9 @@ class Board:
             set_size(device, disk.size_bytes)
         if disk.iops_limit:
             device.storageIOAllocation = _iops(disk.iops_limit)
-        return self.add(device, make_file=make_file)
+        self.add(device, make_file=make_file)
+        self.changes[-1].profile = profile or []
+        return device
 
     def _controller(self, disk: v1.DiskSpec) -> Any:
         family, kind = wish_of(disk)

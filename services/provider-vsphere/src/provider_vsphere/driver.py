@@ -13,7 +13,19 @@ from providerkit.changes import Changes
 from providerkit.driver import ConsoleTicket, Driver, Progress
 from pyVmomi import vim
 
-from provider_vsphere import affinity, capable, editing, fields, inventory, machines, nics, observed, power, tagging
+from provider_vsphere import (
+    affinity,
+    capable,
+    editing,
+    fields,
+    inventory,
+    machines,
+    nics,
+    observed,
+    policies,
+    power,
+    tagging,
+)
 from provider_vsphere.affinity import Affinity
 from provider_vsphere.creating import Creator
 from provider_vsphere.display import Display
@@ -278,9 +290,11 @@ class VsphereDriver(Driver):
     async def attach_disk(self, uid: str, disk: v1.DiskSpec, *, live: bool) -> None:
         """See Driver."""
 
+        known = await policies.ids(self.vsphere, [disk.storage_policy], f"attach disk {disk.name} of machine {uid}")
+
         def build(entity: Entity, record: Stamp) -> Any:
             datastore = self._places.datastore(disk.storage, self._place(entity)).name
-            return editing.add_disk(_devices(entity), record, disk, datastore)
+            return editing.add_disk(_devices(entity), record, disk, datastore, known)
 
         await self._edit(uid, f"attach disk {disk.name}", build)
 
@@ -292,9 +306,9 @@ class VsphereDriver(Driver):
 
     async def update_disk(self, uid: str, disk: v1.DiskSpec, *, live: bool) -> None:
         """See Driver."""
-        await self._edit(
-            uid, f"update disk {disk.name}", lambda entity, r: editing.update_disk(_devices(entity), r, disk)
-        )
+        doing = f"update disk {disk.name}"
+        known = await policies.ids(self.vsphere, [disk.storage_policy], f"{doing} of machine {uid}")
+        await self._edit(uid, doing, lambda entity, r: editing.update_disk(_devices(entity), r, disk, known))
 
     async def detach_disk(self, uid: str, name: str, *, live: bool) -> None:
         """See Driver."""

@@ -106,11 +106,18 @@ def hardware_upgrade(present: str, spec: v1.MachineSpec) -> str:
 # -- disks -------------------------------------------------------------------------------------------------------------
 
 
-def add_disk(present: Sequence[Any], record: Stamp, disk: v1.DiskSpec, datastore_name: str) -> Any | None:
+def add_disk(
+    present: Sequence[Any],
+    record: Stamp,
+    disk: v1.DiskSpec,
+    datastore_name: str,
+    policies: Mapping[str, str] | None = None,
+) -> Any | None:
     """Plug a disk in; one that was unplugged by us comes back with its content.
 
     Args:
         datastore_name: for a disk that names none.
+        policies: id of each storage policy by the name that the spec has for it.
     Raises:
         InvalidSpecError: there is no place for it.
     """
@@ -119,7 +126,8 @@ def add_disk(present: Sequence[Any], record: Stamp, disk: v1.DiskSpec, datastore
     if disk.image is not None:
         raise InvalidSpecError(f"disk {disk.name}: a disk that is added later cannot be made from an image")
     board, kept = Board(present), kept_files(record).get(disk.name, "")
-    fresh = making.plug(board, disk, datastore_name, kept=kept if disk.existing is None else "")
+    profile = making.policy([disk], policies or {})
+    fresh = making.plug(board, disk, datastore_name, kept=kept if disk.existing is None else "", profile=profile)
     settings = hardware.asked_of_disk(disk)
     gone = f"{_KEPT}{disk.name}]" if disk.existing is None else ""
     return _edit(_with_settings(record.with_disk(fresh), settings, without=gone), board.changes)
@@ -141,17 +149,25 @@ def grow_disk(present: Sequence[Any], record: Stamp, name: str, size: int) -> An
     return vim.vm.ConfigSpec(deviceChange=board.changes)
 
 
-def update_disk(present: Sequence[Any], record: Stamp, wish: v1.DiskSpec) -> Any:
-    """Limit of operations, and sharing of the bus that it is on.
+def update_disk(
+    present: Sequence[Any], record: Stamp, wish: v1.DiskSpec, policies: Mapping[str, str] | None = None
+) -> Any:
+    """Limit of operations, storage policy, and sharing of the bus that it is on.
 
+    Args:
+        policies: as in `add_disk`.
     Raises:
         ResourceNotFoundError: the machine has no such disk.
         InvalidSpecError: its bus cannot be shared like that, or has other disks, which would be shared with it.
     """
     disk, board = _known_disk(present, record, wish.name, "update"), Board(present)
     before = f"disks[{wish.name}]."
-    if wish.iops_limit or f"{before}iops_limit" in record.settings:
-        board.edit(devices.edited(disk, iops_limit=wish.iops_limit or hardware.UNLIMITED))
+    profile = making.policy([wish], policies or {})
+    if not profile and f"{before}storage_policy" in record.settings:
+        profile = [vim.vm.EmptyProfileSpec()]  # the datastore's default
+    limit = wish.iops_limit or (hardware.UNLIMITED if f"{before}iops_limit" in record.settings else 0)
+    if limit or profile:
+        board.edit(devices.edited(disk, iops_limit=limit), profile=profile)
     controller = devices.controller_of(present, disk)
     sharing = wish.sharing or ("noSharing" if f"{before}sharing" in record.settings else "")
     if sharing and controller is not None and devices.sharing_of(controller) != sharing:

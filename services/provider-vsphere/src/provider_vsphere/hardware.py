@@ -198,6 +198,8 @@ def asked_of_disk(disk: v1.DiskSpec) -> dict[str, str]:
     found = {f"disks[{disk.name}].iops_limit": str(disk.iops_limit)} if disk.iops_limit else {}
     if disk.sharing not in ("", "noSharing"):
         found[f"disks[{disk.name}].sharing"] = disk.sharing
+    if disk.storage_policy:
+        found[f"disks[{disk.name}].storage_policy"] = disk.storage_policy
     return found
 
 

@@ -48,6 +48,7 @@ def new_machine(
     switches: Mapping[str, str],
     datastore_name: str,
     source: Sequence[Any] = (),
+    policies: Mapping[str, str] | None = None,
 ) -> Any:
     """The configuration of a new machine.
 
@@ -59,6 +60,8 @@ def new_machine(
         datastore_name: for the machine's files, and for disks that name none.
         source: devices of the template; empty makes the machine from nothing. Its NICs go, its first disk becomes the
             spec's first disk, everything else of it stays.
+        policies: id of each storage policy by the name that the spec has for it. The first disk's is the machine's own
+            as well; a template's disk gets its by `disk_locators`.
     Raises:
         InvalidSpecError: the spec can never be met; everything is checked before anything is asked of vSphere.
         ResourceNotFoundError: a network lacks what a NIC needs to be plugged in.
@@ -67,12 +70,13 @@ def new_machine(
     config = vim.vm.ConfigSpec(uuid=uid, instanceUuid=uid)
     _shape(config, spec)
     board = Board(source)
-    record = _disks(board, spec, record, datastore_name, from_source=bool(source))
+    record = _disks(board, spec, record, datastore_name, policies or {}, from_source=bool(source))
     record = _nics(board, spec, record, macs, networks, switches)
     add_tpm(board, spec)
     config.deviceChange = board.changes
     if not source:
         _from_nothing(config, spec, datastore_name)
+        config.vmProfile = policy(spec.disks[:1], policies or {})
     record = replace(
         record,
         boot_digest=boot_data_digest(spec),
@@ -132,7 +136,21 @@ def options(values: Mapping[str, str]) -> list[Any]:
 # -- devices -----------------------------------------------------------------------------------------------------------
 
 
-def _disks(board: Board, spec: v1.MachineSpec, record: Stamp, datastore_name: str, *, from_source: bool) -> Stamp:
+def policy(disks: Sequence[v1.DiskSpec], known: Mapping[str, str]) -> list[Any]:
+    """Storage policy of the first of these disks, as a request takes it; nothing where none is asked for."""
+    wish = disks[0].storage_policy if disks else ""
+    return [vim.vm.DefinedProfileSpec(profileId=known[wish])] if wish else []
+
+
+def _disks(
+    board: Board,
+    spec: v1.MachineSpec,
+    record: Stamp,
+    datastore_name: str,
+    policies: Mapping[str, str],
+    *,
+    from_source: bool,
+) -> Stamp:
     wanted = list(spec.disks)
     if from_source:
         if wanted:
@@ -142,7 +160,7 @@ def _disks(board: Board, spec: v1.MachineSpec, record: Stamp, datastore_name: st
         if disk.image is not None:
             why = "cannot be made from an image; only a machine's first disk can, as a part of its template"
             raise NotSupportedError(f"disk {disk.name}: {why}")
-        record = record.with_disk(plug(board, disk, datastore_name))
+        record = record.with_disk(plug(board, disk, datastore_name, profile=policy([disk], policies)))
     return record
 
 
@@ -194,11 +212,14 @@ def _same_slot_kind(board: Board, disk: v1.DiskSpec, have: Any) -> None:
         raise InvalidSpecError(f"disk {disk.name}: its image has it on {have_it}, which is not what the spec asks for")
 
 
-def plug(board: Board, disk: v1.DiskSpec, datastore_name: str, *, kept: str = "") -> DiskStamp:
+def plug(
+    board: Board, disk: v1.DiskSpec, datastore_name: str, *, kept: str = "", profile: list[Any] | None = None
+) -> DiskStamp:
     """Add a disk: a new one, or one that is there already.
 
     Args:
         kept: file of a disk of this name that we made and unplugged before; its content is taken up again.
+        profile: its storage policy, as `policy` gives it.
     Raises:
         InvalidSpecError: there is no place for it.
     """
@@ -208,7 +229,7 @@ def plug(board: Board, disk: v1.DiskSpec, datastore_name: str, *, kept: str = ""
         if not datastore:
             raise InvalidSpecError(f"disk {disk.name}: no datastore is known for it")
         file = f"[{datastore}]"
-    device = board.plug(disk, file, make_file=disk.existing is None and not kept)
+    device = board.plug(disk, file, make_file=disk.existing is None and not kept, profile=profile)
     return _disk_stamp(disk, slot_of(board.devices, device), devices.kind_of(disk))
 
 
@@ -222,27 +243,31 @@ def _disk_stamp(disk: v1.DiskSpec, slot: str, kind: v1.DiskProvisioning) -> Disk
     )
 
 
-def disk_locators(spec: v1.MachineSpec, source: Sequence[Any], datastore: str) -> list[Any]:
+def disk_locators(
+    spec: v1.MachineSpec, source: Sequence[Any], datastore: str, policies: Mapping[str, str] | None = None
+) -> list[Any]:
     """For CloneSpec.location.disk: how the template's first disk is copied, where the spec wants it made in another way
-    than the template's. Nothing is left to say for a disk that is new: its backing tells.
+    than the template's. Nothing is left to say for a disk that is new: its backing and its change tell.
 
     Args:
         datastore: moid of where it goes.
+        policies: as in `new_machine`.
     """
     found = devices.disks_of(source)
     if not found or not spec.disks:
         return []
-    wish = spec.disks[0]
-    if wish.provisioning in (v1.DiskProvisioning.UNSPECIFIED, devices.provisioning_of(found[0])):
+    wish, profile = spec.disks[0], policy(spec.disks, policies or {})
+    locator = vim.vm.RelocateSpec.DiskLocator(diskId=found[0].key, datastore=vim.Datastore(datastore), profile=profile)
+    if wish.provisioning not in (v1.DiskProvisioning.UNSPECIFIED, devices.provisioning_of(found[0])):
+        locator.diskBackingInfo = vim.vm.device.VirtualDisk.FlatVer2BackingInfo(
+            fileName="",
+            diskMode="persistent",
+            thinProvisioned=wish.provisioning is v1.DiskProvisioning.THIN,
+            eagerlyScrub=wish.provisioning is v1.DiskProvisioning.EAGER_ZEROED_THICK,
+        )
+    elif not profile:
         return []
-    backing = vim.vm.device.VirtualDisk.FlatVer2BackingInfo(
-        fileName="",
-        diskMode="persistent",
-        thinProvisioned=wish.provisioning is v1.DiskProvisioning.THIN,
-        eagerlyScrub=wish.provisioning is v1.DiskProvisioning.EAGER_ZEROED_THICK,
-    )
-    locator = vim.vm.RelocateSpec.DiskLocator
-    return [locator(diskId=found[0].key, datastore=vim.Datastore(datastore), diskBackingInfo=backing)]
+    return [locator]
 
 
 def _nics(

@@ -1,0 +1,108 @@
+"""Storage policies: found by name or id, put where a request has them."""
+
+from __future__ import annotations
+
+import uuid
+from pathlib import Path
+from typing import Any
+
+import pytest
+from common import v1
+from common.errors import InvalidSpecError, NotSupportedError, ResourceNotFoundError
+from provider_vsphere import editing, making, policies, stamp
+from provider_vsphere.policies import pick
+from provider_vsphere.vsphere import Vsphere
+from pyVmomi import VmomiSupport, vim
+from simulators.vcsim.fixtures import start_vcsim
+
+from .conftest import connected, credentials_of
+
+GIB = 1 << 30
+GOLD, SILVER = v1.DiskSpec(name="root", size_bytes=GIB, storage_policy="gold"), v1.DiskSpec(name="data", size_bytes=GIB)
+IDS = {"gold": "id-gold"}
+
+
+def profiles(change: Any) -> list[str]:
+    return [getattr(each, "profileId", "default") for each in change.profile]
+
+
+# -- in requests -------------------------------------------------------------------------------------------------------
+
+
+def made(*disks: v1.DiskSpec) -> Any:
+    wish = v1.MachineSpec(
+        identity=v1.MachineIdentity(uid="u", namespace="shop", name="web", owner="o"), disks=list(disks)
+    )
+    record = stamp.of(wish.identity or v1.MachineIdentity(), 1)
+    return making.new_machine(wish, record, macs={}, networks={}, switches={}, datastore_name="ds1", policies=IDS)
+
+
+def record_of(config: Any) -> stamp.Stamp:
+    text = next(each.value for each in config.extraConfig if each.key == stamp.KEY)
+    record = stamp.read(text)
+    assert record is not None
+    return record
+
+
+def test_a_new_machine_has_the_policy_of_its_first_disk() -> None:
+    config = made(GOLD, SILVER)
+    disks = [each for each in config.deviceChange if isinstance(each.device, vim.vm.device.VirtualDisk)]
+    assert [profiles(each) for each in disks] == [["id-gold"], []]
+    assert [each.profileId for each in config.vmProfile] == ["id-gold"]
+    assert record_of(config).settings == {"disks[root].storage_policy": "gold"}
+    assert made(SILVER).vmProfile == []
+
+
+def test_a_disk_of_a_template_is_copied_with_its_policy() -> None:
+    disk = vim.vm.device.VirtualDisk(key=2000, backing=vim.vm.device.VirtualDisk.FlatVer2BackingInfo(fileName="[a] b"))
+    (locator,) = making.disk_locators(v1.MachineSpec(disks=[GOLD]), [disk], "datastore-1", IDS)
+    assert (profiles(locator), locator.diskBackingInfo) == (["id-gold"], None)
+    assert making.disk_locators(v1.MachineSpec(disks=[SILVER]), [disk], "datastore-1", IDS) == []
+
+
+def test_a_policy_is_changed_and_taken_off() -> None:
+    config = made(GOLD)
+    present = [change.device for change in config.deviceChange]
+    edit = editing.update_disk(present, record_of(config), v1.DiskSpec(name="root", storage_policy="gold"), IDS)
+    assert [profiles(each) for each in edit.deviceChange] == [["id-gold"]]
+    edit = editing.update_disk(present, record_of(config), v1.DiskSpec(name="root"))
+    assert [profiles(each) for each in edit.deviceChange] == [["default"]]
+    assert record_of(edit).settings == {}
+    added = editing.add_disk(
+        present, record_of(config), v1.DiskSpec(name="log", size_bytes=GIB, storage_policy="gold"), "ds1", IDS
+    )
+    assert [profiles(each) for each in added.deviceChange] == [["id-gold"]]
+
+
+# -- by name -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_name_must_mean_one_policy() -> None:
+    there = {"1": "gold", "2": "silver", "3": "silver"}
+    assert (pick("gold", there, "make"), pick("3", there, "make")) == ("1", "3")
+    with pytest.raises(InvalidSpecError, match=r"\['2', '3'\]"):
+        pick("silver", there, "make")
+    with pytest.raises(ResourceNotFoundError, match="there is none; there: gold, silver, silver"):
+        pick("bronze", there, "make")
+
+
+@pytest.mark.real
+async def test_policies_are_asked_of_their_own_service(vsphere: Vsphere) -> None:
+    name = "VM Encryption Policy"
+    found = await policies.ids(vsphere, [name, "", name], "make")
+    assert uuid.UUID(found[name])
+    assert await policies.ids(vsphere, [found[name]], "make") == {found[name]: found[name]}
+    assert await policies.ids(vsphere, [""], "make") == {}
+    with pytest.raises(ResourceNotFoundError, match="vSAN Default Storage Policy"):
+        await policies.ids(vsphere, ["nothing"], "make")
+    left = await vsphere.call("look", lambda _login: dict(VmomiSupport.GetRequestContext()))
+    assert left == {}, "the session goes to the service alone"
+
+
+@pytest.mark.real
+async def test_an_esxi_host_has_none(tmp_path: Path) -> None:
+    for host in start_vcsim(esx=True):
+        async with connected(host, credentials_of(host, tmp_path)) as vsphere:
+            with pytest.raises(NotSupportedError, match="ESXi"):
+                await policies.ids(vsphere, ["gold"], "make")
+            assert await policies.ids(vsphere, [], "make") == {}
