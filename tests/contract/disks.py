@@ -146,6 +146,8 @@ async def made(subject: Subject, *capabilities: str, power: v1.PowerState = OFF)
     if lacking:
         pytest.skip(f"not declared: {', '.join(lacking)}")
     spec = subject.spec(power=power)
+    if "changed_blocks" in capabilities:
+        spec.extra_config = dict(subject.traits.change_tracking)
     await subject.settle(spec)
     return spec
 
@@ -194,14 +196,14 @@ class DiskContract:
         await subject.restart()
         assert await content_of(subject, disk) == content
 
-    async def test_reading_resumes_anywhere(self, subject: Subject) -> None:
+    async def test_P40_reading_resumes_anywhere(self, subject: Subject) -> None:
         disk = ref(await made(subject, "disk_read", "disk_write"))
         content = sparse(size_of(subject), 5)
         await filled(subject, disk, content)
         for offset in (1, 512, 64 * KIB + 7, len(content) - 3):
             assert await content_of(subject, disk, offset) == content[offset:]
 
-    async def test_a_machine_is_the_same_and_starts_after_its_disk_was_written(self, subject: Subject) -> None:
+    async def test_P26_a_machine_is_the_same_and_starts_after_its_disk_was_written(self, subject: Subject) -> None:
         """Writing content is no change of the spec."""
         spec = await made(subject, "disk_write")
         await filled(subject, ref(spec), sparse(size_of(subject), 6))
@@ -233,7 +235,7 @@ class DiskContract:
         with pytest.raises(ChecksumMismatchError):
             await write(subject, disk, len(content), extents(content), sha256="0" * 64)
 
-    async def test_a_write_that_broke_off_is_resumed_where_it_is_durable(self, subject: Subject) -> None:
+    async def test_P40_a_write_that_broke_off_is_resumed_where_it_is_durable(self, subject: Subject) -> None:
         disk = ref(await made(subject, "disk_read", "disk_write"))
         content = sparse(size_of(subject), 10)
         parts = extents(content)

@@ -116,6 +116,8 @@ class Traits:
     disk_bytes: int = 8 * MIB
     network: v1.NetworkRef = field(default_factory=lambda: v1.NetworkRef(kind=v1.NetworkKind.NAT))
     other_network: v1.NetworkRef | None = None
+    change_tracking: dict[str, str] = field(default_factory=dict)
+    """extra_config of a machine whose changed blocks are to be told, where that must be asked for."""
     guest_obeys: bool = True
     """A guest that was powered on shuts down when asked, though nothing is installed on its disk."""
     image: Callable[[], v1.ImageSource] | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -22,6 +23,7 @@ from simulators.vcsim.admin import Admin
 
 from .capabilities import CapabilityContract
 from .consoles import ConsoleContract
+from .disks import DiskContract
 from .machines import MachineContract
 from .operations import OperationContract
 from .server import ServerContract
@@ -103,6 +105,10 @@ class VsphereWorld(World):
             async with asyncio.timeout(30):
                 await self.vsphere.wait_connected()
 
+    async def scribble(self, uid: str, disk: str, offset: int, data: bytes) -> None:
+        written = {"vm": uid, "offset": offset, "data": base64.b64encode(data).decode()}
+        await asyncio.to_thread(self.server.control, "disk/write", disk=0, **written)
+
     @asynccontextmanager
     async def storage_full(self) -> AsyncIterator[None]:
         full = {"method": "CreateVM_Task", "fault": "NoDiskSpace", "in_task": True, "count": 0}
@@ -179,6 +185,7 @@ async def subject(vcsim: Vcsim, admin: Admin, tmp_path: Path) -> AsyncIterator[S
         other_network=v1.NetworkRef(kind=v1.NetworkKind.DISTRIBUTED, name=PORT_GROUP),
         policies=("VM Encryption Policy", "vSAN Default Storage Policy"),
         pace=PACE,
+        change_tracking={"vsphere.changeTracking": "true"},
     )
     defaults = {"default_cluster": CLUSTER, "default_network": NETWORK}
     async with served_vsphere(vcsim, admin, tmp_path, traits, **defaults) as subject:
@@ -201,3 +208,6 @@ class TestOperations(OperationContract): ...
 
 
 class TestServer(ServerContract): ...
+
+
+class TestDisks(DiskContract): ...

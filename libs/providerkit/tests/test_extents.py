@@ -60,6 +60,26 @@ async def test_neighbours_are_joined_up_to_a_limit() -> None:
     assert [extent.length for extent in found] == [PIECE, PIECE, 40 * BLOCK - 2 * PIECE]
 
 
+async def test_ranges_are_covered_from_one_pass() -> None:
+    """Also by a piece that belongs to several of them."""
+    content = bytes(range(1, 251)) * 1000
+
+    async def ranges() -> AsyncIterator[tuple[int, int]]:
+        for each in ((10, 20), (100, 200_000), (260_000, 300_000), (310_000, 320_000)):
+            yield each
+
+    pieces = ascending([(0, content[:150]), (150, content[150:]), (315_000, b"end")])
+    found = [extent async for extent in extents.covering_each(pieces, ranges())]
+    whole = bytearray(320_000)
+    for extent in found:
+        whole[extent.offset : extent.offset + extent.length] = extent.data or bytes(extent.length)
+    expected = bytearray(320_000)
+    expected[10:20], expected[100:200_000] = content[10:20], content[100:200_000]
+    expected[315_000:315_003] = b"end"
+    assert whole == expected
+    assert sum(extent.length for extent in found) == 10 + 199_900 + 40_000 + 10_000
+
+
 async def test_a_digest_sees_holes_and_gaps_as_zeros() -> None:
     digest = Digest()
     await digest.take(extents.hole(0, 1000))

@@ -203,7 +203,9 @@ async def test_a_reader_that_leaves_hangs_up(transfers: Transfers, server: Serve
     ("endpoint", "device", "want"),
     [
         ("https://esx.example/sdk", "https://*/nfc/1/d", "https://esx.example/nfc/1/d"),
+        ("https://esx.example:8443/sdk", "https://*/nfc/1/d", "https://esx.example:8443/nfc/1/d"),
         ("https://esx.example:8443/sdk", "https://*:443/nfc/1/d", "https://esx.example:443/nfc/1/d"),
+        ("https://[2001:db8::1]:8443/sdk", "https://*:443/nfc/1/d", "https://[2001:db8::1]:443/nfc/1/d"),
         ("https://[2001:db8::1]/sdk", "https://*/nfc/1/d", "https://[2001:db8::1]/nfc/1/d"),
         ("https://vc.example/sdk", "https://esx.example/nfc/1/d", "https://esx.example/nfc/1/d"),
     ],

@@ -66,6 +66,30 @@ async def covering(pieces: AsyncIterator[Piece], start: int, end: int) -> AsyncG
         yield hole(position, end - position)
 
 
+async def covering_each(
+    pieces: AsyncIterator[Piece], ranges: AsyncIterator[tuple[int, int]]
+) -> AsyncGenerator[v1.Extent]:
+    """Extents that cover each of some ascending ranges, and nothing between them, from one pass over the content."""
+    ahead: list[Piece] = []  # one that reaches behind the range of now
+
+    async def until(end: int) -> AsyncIterator[Piece]:
+        while True:
+            piece = ahead.pop() if ahead else await anext(pieces, None)
+            if piece is None:
+                return
+            if piece[0] + len(piece[1]) > end:
+                ahead.append(piece)
+            if piece[0] >= end:
+                return
+            yield piece
+            if ahead:
+                return
+
+    async for start, end in ranges:
+        async for extent in covering(until(end), start, end):
+            yield extent
+
+
 def _blocks(offset: int, content: bytes, start: int, end: int) -> Iterator[Piece]:
     """A piece cut at the borders of blocks and of the range."""
     at, stop = max(offset, start), min(offset + len(content), end)

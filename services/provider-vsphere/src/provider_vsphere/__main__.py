@@ -10,12 +10,16 @@ from common.settings import SettingsError, load
 from providerkit.runner import run_provider
 
 from provider_vsphere.creating import Creator
+from provider_vsphere.disks import Disks
 from provider_vsphere.driver import VsphereDriver
 from provider_vsphere.images import Images
 from provider_vsphere.login import Endpoint
+from provider_vsphere.nfc import Nfc
 from provider_vsphere.places import Places
 from provider_vsphere.settings import VsphereSettings
 from provider_vsphere.tagging import Tags
+from provider_vsphere.transfers import Transfers
+from provider_vsphere.uploads import Uploads
 from provider_vsphere.vapi import Vapi
 from provider_vsphere.vsphere import Vsphere
 
@@ -40,7 +44,14 @@ def build(settings: VsphereSettings) -> VsphereDriver:
     images = Images(vsphere, places, owner=settings.owner)
     creator = Creator(vsphere, places, images, clock, owner=settings.owner)
     tags = Tags(vsphere, Vapi(vsphere, call_timeout=settings.call_timeout), owner=settings.owner)
-    return VsphereDriver(vsphere, places, images, creator, tags, owner=settings.owner, concurrency=settings.concurrency)
+    transfers = Transfers(endpoint)
+    nfc = Nfc(vsphere, transfers, clock)
+    disks = Disks(vsphere, nfc, transfers, owner=settings.owner)
+    uploads = Uploads(vsphere, nfc, disks, owner=settings.owner)
+    return VsphereDriver(
+        vsphere, places, images, creator, tags, disks, uploads,
+        owner=settings.owner, concurrency=settings.concurrency,
+    )  # fmt: skip
 
 
 def main(argv: list[str] | None = None) -> int:

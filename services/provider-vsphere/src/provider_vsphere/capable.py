@@ -74,6 +74,9 @@ def capabilities(about: About, *, has_default_network: bool, keeps_rules: bool) 
         extra_config_keys=list(hardware.OUR_KEYS),
         placements=sorted(placements, key=int),
         image_sources=[v1.ImageSourceKind.TEMPLATE],
+        disk_read=True,
+        disk_write=True,
+        changed_blocks=True,
         inventory=True,
         guest_addresses=True,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -11,6 +11,7 @@ from common.clock import SystemClock
 from common.errors import HypervisorUnavailableError, MachineNotFoundError, StalePreconditionError
 from providerkit.changes import Changes
 from providerkit.driver import ConsoleTicket, Driver, Progress
+from providerkit.extents import Incoming
 from pyVmomi import vim
 
 from provider_vsphere import (
@@ -28,6 +29,7 @@ from provider_vsphere import (
 )
 from provider_vsphere.affinity import Affinity
 from provider_vsphere.creating import Creator
+from provider_vsphere.disks import Disks
 from provider_vsphere.display import Display
 from provider_vsphere.images import Images
 from provider_vsphere.places import Place, Places
@@ -35,6 +37,7 @@ from provider_vsphere.stamp import Stamp
 from provider_vsphere.tagging import Tags
 from provider_vsphere.transfers import Transfers
 from provider_vsphere.tree import Entity
+from provider_vsphere.uploads import Uploads
 from provider_vsphere.vsphere import Vsphere
 
 _ATTEMPTS = 3
@@ -54,6 +57,8 @@ class VsphereDriver(Driver):
         images: Images,
         creator: Creator,
         tags: Tags,
+        disks: Disks,
+        uploads: Uploads,
         *,
         owner: str,
         concurrency: int = 8,
@@ -65,6 +70,8 @@ class VsphereDriver(Driver):
         self._creator = creator
         self._affinity = Affinity(vsphere)
         self._display = Display(vsphere, Transfers(vsphere.endpoint), SystemClock())
+        self._disks = disks
+        self._uploads = uploads
         self._owner = owner
         self._concurrency = concurrency
         self._changes = Changes()
@@ -159,6 +166,7 @@ class VsphereDriver(Driver):
     async def destroy(self, uid: str, progress: Progress) -> None:
         """See Driver."""
         await self._leave_rules(uid, "destroy")
+        await self._uploads.clear(uid, f"destroy machine {uid}")
         await self._creator.destroy(uid, progress)
 
     async def _leave_rules(self, uid: str, what: str) -> None:
@@ -396,6 +404,20 @@ class VsphereDriver(Driver):
         """See Driver."""
         entity, doing = self._get(uid, "take a screenshot of")
         return await self._display.picture(entity, doing)
+
+    # -- content of disks ------------------------------------------------------------------------------------------
+
+    async def disk_info(self, disk: v1.DiskRef) -> v1.GetDiskResponse:
+        """See Driver."""
+        return await self._disks.info(disk)
+
+    def read_disk(self, request: v1.ReadDiskRequest) -> AsyncGenerator[v1.Extent]:
+        """See Driver."""
+        return self._disks.read(request)
+
+    async def write_disk(self, target: v1.WriteDiskTarget, incoming: Incoming) -> int:
+        """See Driver."""
+        return await self._uploads.write(target, incoming)
 
     # -- places ----------------------------------------------------------------------------------------------------
 

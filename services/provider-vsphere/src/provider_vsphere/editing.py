@@ -23,6 +23,11 @@ _KEPT: Final = "kept["
 """Settings of the stamp that begin so hold the file of a disk that was unplugged and is still ours: "kept[data]"."""
 
 
+def kept_key(name: str) -> str:
+    """The setting with the file of an unplugged disk of this name."""
+    return f"{_KEPT}{name}]"
+
+
 def kept_files(record: Stamp) -> dict[str, str]:
     """Files of unplugged disks that are still ours, by the disk's name; vSphere does not remove them with the VM."""
     return {key[len(_KEPT) : -1]: file for key, file in record.settings.items() if key.startswith(_KEPT)}
@@ -82,6 +87,7 @@ def set_tuning(record: Stamp, spec: v1.MachineSpec) -> Any:
     config = _edit(asked, extra=making.extra_config(spec))
     hardware.set_tuning(config, spec, before=record.settings)
     hardware.set_guest_id(config, spec)
+    hardware.set_change_tracking(config, spec, before=record.settings)
     if config.flags is not None and config.flags.vbsEnabled:
         config.bootOptions = vim.vm.BootOptions(efiSecureBootEnabled=True)
     return config
@@ -129,7 +135,7 @@ def add_disk(
     profile = making.policy([disk], policies or {})
     fresh = making.plug(board, disk, datastore_name, kept=kept if disk.existing is None else "", profile=profile)
     settings = hardware.asked_of_disk(disk)
-    gone = f"{_KEPT}{disk.name}]" if disk.existing is None else ""
+    gone = kept_key(disk.name) if disk.existing is None else ""
     return _edit(_with_settings(record.with_disk(fresh), settings, without=gone), board.changes)
 
 
@@ -194,7 +200,7 @@ def detach_disk(present: Sequence[Any], record: Stamp, name: str) -> Any | None:
     if disk is not None:
         board.remove(disk)
         if known.owned:
-            kept = {f"{_KEPT}{name}]": devices.file_of(disk)}
+            kept = {kept_key(name): devices.file_of(disk)}
     return _edit(_with_settings(record.without_disk(name), kept, without=f"disks[{name}]."), board.changes)
 
 

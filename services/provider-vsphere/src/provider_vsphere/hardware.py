@@ -20,10 +20,11 @@ UNLIMITED = -1
 _NOTHING: Final[Mapping[str, str]] = MappingProxyType({})
 HARDWARE_VERSION_KEY = "vsphere.hardwareVersion"
 GUEST_ID_KEY = "vsphere.guestId"
+CHANGE_TRACKING_KEY = "vsphere.changeTracking"
 NESTED, _IOMMU, _VBS = "cpu.nested_virtualization", "tuning.iommu", "tuning.virtualization_based_security"
 _LATENCY = "tuning.latency_sensitivity"
 """Settings of the stamp."""
-OUR_KEYS = (HARDWARE_VERSION_KEY, GUEST_ID_KEY)
+OUR_KEYS = (HARDWARE_VERSION_KEY, GUEST_ID_KEY, CHANGE_TRACKING_KEY)
 """Keys of extra_config that are fields of vSphere's own and no extra configuration there."""
 
 
@@ -164,6 +165,19 @@ def set_guest_id(config: Any, spec: v1.MachineSpec) -> None:
     """The operating system that vSphere takes the guest for: "debian12_64Guest"."""
     if wish := spec.extra_config.get(GUEST_ID_KEY, "").strip():
         config.guestId = printable(wish)
+
+
+def set_change_tracking(config: Any, spec: v1.MachineSpec, *, before: Mapping[str, str] = _NOTHING) -> None:
+    """Have vSphere note which blocks of its disks a machine writes, from its next start or snapshot on.
+
+    Raises:
+        InvalidSpecError: it says neither yes nor no.
+    """
+    wish = spec.extra_config.get(CHANGE_TRACKING_KEY, "").strip().lower()
+    if wish not in ("", "1", "true", "0", "false"):
+        raise InvalidSpecError(f"extra_config[{CHANGE_TRACKING_KEY}]: must be true or false")
+    if wish or CHANGE_TRACKING_KEY in before:
+        config.changeTrackingEnabled = wish in ("1", "true")
 
 
 def asked(spec: v1.MachineSpec) -> dict[str, str]:

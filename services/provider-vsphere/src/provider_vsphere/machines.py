@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from common.errors import ForeignMachineError, MachineNotFoundError, OperationInProgressError
 
-from provider_vsphere import imagestamp, stamp
+from provider_vsphere import imagestamp, stamp, uploadstamp
 from provider_vsphere.imagestamp import ImageStamp
 from provider_vsphere.stamp import Stamp
 from provider_vsphere.tree import Entity, Tree
-from provider_vsphere.watched import IMAGE_STAMP, STAMP
+from provider_vsphere.uploadstamp import UploadStamp
+from provider_vsphere.watched import IMAGE_STAMP, STAMP, UPLOAD_STAMP
 
 
 def stamp_of(entity: Entity) -> Stamp | None:
@@ -20,6 +21,11 @@ def stamp_of(entity: Entity) -> Stamp | None:
 def image_stamp_of(entity: Entity) -> ImageStamp | None:
     """Its stamp of an image, whoever's it is, if it was made to be that image and is no copy of it."""
     return imagestamp.read(entity.facts.get(IMAGE_STAMP), entity.uuid)
+
+
+def upload_of(entity: Entity) -> UploadStamp | None:
+    """Its stamp of an upload, whoever's it is, if it is a shell that lends a disk its way in."""
+    return uploadstamp.read(entity.facts.get(UPLOAD_STAMP), entity.uuid)
 
 
 def record_of(entity: Entity) -> Stamp:
@@ -36,10 +42,11 @@ def record_of(entity: Entity) -> Stamp:
 
 def is_machine(entity: Entity) -> bool:
     """It is a machine: what another one is made from is none, unless it was taken over as one; and while an image is
-    being made it is none either, though not a template yet."""
+    being made it is none either, though not a template yet; nor is the shell of an upload."""
     if stamp_of(entity) is not None:
         return True
-    return not entity.facts.get("config.template") and image_stamp_of(entity) is None
+    passing = image_stamp_of(entity) is not None or upload_of(entity) is not None
+    return not entity.facts.get("config.template") and not passing
 
 
 def is_ours(entity: Entity, owner: str) -> bool:

@@ -14,7 +14,7 @@ from common.errors import InvalidSpecError, NotSupportedError
 from providerkit.planner import boot_data_digest, hypervisor_name
 from pyVmomi import vim
 
-from provider_vsphere import bootdata, devices, hardware, imagestamp, nics, stamp
+from provider_vsphere import bootdata, devices, hardware, imagestamp, nics, stamp, uploadstamp
 from provider_vsphere.devices import Board, slot_of
 from provider_vsphere.nics import macs
 from provider_vsphere.stamp import DiskStamp, Stamp
@@ -97,6 +97,7 @@ def _shape(config: Any, spec: v1.MachineSpec) -> None:
     hardware.set_firmware(config, spec)
     hardware.set_tuning(config, spec)
     hardware.set_guest_id(config, spec)
+    hardware.set_change_tracking(config, spec)
     if spec.description:
         config.annotation = hardware.printable(spec.description)
 
@@ -123,7 +124,7 @@ def extra_config(spec: v1.MachineSpec) -> dict[str, str]:
         InvalidSpecError: a key that only we may write.
     """
     for key in spec.extra_config:
-        if key.lower() in (stamp.KEY, imagestamp.KEY) or key.lower().startswith("guestinfo."):
+        if key.lower() in (stamp.KEY, imagestamp.KEY, uploadstamp.KEY) or key.lower().startswith("guestinfo."):
             raise InvalidSpecError(f"extra_config[{key}]: is written by the provider; use boot_data for guestinfo")
     return {key: value for key, value in spec.extra_config.items() if key not in hardware.OUR_KEYS}
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,7 +86,7 @@ class Lease:
             headers=headers | self._cookies_for(device), size=size, thumbprint=device.thumbprint,
         )  # fmt: skip
 
-    async def download(self, device: Device) -> AsyncIterator[bytes]:
+    async def download(self, device: Device) -> AsyncGenerator[bytes]:
         """Receive one file, a disk as stream-optimised VMDK."""
         headers = self._cookies_for(device)
         async with self._transfers.download(

@@ -10,7 +10,7 @@ import contextlib
 import http.client
 import socket
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from typing import TypeVar
 from urllib.parse import urlsplit
 
@@ -49,12 +49,13 @@ class Transfers:
 
     def resolved(self, url: str) -> str:
         """A device URL with the endpoint's own host for "*". Source: HttpNfcLeaseDeviceUrl.url."""
-        parts = urlsplit(url)
+        parts, ours = urlsplit(url), urlsplit(self._endpoint.url)
         if parts.hostname != "*":
             return url
-        host = urlsplit(self._endpoint.url).hostname or ""
-        host = f"[{host}]" if ":" in host else host
-        return parts._replace(netloc=host if parts.port is None else f"{host}:{parts.port}").geturl()
+        if parts.port is None:
+            return parts._replace(netloc=ours.netloc).geturl()
+        host = f"[{ours.hostname}]" if ":" in (ours.hostname or "") else ours.hostname
+        return parts._replace(netloc=f"{host}:{parts.port}").geturl()
 
     @contextlib.asynccontextmanager
     async def download(
@@ -208,7 +209,7 @@ class Download:
         """Bytes of this body; None when the server does not tell."""
         self._read = read
 
-    async def chunks(self) -> AsyncIterator[bytes]:
+    async def chunks(self) -> AsyncGenerator[bytes]:
         """All of it, CHUNK bytes at a time."""
         while chunk := await self._read():
             yield chunk

@@ -12,10 +12,11 @@ from typing import Any
 from pyVmomi import vim, vmodl
 from pyVmomi.VmomiSupport import ManagedObject
 
-from provider_vsphere import imagestamp, stamp
+from provider_vsphere import imagestamp, stamp, uploadstamp
 
 STAMP = f'config.extraConfig["{stamp.KEY}"]'
 IMAGE_STAMP = f'config.extraConfig["{imagestamp.KEY}"]'
+UPLOAD_STAMP = f'config.extraConfig["{uploadstamp.KEY}"]'
 
 DRS = "configurationEx"
 """As a whole: its type is that of any ComputeResource, where a path cannot name what a cluster alone has."""
@@ -75,6 +76,7 @@ PROPERTIES: dict[Any, tuple[str, ...]] = {
         "config.files.vmPathName",
         STAMP,
         IMAGE_STAMP,
+        UPLOAD_STAMP,
         "runtime.powerState",
         "runtime.host",
         "resourcePool",
