@@ -201,6 +201,55 @@ async def test_P6_W7_foreign_domains_are_never_touched(bench: Bench) -> None:
         by_uid.undefine()
 
 
+async def test_the_pool_of_a_foreign_disk_is_known_without_a_call_for_each(bench: Bench, tmp_path: Path) -> None:
+    """One call tells all pools; the next is made when a pool comes, or for a directory that is new."""
+    connection = libvirt.open(bench.daemon.uri)
+    uids = [str(uuid.uuid4()) for _ in range(3)]
+    sources = [f"file='{bench.daemon.pool_path}/a'", "pool='default' volume='b'", f"file='{tmp_path}/c'"]
+    kinds = ["file", "volume", "file"]
+    for uid, kind, source in zip(uids, kinds, sources, strict=True):
+        connection.defineXML(
+            f"<domain type='qemu'><name>{uid}</name><uuid>{uid}</uuid><memory>16384</memory><os><type>hvm</type></os>"
+            f"<devices><disk type='{kind}'><source {source}/><target dev='vda'/></disk></devices></domain>"
+        )
+
+    async def storages() -> list[str]:
+        machines = {machine.id: machine for machine in await bench.driver.observe_all()}
+        return [machines[uid].disks[0].storage for uid in uids]
+
+    asked: list[str] = []
+    call = bench.hypervisor.call
+
+    async def counted(doing: str, *args: object, **kwargs: object) -> object:
+        asked.append(doing)
+        return await call(doing, *args, **kwargs)  # type: ignore[arg-type]  # as it came
+
+    bench.hypervisor.call = counted  # type: ignore[method-assign, assignment]
+    pool = None
+    try:
+        for _ in range(3):
+            assert await storages() == ["default", "default", ""]
+            seen = await bench.driver.observe(uids[2])
+            assert seen is not None
+            assert seen.disks[0].storage == ""
+        assert asked.count("list the storage pools") == 1
+        hints = bench.driver.changes()
+        told = asyncio.ensure_future(anext(hints))  # type: ignore[arg-type]  # an async generator's
+        await asyncio.sleep(0)
+        pool = connection.storagePoolCreateXML(
+            f"<pool type='dir'><name>strange</name><target><path>{tmp_path}</path></target></pool>"
+        )
+        async with asyncio.timeout(10):
+            assert await told is None
+        assert await storages() == ["default", "default", "strange"]
+        assert asked.count("list the storage pools") == 2
+    finally:
+        if pool is not None:
+            pool.destroy()
+        for uid in uids:
+            connection.lookupByUUIDString(uid).undefine()
+
+
 async def test_P4_an_existing_pool_is_never_changed(bench: Bench) -> None:
     """Whatever its path: a machine is made in the pool as it stands."""
     pool = libvirt.open(bench.daemon.uri).storagePoolLookupByName("default")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 
 import libvirt
@@ -18,6 +18,7 @@ from provider_libvirt.host import Host
 from provider_libvirt.hypervisor import Hypervisor
 from provider_libvirt.images import Images
 from provider_libvirt.making import Config
+from provider_libvirt.pools import Pools
 from provider_libvirt.reading import Reader
 
 CREATING = faults.declare("libvirt.create.begun", "a machine was asked for, and nothing is there yet")
@@ -50,8 +51,9 @@ class LibvirtDriver(Driver):
         self._virtualization = virtualization
         self._changes = Changes()
         self._host: tuple[int, Host] | None = None
-        self._pools: dict[str, str] = {}
+        self._pools = Pools(hypervisor)
         hypervisor.on_event(self._noticed)
+        hypervisor.on_pools(self._pools_changed)
         guests.on_change(self._changes.tell)
 
     # -- session ---------------------------------------------------------------------------------------------------
@@ -71,6 +73,10 @@ class LibvirtDriver(Driver):
         self._reader.forget(uid)
         self._guests.look_at(uid)
         self._changes.tell(uid)
+
+    def _pools_changed(self) -> None:
+        self._pools.forget()
+        self._changes.tell(None)
 
     async def _measure(self) -> Host:
         """Facts about the host, measured once per connection."""
@@ -107,16 +113,18 @@ class LibvirtDriver(Driver):
         """See Driver."""
         found = await self._measure()
         raw = await self._reader.one(uid)
-        return None if raw is None else self._machine(raw, found)
+        return None if raw is None else self._machine(raw, found, await self._pools.around([raw]))
 
     async def observe_all(self) -> list[v1.Machine]:
         """See Driver."""
         found = await self._measure()
-        return [self._machine(raw, found) for raw in await self._reader.all()]
+        raws = await self._reader.all()
+        pools = await self._pools.around(raws)
+        return [self._machine(raw, found, pools) for raw in raws]
 
-    def _machine(self, raw: observed.Raw, found: Host) -> v1.Machine:
+    def _machine(self, raw: observed.Raw, found: Host, pools: Mapping[str, str]) -> v1.Machine:
         facts = self._guests.facts(raw.uid)
-        machine = observed.machine(raw, owner=self._config.owner, host=found.hostname, facts=facts, pools=self._pools)
+        machine = observed.machine(raw, owner=self._config.owner, host=found.hostname, facts=facts, pools=pools)
         if not found.is_test:  # the mock driver invents addresses
             self._guests.saw(machine)
         return machine

@@ -72,6 +72,7 @@ class Hypervisor:
         self._reason: ProviderError = HypervisorUnavailableError(f"libvirt at {uri}: not connected yet")
         self._connected: list[Callable[[], None]] = []
         self._event: Callable[[str], None] | None = None
+        self._pools_event: Callable[[], None] | None = None
 
     @property
     def connected(self) -> bool:
@@ -92,6 +93,10 @@ class Hypervisor:
         """Have it called, on the asyncio loop, with the UUID of each domain that changed; None after a reconnect."""
         self._event = callback
         self._connected.append(lambda: callback(None))
+
+    def on_pools(self, callback: Callable[[], None]) -> None:
+        """Have it called, on the asyncio loop, when a storage pool came, went, started or stopped."""
+        self._pools_event = callback
 
     @contextlib.asynccontextmanager
     async def session(self) -> AsyncIterator[None]:
@@ -241,7 +246,7 @@ class Hypervisor:
             )
 
     def _subscribe(self, connection: libvirt.virConnect, loop_call: Callable[..., None]) -> None:
-        """Domain events: every kind that shows in what we report."""
+        """Events of domains and pools: every kind that shows in what we report."""
 
         def changed(_connection: object, domain: libvirt.virDomain, *_details: object) -> None:
             if self._event is not None:
@@ -262,6 +267,15 @@ class Hypervisor:
         ):
             with contextlib.suppress(libvirt.libvirtError):  # a driver without this event: the slow refresh sees it
                 connection.domainEventRegisterAny(None, kind, changed, None)
+
+        def pools_changed(*_details: object) -> None:
+            if self._pools_event is not None:
+                loop_call(self._pools_event)
+
+        with contextlib.suppress(libvirt.libvirtError):  # as above
+            connection.storagePoolEventRegisterAny(
+                None, libvirt.VIR_STORAGE_POOL_EVENT_ID_LIFECYCLE, pools_changed, None
+            )
 
 
 def _open_blocking(uri: str, secrets: dict[int, str], lost: Callable[[libvirt.virConnect], None]) -> libvirt.virConnect:
@@ -307,6 +321,9 @@ def _close_behind(connection: libvirt.virConnect) -> None:
         for callback in list(connection.domainEventCallbackID):  # each holds a reference that keeps the line open
             with contextlib.suppress(libvirt.libvirtError):
                 connection.domainEventDeregisterAny(callback)
+        for callback in list(getattr(connection, "storagePoolEventCallbackID", ())):
+            with contextlib.suppress(libvirt.libvirtError):
+                connection.storagePoolEventDeregisterAny(callback)
         with contextlib.suppress(libvirt.libvirtError):
             connection.unregisterCloseCallback()
         with contextlib.suppress(libvirt.libvirtError):

@@ -232,6 +232,23 @@ def disk_source(element: ET.Element) -> str:
     return found.get("file") or found.get("dev") or volume or found.get("name") or found.get("dir") or ""
 
 
+def disk_directories(raw: Raw) -> set[str]:
+    """Directories of all its disks."""
+    elements = (*disk_elements(raw.live).values(), *disk_elements(raw.config).values())
+    return {_directory(element) for element in elements} - {""}
+
+
+def _directory(element: ET.Element) -> str:
+    return "" if _attribute(element, "source", "pool") else disk_source(element).rpartition("/")[0]
+
+
+def _storage(element: ET.Element, record: stamp.DiskStamp | None, pools: Mapping[str, str]) -> str:
+    """Pool that a disk lies in: as our record says, as the disk itself says, or by its directory."""
+    if record is not None:
+        return record.pool
+    return _attribute(element, "source", "pool") or pools.get(_directory(element), "")
+
+
 def disk_elements(root: ET.Element) -> dict[str, ET.Element]:
     """Disks (no CD or floppy drives) by target."""
     found = (e for e in root.iterfind("devices/disk") if e.get("device", "disk") == "disk")
@@ -269,7 +286,7 @@ def _disks(raw: Raw, mark: stamp.Stamp | None, pools: Mapping[str, str]) -> list
                 size_bytes=raw.sizes.get(target, 0),
                 bus=_BUSES.get(_attribute(element, "target", "bus"), v1.DiskBus.UNSPECIFIED),
                 provisioning=record.provisioning if record else v1.DiskProvisioning.UNSPECIFIED,
-                storage=record.pool if record else pools.get(path.rpartition("/")[0], ""),
+                storage=_storage(element, record, pools),
                 format=_attribute(element, "driver", "type"),
                 owned=record is not None and record.owned,
                 image_id=record.image_id if record else "",

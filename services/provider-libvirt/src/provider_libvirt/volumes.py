@@ -251,6 +251,21 @@ def serial_log_name(uid: str) -> str:
     return f"{uid}-serial.log"
 
 
+def names_by_directory(connection: libvirt.virConnect) -> dict[str, str]:
+    """Name of each active pool by its directory; none where libvirt runs without its storage driver."""
+    try:
+        pools = connection.listAllStoragePools(libvirt.VIR_CONNECT_LIST_STORAGE_POOLS_ACTIVE)
+    except libvirt.libvirtError as error:
+        if error.get_error_code() not in (libvirt.VIR_ERR_NO_SUPPORT, libvirt.VIR_ERR_NO_CONNECT):
+            raise
+        return {}
+    names = {}
+    for pool in sorted(pools, key=lambda pool: str(pool.name())):
+        with contextlib.suppress(libvirt.libvirtError):  # it went since the list was made
+            names[str(target_path(pool))] = str(pool.name())
+    return names
+
+
 def target_path(pool: libvirt.virStoragePool) -> PurePosixPath:
     """Directory of the pool, on the hypervisor's side."""
     return PurePosixPath(_parse(pool.XMLDesc(0)).findtext("target/path") or "/")
