@@ -7,7 +7,6 @@ from importlib.metadata import version
 
 from common.clock import SystemClock
 from common.settings import SettingsError, load
-from providerkit.fetch import Policy
 from providerkit.runner import run_provider
 
 from provider_libvirt.driver import LibvirtDriver
@@ -32,8 +31,8 @@ def build(settings: LibvirtSettings) -> LibvirtDriver:
         hypervisor,
         pool=settings.pool,
         directories=settings.image_directory,
-        policy=Policy(settings.image_url_allow, forbid_private=settings.image_url_forbid_private),
-        limit=settings.image_max_gib << 30,
+        policy=settings.image_policy(),
+        limit=settings.image_limit,
         spool=settings.spool_directory,
         privileged=not settings.session,
     )

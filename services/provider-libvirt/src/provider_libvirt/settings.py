@@ -10,15 +10,14 @@ from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 from common.settings import Seconds
-from providerkit.runner import ProviderSettings
+from providerkit.imagesettings import ImageSettings
 
 SYSTEM_POOL = "/var/lib/libvirt/images"
-SYSTEM_IMAGES = Path("/var/lib/virtrigaud/images")
 DRIVERS = ("qemu", "test")
 
 
 @dataclass(frozen=True)
-class LibvirtSettings(ProviderSettings):
+class LibvirtSettings(ImageSettings):
     """What this provider is told, besides what every provider is."""
 
     endpoint: Annotated[str, "libvirt URI: qemu:///system, qemu:///session, qemu+ssh://user@host/system, ..."] = (
@@ -29,15 +28,6 @@ class LibvirtSettings(ProviderSettings):
     ] = "auto"
     pool: Annotated[str, "storage pool for disks and images; made only when libvirt has none of this name"] = "default"
     pool_path: Annotated[str, "directory of the pool, on the hypervisor, should it have to be made"] = ""
-    image_directory: Annotated[
-        list[Path], "directories that image files may come from; the first takes relative paths"
-    ] = field(default_factory=lambda: [SYSTEM_IMAGES, state_images()])
-    image_url_allow: Annotated[
-        list[str],
-        "hosts that images may come from, as patterns (*.example.org); empty allows every host but this one",
-    ] = field(default_factory=list)
-    image_url_forbid_private: Annotated[bool, "refuse image hosts with private addresses"] = False
-    image_max_gib: Annotated[int, "largest image file that is taken, in GiB"] = 256
     spool_directory: Annotated[Path, "where downloads wait until their checksum is known to be right"] = field(
         default_factory=lambda: Path(tempfile.gettempdir())
     )
@@ -57,8 +47,6 @@ class LibvirtSettings(ProviderSettings):
             raise ValueError("pool_path: must be absolute")
         if self.call_timeout < 1:
             raise ValueError("call_timeout: at least 1s")
-        if self.image_max_gib < 1:
-            raise ValueError("image_max_gib: at least 1")
 
     @property
     def session(self) -> bool:
@@ -77,9 +65,3 @@ class LibvirtSettings(ProviderSettings):
 def user_data() -> Path:
     """XDG data directory of this user."""
     return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share")
-
-
-def state_images() -> Path:
-    """Images of the embedded stack."""
-    home = os.environ.get("VIRTRIGAUD_HOME")
-    return (Path(home) if home else Path.home() / ".local" / "state" / "virtrigaud") / "images"
