@@ -123,6 +123,8 @@ class Traits:
     image: Callable[[], v1.ImageSource] | None = None
     """A source that can be prepared; called once per test."""
     broken_image: Callable[[], v1.ImageSource] | None = None
+    copies_images: bool = False
+    """A machine's disk is a full copy of its image, and does not stand on it."""
     console: tuple[bytes, bytes] | None = None
     """What to type, and what must come back."""
     policies: tuple[str, str] = ("gold", "silver")

@@ -17,6 +17,7 @@ from provider_vsphere.settings import VsphereSettings
 from provider_vsphere.tree import Tree
 from provider_vsphere.vsphere import Vsphere
 from pyVmomi import vim
+from simulators import ovas
 from simulators.line import Line, line
 from simulators.vcsim import Vcsim, vcsim
 from simulators.vcsim.admin import Admin
@@ -24,6 +25,7 @@ from simulators.vcsim.admin import Admin
 from .capabilities import CapabilityContract
 from .consoles import ConsoleContract
 from .disks import DiskContract
+from .images import ImageContract, prepare, request
 from .machines import MachineContract
 from .operations import OperationContract
 from .server import ServerContract
@@ -49,6 +51,16 @@ class VsphereWorld(World):
     async def make_foreign(self, name: str, uid: str = "") -> str:
         moid = str((await asyncio.to_thread(self.admin.create, name, uid=uid))._moId)
         await self._until(lambda tree: tree.get(moid) is not None)
+        return moid
+
+    async def make_template(self, name: str) -> str:
+        """A template of somebody's; its object id."""
+        moid = await self.make_foreign(name)
+        await asyncio.to_thread(lambda: self.admin.find(moid).MarkAsTemplate())
+        assert self.vsphere is not None
+        entity = self.vsphere.tree.get(moid)
+        assert entity is not None
+        await self.vsphere.refresh(entity)  # the simulator does not push it
         return moid
 
     async def _until(self, holds: Callable[[Tree], bool]) -> None:
@@ -162,6 +174,7 @@ async def served_vsphere(
                     owner=OWNER,
                     insecure=True,
                     call_timeout=10.0,
+                    image_directory=[home],
                     **settings,  # type: ignore[arg-type]  # texts, all of them
                 )
             )
@@ -184,9 +197,16 @@ async def subject(vcsim: Vcsim, admin: Admin, tmp_path: Path) -> AsyncIterator[S
         network=v1.NetworkRef(kind=v1.NetworkKind.NAMED, name=NETWORK),
         other_network=v1.NetworkRef(kind=v1.NetworkKind.DISTRIBUTED, name=PORT_GROUP),
         policies=("VM Encryption Policy", "vSAN Default Storage Policy"),
+        image=lambda: v1.ImageSource(file=v1.FileSource(path="small.ova")),
+        broken_image=lambda: v1.ImageSource(file=v1.FileSource(path="cut.ova")),
+        copies_images=True,
         pace=PACE,
         change_tracking={"vsphere.changeTracking": "true"},
     )
+    package = ovas.ova()
+    (tmp_path / "small.ova").write_bytes(package)
+    (tmp_path / "disk.vmdk").write_bytes(ovas.vmdk())
+    (tmp_path / "cut.ova").write_bytes(package[: len(package) // 2])
     defaults = {"default_cluster": CLUSTER, "default_network": NETWORK}
     async with served_vsphere(vcsim, admin, tmp_path, traits, **defaults) as subject:
         yield subject
@@ -199,6 +219,31 @@ class TestCapabilities(CapabilityContract): ...
 
 
 class TestConsoles(ConsoleContract): ...
+
+
+class TestImages(ImageContract):
+    """Imported by the provider; and those that are there already."""
+
+    async def test_a_template_serves_without_being_touched(self, subject: Subject) -> None:
+        world = subject.world
+        assert isinstance(world, VsphereWorld)
+        moid = await world.make_template("golden")
+        before = await world.fingerprint(moid)
+        image = await prepare(subject, request(v1.ImageSource(template=v1.TemplateSource(name=moid))))
+        await subject.images.delete_image(v1.DeleteImageRequest(id=image.id), timeout=subject.pace.call)
+        assert await world.fingerprint(moid) == before
+
+    async def test_P26_a_machine_from_an_imported_disk_runs(self, subject: Subject) -> None:
+        """It has its disk, the size that was asked for, and the power that was asked for."""
+        image = await prepare(subject, request(v1.ImageSource(file=v1.FileSource(path="disk.vmdk"))))
+        spec = subject.spec(power=v1.PowerState.ON)
+        spec.disks[0].image = v1.ImageRef(id=image.id)
+        spec.disks[0].size_bytes = 2 * image.virtual_size_bytes
+        spec.disks.append(v1.DiskSpec(name="data", size_bytes=subject.traits.disk_bytes))
+        machine = (await subject.settle(spec)).machine
+        assert machine.power is v1.PowerState.ON
+        assert [disk.size_bytes for disk in machine.disks] == [disk.size_bytes for disk in spec.disks]
+        assert not (await subject.plan(spec)).changes
 
 
 class TestWatch(WatchContract): ...

@@ -57,6 +57,23 @@ def test_only_plain_files_are_read(allowed: Path) -> None:
             fetch.open_file(allowed / name)
 
 
+async def test_a_file_is_read_like_a_download(allowed: Path) -> None:
+    (allowed / "big.raw").write_bytes(CONTENT * 3)
+    file = fetch.LocalFile(v1.FileSource(path="big.raw"), [allowed], limit=len(CONTENT) * 3)
+    assert b"".join([chunk async for chunk in file.chunks()]) == CONTENT * 3
+    assert (file.length, file.missing) == (len(CONTENT) * 3, False)
+
+
+async def test_a_file_that_is_missing_or_too_large_is_refused(allowed: Path) -> None:
+    missing = fetch.LocalFile(v1.FileSource(path="nothing"), [allowed], limit=1)
+    with pytest.raises(ImageNotFoundError):
+        _ = [chunk async for chunk in missing.chunks()]
+    assert missing.missing
+    (allowed / "two").write_bytes(b"22")
+    with pytest.raises(InvalidSpecError, match="at most 1"):
+        _ = [chunk async for chunk in fetch.LocalFile(v1.FileSource(path="two"), [allowed], limit=1).chunks()]
+
+
 # -- policy ------------------------------------------------------------------------------------------------------------
 
 

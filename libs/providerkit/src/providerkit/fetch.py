@@ -120,6 +120,48 @@ def open_file(real: Path) -> int:
     return descriptor
 
 
+class LocalFile:
+    """One image from an allowed directory, read as a Download is."""
+
+    def __init__(self, source: v1.FileSource, directories: Sequence[Path], *, limit: int) -> None:
+        """Nothing is opened yet.
+
+        Args:
+            limit: most bytes to take.
+        """
+        self._path = source.path
+        self._directories = directories
+        self._limit = limit
+        self.name = source.path
+        self.length: int | None = None
+        """Bytes of it, once it is open."""
+        self.missing = False
+        """There is no such file."""
+
+    async def chunks(self) -> AsyncGenerator[bytes, None]:
+        """The content.
+
+        Raises:
+            InvalidSpecError: outside of the allowed directories, or too large.
+            ImageNotFoundError: nothing there, or nothing that can be read as a file.
+        """
+        try:
+            descriptor = await asyncio.to_thread(lambda: open_file(locate(self._path, self._directories)))
+        except ImageNotFoundError:
+            self.missing = True
+            raise
+        try:
+            self.length = os.fstat(descriptor).st_size
+            if self.length > self._limit:
+                raise InvalidSpecError(
+                    f"source.file.path: {self._path} has {self.length} bytes, at most {self._limit} are taken"
+                )
+            while chunk := await asyncio.to_thread(os.read, descriptor, CHUNK):
+                yield chunk
+        finally:
+            os.close(descriptor)
+
+
 # -- URLs --------------------------------------------------------------------------------------------------------------
 
 
@@ -212,6 +254,8 @@ class Download:
         self.name = shown(source.url)
         self.length: int | None = None
         """Bytes that the server announced, if it did."""
+        self.missing = False
+        """The server says that it has no such file."""
 
     async def chunks(self) -> AsyncGenerator[bytes, None]:
         """The content.
@@ -252,6 +296,7 @@ class Download:
                     url = following
                     continue
                 if response.status != 200:
+                    self.missing = response.status in (404, 410)
                     reason = f"{response.status} {response.reason or ''}".strip()
                     raise DownloadFailedError(f"{shown(url)}: the server answered {reason}", retry_after=30.0)
                 async for chunk in self._body(response, url):

@@ -13,6 +13,7 @@ from provider_vsphere.creating import Creator
 from provider_vsphere.disks import Disks
 from provider_vsphere.driver import VsphereDriver
 from provider_vsphere.images import Images
+from provider_vsphere.importing import Importer
 from provider_vsphere.login import Endpoint
 from provider_vsphere.nfc import Nfc
 from provider_vsphere.places import Places
@@ -41,11 +42,21 @@ def build(settings: VsphereSettings) -> VsphereDriver:
         concurrency=settings.concurrency,
     )
     places = Places(vsphere.tree, settings.defaults())
-    images = Images(vsphere, places, owner=settings.owner)
-    creator = Creator(vsphere, places, images, clock, owner=settings.owner)
-    tags = Tags(vsphere, Vapi(vsphere, call_timeout=settings.call_timeout), owner=settings.owner)
     transfers = Transfers(endpoint)
     nfc = Nfc(vsphere, transfers, clock)
+    importer = Importer(
+        vsphere,
+        places,
+        nfc,
+        clock,
+        owner=settings.owner,
+        directories=settings.image_directory,
+        policy=settings.image_policy(),
+        limit=settings.image_limit,
+    )
+    images = Images(vsphere, places, importer, owner=settings.owner)
+    creator = Creator(vsphere, places, images, clock, owner=settings.owner)
+    tags = Tags(vsphere, Vapi(vsphere, call_timeout=settings.call_timeout), owner=settings.owner)
     disks = Disks(vsphere, nfc, transfers, owner=settings.owner)
     uploads = Uploads(vsphere, nfc, disks, owner=settings.owner)
     return VsphereDriver(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from common import v1
 
-from provider_vsphere import hardware, nics
+from provider_vsphere import hardware, images, nics, packages
 from provider_vsphere.login import About
 
 MAX_CPUS, MAX_DISKS, MAX_NICS = 768, 256, 10
@@ -73,7 +73,9 @@ def capabilities(about: About, *, has_default_network: bool, keeps_rules: bool) 
         affinity=keeps_rules,
         extra_config_keys=list(hardware.OUR_KEYS),
         placements=sorted(placements, key=int),
-        image_sources=[v1.ImageSourceKind.TEMPLATE],
+        image_import=about.is_vcenter,  # an ESXi host has neither templates nor clones
+        image_formats=list(packages.FORMATS) if about.is_vcenter else [],
+        image_sources=list(images.SOURCES) if about.is_vcenter else [],
         disk_read=True,
         disk_write=True,
         changed_blocks=True,

@@ -20,11 +20,13 @@ from common.errors import (
     InvalidSpecError,
     NotSupportedError,
 )
+from providerkit import fetch
 from providerkit.driver import Progress
 from pyVmomi import vim, vmodl
 
-from provider_vsphere import devices, imagestamp, machines, references
+from provider_vsphere import devices, imagestamp, machines, packages, references
 from provider_vsphere.imagestamp import ImageStamp
+from provider_vsphere.importing import Importer, is_ready
 from provider_vsphere.login import Login
 from provider_vsphere.places import Places
 from provider_vsphere.references import Reference
@@ -35,6 +37,8 @@ log = logging.get(__name__)
 
 DELETED = faults.declare("vsphere.image.deleted", "an image's template is gone, and nobody knows yet")
 
+SOURCES = (v1.ImageSourceKind.URL, v1.ImageSourceKind.FILE, v1.ImageSourceKind.TEMPLATE)
+"""Where images may come from, on a vCenter."""
 _ID = re.compile(r"[0-9a-f-]{36}\.[0-9a-f]{16}")
 FORMAT = "vmdk"
 """What every image is, once it is on vSphere."""
@@ -57,9 +61,11 @@ class Source:
 class Images:
     """Images of one installation."""
 
-    def __init__(self, vsphere: Vsphere, places: Places, *, owner: str) -> None:
+    def __init__(self, vsphere: Vsphere, places: Places, importer: Importer | None = None, *, owner: str) -> None:
+        """Args: importer: None where images are nothing but references."""
         self._vsphere = vsphere
         self._places = places
+        self._importer = importer
         self._owner = owner
 
     def check(self, request: v1.PrepareImageRequest) -> str:
@@ -73,7 +79,16 @@ class Images:
             if source.checksum is not None and source.checksum.digest:
                 raise InvalidSpecError("source.checksum: nothing is fetched for a template, so nothing can be verified")
             return references.of(request, source.template).id()
-        raise NotSupportedError("source: vSphere takes images from templates")
+        key = fetch.key(source)
+        if key is None:
+            raise NotSupportedError("source: vSphere takes images from template, url and file")
+        if source.format not in ("", *packages.FORMATS):
+            raise InvalidSpecError(
+                f"source.format: {source.format} given; this provider takes {', '.join(packages.FORMATS)}"
+            )
+        if self._importer is not None:
+            self._importer.check(source)
+        return fetch.image_id(request.uid, key)
 
     # -- looking ---------------------------------------------------------------------------------------------------
 
@@ -93,7 +108,7 @@ class Images:
                 return None
             return _referring(reference, self._vsphere.tree, named, snapshot)
         entity = self.find(image_id)
-        return _image(entity) if entity is not None and _ready(entity) else None
+        return _image(entity) if entity is not None and is_ready(entity) else None
 
     def find(self, image_id: str) -> Entity | None:
         """The VM that is, or is to become, this import; None when there is none."""
@@ -113,7 +128,7 @@ class Images:
 
     def _is_ready(self, entity: Entity) -> bool:
         mark = machines.image_stamp_of(entity)
-        return mark is not None and mark.owner == self._owner and _ready(entity)
+        return mark is not None and mark.owner == self._owner and is_ready(entity)
 
     async def source(self, image_id: str) -> Source:
         """What to clone for a machine that is made from this image.
@@ -126,7 +141,7 @@ class Images:
         self._vsphere.login(doing)
         reference = references.parse(image_id)
         entity = self._referred(reference) if reference is not None else self.find(image_id)
-        if entity is None or (reference is None and not _ready(entity)):
+        if entity is None or (reference is None and not is_ready(entity)):
             raise ImageNotFoundError(f"image {image_id!r} is not prepared on this vSphere")
         if reference is not None and reference.snapshot:
             return await self._linked(entity, reference.snapshot)
@@ -207,11 +222,20 @@ class Images:
             return ready
         reference = references.parse(image_id)
         if reference is None:
-            raise NotSupportedError("source: vSphere takes images from templates")
+            return await self._import(request, image_id, progress)
         entity = self._referred(reference)  # says why it cannot be found
         if reference.snapshot:
             await self._snapshot(entity, reference.snapshot)
         raise ImageNotFoundError(f"template {reference.template}: it has gone meanwhile")
+
+    async def _import(self, request: v1.PrepareImageRequest, image_id: str, progress: Progress) -> v1.Image:
+        if self._importer is None:
+            raise NotSupportedError("source: this provider only refers to templates")
+        await self._importer.make(request, image_id, progress)
+        image = await self.get(image_id)
+        if image is None:
+            raise ImageNotFoundError(f"image {image_id}: somebody removed its template while it was made")
+        return image
 
     async def delete(self, image_id: str) -> None:
         """Remove an import, finished or not; absent is success, and so is a reference: its template is not ours.
@@ -224,29 +248,15 @@ class Images:
         if entity is None:
             return
         await self._vsphere.refresh(entity)
-        if users := self.users(entity):
-            raise ImageInUseError(f"image {image_id}: in use by {', '.join(users)}")
+        if users := machines.standing_on(self._vsphere.tree, entity):
+            names = ", ".join(sorted(_user(self._vsphere.tree, each) for each in users))
+            raise ImageInUseError(f"image {image_id}: in use by {names}")
         await self._vsphere.task(
             f"delete image {image_id}", lambda login: self._vsphere.machine(entity, login).Destroy_Task()
         )
         self._vsphere.forget(entity)
         log.info("vsphere.image.removed", image=image_id, template=entity.name)
         await faults.point(DELETED)
-
-    def users(self, image: Entity) -> list[str]:
-        """Who stands on the disks of a template, for people: VMs that have one of its files below their own."""
-        files = {devices.file_of(disk) for disk in devices.disks_of(image.facts.get("config.hardware.device") or ())}
-        files.discard("")
-        return sorted(
-            _user(self._vsphere.tree, each)
-            for each in self._vsphere.tree.of_kind("VirtualMachine")
-            if each is not image and files & set(_below(each))
-        )
-
-
-def _ready(entity: Entity) -> bool:
-    mark = machines.image_stamp_of(entity)
-    return mark is not None and mark.complete and bool(entity.facts.get("config.template"))
 
 
 def _image(entity: Entity) -> v1.Image:
@@ -290,15 +300,6 @@ def _nodes(nodes: Sequence[Any]) -> Iterator[Any]:
     for each in nodes or ():
         yield each
         yield from _nodes(each.childSnapshotList)
-
-
-def _below(machine: Entity) -> Iterator[str]:
-    """Files that a VM's disks stand on."""
-    for disk in devices.disks_of(machine.facts.get("config.hardware.device") or ()):
-        backing = getattr(disk.backing, "parent", None)
-        while backing is not None:
-            yield str(backing.fileName or "")
-            backing = getattr(backing, "parent", None)
 
 
 def _user(tree: Tree, entity: Entity) -> str:

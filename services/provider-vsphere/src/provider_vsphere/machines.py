@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from common.errors import ForeignMachineError, MachineNotFoundError, OperationInProgressError
 
-from provider_vsphere import imagestamp, stamp, uploadstamp
+from provider_vsphere import devices, imagestamp, stamp, uploadstamp
 from provider_vsphere.imagestamp import ImageStamp
 from provider_vsphere.stamp import Stamp
 from provider_vsphere.tree import Entity, Tree
@@ -86,3 +88,19 @@ def get(tree: Tree, uid: str, owner: str) -> Entity:
     if found is None:
         raise MachineNotFoundError(f"machine {uid}: vSphere has none with this instance UUID")
     return found
+
+
+def standing_on(tree: Tree, entity: Entity) -> list[Entity]:
+    """VMs whose disks have a file of this one below their own: linked clones."""
+    files = {devices.file_of(disk) for disk in devices.disks_of(entity.facts.get("config.hardware.device") or ())}
+    files.discard("")
+    return [each for each in tree.of_kind("VirtualMachine") if each is not entity and files & set(_below(each))]
+
+
+def _below(machine: Entity) -> Iterator[str]:
+    """Files that a VM's disks stand on."""
+    for disk in devices.disks_of(machine.facts.get("config.hardware.device") or ()):
+        backing = getattr(disk.backing, "parent", None)
+        while backing is not None:
+            yield str(backing.fileName or "")
+            backing = getattr(backing, "parent", None)

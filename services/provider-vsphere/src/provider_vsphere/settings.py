@@ -8,13 +8,13 @@ from typing import Annotated
 from urllib.parse import urlsplit
 
 from common.settings import Seconds
-from providerkit.runner import ProviderSettings
+from providerkit.imagesettings import ImageSettings
 
 from provider_vsphere.places import Defaults
 
 
 @dataclass(frozen=True)
-class VsphereSettings(ProviderSettings):
+class VsphereSettings(ImageSettings):
     """What this provider is told, besides what every provider is."""
 
     endpoint: Annotated[str, "URL of a vCenter or an ESXi host: https://vcenter.example.org"] = ""
