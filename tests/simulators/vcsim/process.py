@@ -73,12 +73,21 @@ class Vcsim:
         ca: PEM text that signs the server's certificate; empty without TLS.
     """
 
-    def __init__(self, *, esx: bool = False, datacenters: int = 1, vms: int = 2, tls: bool = True) -> None:
+    def __init__(
+        self,
+        *,
+        esx: bool = False,
+        datacenters: int = 1,
+        vms: int = 2,
+        tls: bool = True,
+        start_seconds: float = START_SECONDS,
+    ) -> None:
         """Nothing runs yet.
 
         Args:
-            vms: powered-off machines per resource pool.
+            vms: powered-off machines per resource pool; a thousand take 20 s to be made.
         """
+        self._start_seconds = start_seconds
         self.user = "administrator@vsphere.local"
         self.password = "secret"
         self._flags = [f"-esx={str(esx).lower()}", f"-tls={str(tls).lower()}"]
@@ -110,7 +119,7 @@ class Vcsim:
             text=True,
             env={**os.environ, "TMPDIR": self._home.name},
         )
-        watchdog = threading.Timer(START_SECONDS, self._process.kill)
+        watchdog = threading.Timer(self._start_seconds, self._process.kill)
         watchdog.start()
         try:
             line = self._process.stdout.readline() if self._process.stdout else ""
@@ -123,6 +132,11 @@ class Vcsim:
         ready = json.loads(line)
         self.url, self._control, self.ca = ready["url"], ready["control"], ready.get("certificate", "")
         self._listen = f"{self.host}:{self.port}"  # a restarted vCenter keeps its address
+
+    @property
+    def pid(self) -> int:
+        """Of the process, while it runs."""
+        return self._process.pid if self._process is not None else 0
 
     @property
     def host(self) -> str:
