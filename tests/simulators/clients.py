@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ssl
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from pyVim.connect import Disconnect, SmartConnect
@@ -59,18 +61,21 @@ def machine(si: vim.ServiceInstance, name: str) -> vim.VirtualMachine:
     return next(vm for vm in view.view if vm.name == name)
 
 
-def make(si: vim.ServiceInstance, name: str, **spec: Any) -> vim.VirtualMachine:
+def make(
+    si: vim.ServiceInstance, name: str, *, path: str = "[LocalDS_0]", pool: vim.ResourcePool | None = None, **spec: Any
+) -> vim.VirtualMachine:
+    """A small machine in the first datacenter's own folder, on its first host or cluster."""
     datacenter = si.content.rootFolder.childEntity[0]
-    pool = datacenter.hostFolder.childEntity[0].resourcePool
     config = vim.vm.ConfigSpec(
         name=name,
         numCPUs=1,
         memoryMB=64,
         guestId="otherGuest64",
-        files=vim.vm.FileInfo(vmPathName=spec.pop("path", "[LocalDS_0]")),
+        files=vim.vm.FileInfo(vmPathName=path),
         **spec,
     )
-    return outcome(datacenter.vmFolder.CreateVM_Task(config, spec.pop("pool", pool)))
+    pool = pool or datacenter.hostFolder.childEntity[0].resourcePool
+    return outcome(datacenter.vmFolder.CreateVM_Task(config, pool))
 
 
 def with_disks(*sizes: int) -> list[vim.vm.device.VirtualDeviceSpec]:
@@ -98,3 +103,15 @@ def chain(config: vim.vm.ConfigInfo, disk: int = 0) -> list[str]:
         names.append(backing.fileName.rpartition("/")[2])
         backing = backing.parent
     return names
+
+
+def folder(si: vim.ServiceInstance, vcsim: Vcsim, path: str, body: bytes | None = None, part: str = "") -> bytes:
+    """Read, or write, a file of the first datastore."""
+    request = urllib.request.Request(
+        f"https://{vcsim.host}:{vcsim.port}/folder/{quote(path)}?dcPath=DC0&dsName=LocalDS_0",
+        body,
+        {"Cookie": si._stub.cookie, **({"Range": f"bytes={part}"} if part else {})},
+        method="GET" if body is None else "PUT",
+    )
+    with urllib.request.urlopen(request, timeout=30, context=ssl.create_default_context(cadata=vcsim.ca)) as answer:
+        return answer.read()

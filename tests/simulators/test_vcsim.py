@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import http.client
+import ssl
 import threading
 import time
 from collections.abc import Iterator
@@ -11,7 +13,7 @@ import pytest
 from pyVim.connect import Disconnect
 from pyVmomi import vim, vmodl
 
-from simulators.clients import LIMIT, MIB, connect, disks, machine, make, outcome, si, until, with_disks
+from simulators.clients import LIMIT, MIB, connect, disks, folder, machine, make, outcome, si, until, with_disks
 from simulators.vcsim import Vcsim, own_vcsim, start_vcsim, vcsim
 
 __all__ = ["own_vcsim", "si", "vcsim"]
@@ -262,14 +264,18 @@ def test_requests_that_would_end_the_simulator(si):
     assert source.name == "DC0_H0_VM0"
 
 
-def test_console_and_screenshot(si):
+def test_console_and_screenshot(si, vcsim):
     vm = make(si, "seen")
     with pytest.raises(vim.fault.InvalidPowerState):
         vm.AcquireTicket("webmks")
     outcome(vm.PowerOnVM_Task())
     ticket = vm.AcquireTicket("webmks")
-    assert ticket.url.endswith(ticket.ticket)
-    assert outcome(vm.CreateScreenshot_Task()).startswith("[LocalDS_0] seen/")
+    assert ticket.url == f"wss://{ticket.host}:443/ticket/{ticket.ticket}"
+    der = ssl.PEM_cert_to_DER_cert(vcsim.ca)
+    assert ticket.sslThumbprint.replace(":", "").lower() == hashlib.sha1(der).hexdigest()
+    assert outcome(vm.CreateScreenshot_Task()) == "[LocalDS_0] seen/seen-1.png"
+    assert outcome(vm.CreateScreenshot_Task()) == "[LocalDS_0] seen/seen-2.png"
+    assert folder(si, vcsim, "seen/seen-2.png").startswith(b"\x89PNG\r\n")
     outcome(vm.ConsolidateVMDisks_Task())
     assert vm.runtime.consolidationNeeded is False
 

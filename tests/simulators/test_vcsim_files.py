@@ -3,31 +3,17 @@
 from __future__ import annotations
 
 import base64
-import ssl
 import urllib.error
-import urllib.request
-from urllib.parse import quote
 
 import pytest
 from pyVmomi import vim
 
-from simulators.clients import MIB, make, outcome, si, with_disks
+from simulators.clients import MIB, folder, make, outcome, si, with_disks
 from simulators.vcsim import Vcsim, vcsim
 
 __all__ = ["si", "vcsim"]
 
 pytestmark = pytest.mark.real
-
-
-def folder(si: vim.ServiceInstance, vcsim: Vcsim, path: str, body: bytes | None = None, part: str = "") -> bytes:
-    request = urllib.request.Request(
-        f"https://{vcsim.host}:{vcsim.port}/folder/{quote(path)}?dcPath=DC0&dsName=LocalDS_0",
-        body,
-        {"Cookie": si._stub.cookie, **({"Range": f"bytes={part}"} if part else {})},
-        method="GET" if body is None else "PUT",
-    )
-    with urllib.request.urlopen(request, timeout=30, context=ssl.create_default_context(cadata=vcsim.ca)) as answer:
-        return answer.read()
 
 
 def read(vcsim: Vcsim, vm: str, offset: int, length: int) -> bytes:

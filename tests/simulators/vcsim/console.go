@@ -37,6 +37,7 @@ func acquireTicket(c *call) soap.HasFault {
 	request := c.body.(*types.AcquireTicket)
 	ticket := types.VirtualMachineTicket{
 		Ticket: uuid.NewString(), CfgFile: c.machine().Config.Files.VmPathName, Host: c.double.service.Listen.Hostname(), Port: 902,
+		SslThumbprint: c.double.thumbprint(),
 	}
 	switch types.VirtualMachineTicketType(request.TicketType) {
 	case types.VirtualMachineTicketTypeWebmks:
@@ -49,17 +50,23 @@ func acquireTicket(c *call) soap.HasFault {
 	return &methods.AcquireTicketBody{Res: &types.AcquireTicketResponse{Returnval: ticket}}
 }
 
-// createScreenshot writes a black PNG beside the machine's files. Source: CreateScreenshot_Task, "info.result is
-// the datastore path of the screenshot".
+// createScreenshot writes a black PNG beside the machine's files, NAME-1.png, NAME-2.png and so on. Source:
+// CreateScreenshot_Task, "info.result is the datastore path of the screenshot"; /folder serves it.
 func createScreenshot(c *call) soap.HasFault {
 	return c.task(func() (types.AnyType, types.BaseMethodFault) {
 		vm := c.machine()
 		var at object.DatastorePath
 		at.FromString(vm.Config.Files.VmPathName)
-		at.Path = path.Join(path.Dir(at.Path), vm.Name+"-1.png")
+		directory := path.Dir(at.Path)
 		datastore, ok := c.double.registry.FindByName(at.Datastore, vm.Datastore).(*simulator.Datastore)
 		if !ok {
 			return nil, &types.InvalidDatastore{Name: at.Datastore}
+		}
+		for number := 1; ; number++ {
+			at.Path = path.Join(directory, fmt.Sprintf("%s-%d.png", vm.Name, number))
+			if _, err := os.Stat(filepath.Join(datastore.Summary.Url, at.Path)); os.IsNotExist(err) {
+				break
+			}
 		}
 		var picture bytes.Buffer
 		if err := png.Encode(&picture, image.NewGray(image.Rect(0, 0, 720, 400))); err != nil {

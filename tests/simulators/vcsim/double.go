@@ -30,9 +30,16 @@ type Double struct {
 	lost     []*lostRule
 	cuts     []*cutRule
 	leases   leaseRules
-	busy     map[types.ManagedObjectReference]*slowTask // by the machine that is worked on
-	running  map[types.ManagedObjectReference]*slowTask // by task
-	onBoot   map[types.ManagedObjectReference]guestFacts
+	denied   []*denial
+	storage  storageRules
+
+	recommended map[string]*recommendation // by key
+	collecting  map[string]int             // the staleness in which a collector began, by its id and session
+	staleness   int
+	told        sync.Map                                   // faults that an event has told of
+	busy        map[types.ManagedObjectReference]*slowTask // by the machine that is worked on
+	running     map[types.ManagedObjectReference]*slowTask // by task
+	onBoot      map[types.ManagedObjectReference]guestFacts
 
 	customized map[types.ManagedObjectReference]types.CustomizationSpec
 	policies   policies
@@ -50,7 +57,7 @@ func defaults() map[string]bool {
 	return map[string]bool{
 		"duplicate_name": true, "concurrent_access": true, "task_in_progress": true, "hot_plug": true,
 		"tools_needed": true, "authentication": true, "consolidate": true, "quiesce_fails": false,
-		"api": true,
+		"api": true, "drs_rules": false,
 	}
 }
 
@@ -60,6 +67,8 @@ func newDouble(model *simulator.Model) *Double {
 	d.sessions.init()
 	d.onBoot = map[types.ManagedObjectReference]guestFacts{}
 	d.policies = policies{}
+	d.recommended = map[string]*recommendation{}
+	d.collecting = map[string]int{}
 	d.rest.tokens = map[string]time.Time{}
 	d.uploads.items = map[string]string{}
 	d.uploads.directory = filepath.Join(os.TempDir(), "uploads") // the wrapper's own, see process.py
@@ -78,6 +87,7 @@ func (d *Double) reset() {
 	running := d.running
 	d.on, d.shutdown = defaults(), "obey"
 	d.faults, d.slow, d.lost, d.cuts, d.leases = nil, nil, nil, nil, defaultLeases()
+	d.denied, d.storage = nil, storageRules{}
 	d.busy = map[types.ManagedObjectReference]*slowTask{}
 	d.running = map[types.ManagedObjectReference]*slowTask{}
 	d.mu.Unlock()
@@ -112,8 +122,12 @@ func (d *Double) handle(ctx *simulator.Context, method *simulator.Method) (mo.Re
 	if ctx.Session == nil && d.enabled("authentication") && !anonymous(method) {
 		return nil, notAuthenticated(method.This)
 	}
-	if fault := d.callFault(method.Name, method.This); fault != nil {
-		return nil, fault
+	for _, fault := range []types.BaseMethodFault{
+		d.callFault(method.Name, method.This), d.noPermission(method), d.staleVersion(ctx, method),
+	} {
+		if fault != nil {
+			return nil, fault
+		}
 	}
 	if !interesting(method) {
 		return nil, nil
@@ -145,6 +159,7 @@ type call struct {
 	target mo.Reference
 	ctx    *simulator.Context
 	body   any
+	about  *types.ManagedObjectReference // what its task is about, if that is not the target
 }
 
 // Reference names the target of the call.

@@ -138,7 +138,9 @@ func (d *Double) serveSDK(w http.ResponseWriter, r *http.Request) {
 	case strings.HasPrefix(method, "WaitForUpdates"):
 		d.serveWait(w, r, key)
 	case method == "Fetch":
-		d.serveFetch(w, r)
+		d.serveFetch(w, r, content)
+	case strings.HasPrefix(method, "RetrieveProperties") || method == "ContinueRetrievePropertiesEx":
+		d.serveRead(w, r)
 	default:
 		d.service.ServeSDK(w, r)
 	}
@@ -154,8 +156,12 @@ func (d *Double) serveWait(w http.ResponseWriter, r *http.Request, key string) {
 	}()
 	select {
 	case <-done:
+		content := answer.Body.Bytes()
+		if d.hidden() {
+			content = d.hide(content)
+		}
 		w.WriteHeader(answer.Code)
-		_, _ = w.Write(answer.Body.Bytes())
+		_, _ = w.Write(content)
 	case <-d.sessions.gone(key):
 		w.WriteHeader(http.StatusInternalServerError)
 		_, _ = fmt.Fprint(w, notAuthenticatedEnvelope)
@@ -168,7 +174,14 @@ const fetchedNothing = `<?xml version="1.0" encoding="UTF-8"?>
 <soapenv:Envelope xmlns:soapenv="http://schemas.xmlsoap.org/soap/envelope/"><soapenv:Body>
 <FetchResponse xmlns="urn:vim25"/></soapenv:Body></soapenv:Envelope>`
 
-func (d *Double) serveFetch(w http.ResponseWriter, r *http.Request) {
+func (d *Double) serveFetch(w http.ResponseWriter, r *http.Request, request []byte) {
+	if d.hidden() {
+		if refusal := d.unreadable(request); refusal != "" {
+			w.WriteHeader(http.StatusInternalServerError)
+			_, _ = fmt.Fprint(w, refusal)
+			return
+		}
+	}
 	answer := httptest.NewRecorder()
 	d.service.ServeSDK(answer, r)
 	content := answer.Body.Bytes()
@@ -178,6 +191,19 @@ func (d *Double) serveFetch(w http.ResponseWriter, r *http.Request) {
 	maps.Copy(w.Header(), answer.Header())
 	w.WriteHeader(answer.Code)
 	_, _ = w.Write(content)
+}
+
+// serveRead hides what may not be read.
+func (d *Double) serveRead(w http.ResponseWriter, r *http.Request) {
+	if !d.hidden() {
+		d.service.ServeSDK(w, r)
+		return
+	}
+	answer := httptest.NewRecorder()
+	d.service.ServeSDK(answer, r)
+	maps.Copy(w.Header(), answer.Header())
+	w.WriteHeader(answer.Code)
+	_, _ = w.Write(d.hide(answer.Body.Bytes()))
 }
 
 func (d *Double) loses(method string) bool {

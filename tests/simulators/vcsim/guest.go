@@ -134,6 +134,10 @@ func (w *watcher) PutObject(_ *simulator.Context, object mo.Reference) {
 // UpdateObject lets the tools come and go with the power. Source: GuestInfo.toolsRunningStatus; the address of a
 // machine that is off is stale, as it can be in a vCenter.
 func (w *watcher) UpdateObject(ctx *simulator.Context, object mo.Reference, changes []types.PropertyChange) {
+	if task, ok := object.(*mo.Task); ok {
+		w.double.taskFailed(task)
+		return
+	}
 	vm, ok := object.(*mo.VirtualMachine)
 	if !ok {
 		return
@@ -162,8 +166,12 @@ func (w *watcher) UpdateObject(ctx *simulator.Context, object mo.Reference, chan
 	}
 }
 
-// RemoveObject is asked of every watcher; machines need no farewell.
-func (w *watcher) RemoveObject(*simulator.Context, types.ManagedObjectReference) {}
+// RemoveObject takes a machine out of its cluster's rules; not at once, as somebody may hold the cluster now.
+func (w *watcher) RemoveObject(_ *simulator.Context, ref types.ManagedObjectReference) {
+	if ref.Type == "VirtualMachine" {
+		go w.double.forgetInRules(ref)
+	}
+}
 
 func (d *Double) watchMachines() {
 	w := &watcher{Self: types.ManagedObjectReference{Type: "Watcher", Value: "watcher"}, double: d}

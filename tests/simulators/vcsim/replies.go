@@ -37,36 +37,40 @@ func taskReply[Body any](task types.ManagedObjectReference) soap.HasFault {
 
 // taskReplies are the methods whose task can fail or linger on demand.
 var taskReplies = map[string]func(types.ManagedObjectReference) soap.HasFault{
-	"CloneVM_Task":                 taskReply[methods.CloneVM_TaskBody],
-	"ConsolidateVMDisks_Task":      taskReply[methods.ConsolidateVMDisks_TaskBody],
-	"CopyDatastoreFile_Task":       taskReply[methods.CopyDatastoreFile_TaskBody],
-	"CopyVirtualDisk_Task":         taskReply[methods.CopyVirtualDisk_TaskBody],
-	"CreateScreenshot_Task":        taskReply[methods.CreateScreenshot_TaskBody],
-	"CreateSnapshotEx_Task":        taskReply[methods.CreateSnapshotEx_TaskBody],
-	"CreateSnapshot_Task":          taskReply[methods.CreateSnapshot_TaskBody],
-	"CreateVirtualDisk_Task":       taskReply[methods.CreateVirtualDisk_TaskBody],
-	"CreateVM_Task":                taskReply[methods.CreateVM_TaskBody],
-	"CustomizeVM_Task":             taskReply[methods.CustomizeVM_TaskBody],
-	"DeleteDatastoreFile_Task":     taskReply[methods.DeleteDatastoreFile_TaskBody],
-	"DeleteVirtualDisk_Task":       taskReply[methods.DeleteVirtualDisk_TaskBody],
-	"Destroy_Task":                 taskReply[methods.Destroy_TaskBody],
-	"ExtendVirtualDisk_Task":       taskReply[methods.ExtendVirtualDisk_TaskBody],
-	"InstantClone_Task":            taskReply[methods.InstantClone_TaskBody],
-	"MoveIntoFolder_Task":          taskReply[methods.MoveIntoFolder_TaskBody],
-	"MoveDatastoreFile_Task":       taskReply[methods.MoveDatastoreFile_TaskBody],
-	"MoveVirtualDisk_Task":         taskReply[methods.MoveVirtualDisk_TaskBody],
-	"PowerOffVM_Task":              taskReply[methods.PowerOffVM_TaskBody],
-	"PowerOnVM_Task":               taskReply[methods.PowerOnVM_TaskBody],
-	"ReconfigVM_Task":              taskReply[methods.ReconfigVM_TaskBody],
-	"RegisterVM_Task":              taskReply[methods.RegisterVM_TaskBody],
-	"RelocateVM_Task":              taskReply[methods.RelocateVM_TaskBody],
-	"RemoveAllSnapshots_Task":      taskReply[methods.RemoveAllSnapshots_TaskBody],
-	"RemoveSnapshot_Task":          taskReply[methods.RemoveSnapshot_TaskBody],
-	"Rename_Task":                  taskReply[methods.Rename_TaskBody],
-	"ResetVM_Task":                 taskReply[methods.ResetVM_TaskBody],
-	"RevertToCurrentSnapshot_Task": taskReply[methods.RevertToCurrentSnapshot_TaskBody],
-	"RevertToSnapshot_Task":        taskReply[methods.RevertToSnapshot_TaskBody],
-	"SuspendVM_Task":               taskReply[methods.SuspendVM_TaskBody],
+	"ApplyStorageDrsRecommendationToPod_Task": taskReply[methods.ApplyStorageDrsRecommendationToPod_TaskBody],
+	"ApplyStorageDrsRecommendation_Task":      taskReply[methods.ApplyStorageDrsRecommendation_TaskBody],
+	"CloneVM_Task":                            taskReply[methods.CloneVM_TaskBody],
+	"ConfigureStorageDrsForPod_Task":          taskReply[methods.ConfigureStorageDrsForPod_TaskBody],
+	"ConsolidateVMDisks_Task":                 taskReply[methods.ConsolidateVMDisks_TaskBody],
+	"CopyDatastoreFile_Task":                  taskReply[methods.CopyDatastoreFile_TaskBody],
+	"CopyVirtualDisk_Task":                    taskReply[methods.CopyVirtualDisk_TaskBody],
+	"CreateScreenshot_Task":                   taskReply[methods.CreateScreenshot_TaskBody],
+	"CreateSnapshotEx_Task":                   taskReply[methods.CreateSnapshotEx_TaskBody],
+	"CreateSnapshot_Task":                     taskReply[methods.CreateSnapshot_TaskBody],
+	"CreateVirtualDisk_Task":                  taskReply[methods.CreateVirtualDisk_TaskBody],
+	"CreateVM_Task":                           taskReply[methods.CreateVM_TaskBody],
+	"CustomizeVM_Task":                        taskReply[methods.CustomizeVM_TaskBody],
+	"DeleteDatastoreFile_Task":                taskReply[methods.DeleteDatastoreFile_TaskBody],
+	"DeleteVirtualDisk_Task":                  taskReply[methods.DeleteVirtualDisk_TaskBody],
+	"Destroy_Task":                            taskReply[methods.Destroy_TaskBody],
+	"ExtendVirtualDisk_Task":                  taskReply[methods.ExtendVirtualDisk_TaskBody],
+	"InstantClone_Task":                       taskReply[methods.InstantClone_TaskBody],
+	"MoveIntoFolder_Task":                     taskReply[methods.MoveIntoFolder_TaskBody],
+	"MoveDatastoreFile_Task":                  taskReply[methods.MoveDatastoreFile_TaskBody],
+	"MoveVirtualDisk_Task":                    taskReply[methods.MoveVirtualDisk_TaskBody],
+	"PowerOffVM_Task":                         taskReply[methods.PowerOffVM_TaskBody],
+	"PowerOnVM_Task":                          taskReply[methods.PowerOnVM_TaskBody],
+	"ReconfigureComputeResource_Task":         taskReply[methods.ReconfigureComputeResource_TaskBody],
+	"ReconfigVM_Task":                         taskReply[methods.ReconfigVM_TaskBody],
+	"RegisterVM_Task":                         taskReply[methods.RegisterVM_TaskBody],
+	"RelocateVM_Task":                         taskReply[methods.RelocateVM_TaskBody],
+	"RemoveAllSnapshots_Task":                 taskReply[methods.RemoveAllSnapshots_TaskBody],
+	"RemoveSnapshot_Task":                     taskReply[methods.RemoveSnapshot_TaskBody],
+	"Rename_Task":                             taskReply[methods.Rename_TaskBody],
+	"ResetVM_Task":                            taskReply[methods.ResetVM_TaskBody],
+	"RevertToCurrentSnapshot_Task":            taskReply[methods.RevertToCurrentSnapshot_TaskBody],
+	"RevertToSnapshot_Task":                   taskReply[methods.RevertToSnapshot_TaskBody],
+	"SuspendVM_Task":                          taskReply[methods.SuspendVM_TaskBody],
 }
 
 // fail puts the fault where a vCenter puts it: into the task of a method that has one, else into the call.
@@ -95,6 +99,9 @@ func (c *call) task(work func() (types.AnyType, types.BaseMethodFault)) soap.Has
 
 // entity is what a task is about: a snapshot's task belongs to its machine, a file manager's to a datacenter.
 func (c *call) entity() types.ManagedObjectReference {
+	if c.about != nil {
+		return *c.about
+	}
 	if vm := c.machine(); vm != nil {
 		return vm.Self
 	}

@@ -20,6 +20,8 @@ type slowRule struct {
 	Cancelable *bool   `json:"cancelable"`
 	Count      *int    `json:"count"` // default 1; 0 is every call until reset
 	VM         string  `json:"vm"`
+
+	question *question // asked while it lingers
 }
 
 func init() {
@@ -32,6 +34,7 @@ type slowTask struct {
 	cancelable bool
 	cancel     chan struct{}
 	done       chan struct{} // closed: finish now
+	asked      bool          // an answer to the machine's question ends it
 	cancelOnce sync.Once
 	doneOnce   sync.Once
 }
@@ -74,7 +77,7 @@ func (d *Double) startSlow(c *call, rule *slowRule) soap.HasFault {
 	task := simulator.CreateTask(c.entity(), taskName(c.name), nil)
 	slow := &slowTask{
 		method: c.name, cancel: make(chan struct{}), done: make(chan struct{}),
-		cancelable: rule.Cancelable == nil || *rule.Cancelable,
+		cancelable: rule.Cancelable == nil || *rule.Cancelable, asked: rule.question != nil,
 	}
 	task.Info.Cancelable = slow.cancelable
 	task.Info.DescriptionId = descriptionID(c.entity().Reference().Type, c.name)
@@ -96,6 +99,9 @@ func (d *Double) startSlow(c *call, rule *slowRule) soap.HasFault {
 	own := *c.ctx // locks are held per context: this one must not share the finished call's
 	background := *c
 	background.ctx = &own
+	if vm := c.machine(); vm != nil && rule.question != nil {
+		go d.showQuestion(vm, rule.question) // the machine is locked until this call has its answer
+	}
 	go d.runSlow(&background, rule, task, slow)
 	return taskReplies[c.name](slow.ref)
 }
