@@ -11,6 +11,7 @@ from simulators.vcsim import Vcsim, start_vcsim
 from simulators.vcsim.admin import Admin
 
 from .capabilities import CapabilityContract
+from .disks import DiskContract
 from .machines import MachineContract
 from .subject import Subject, Traits
 from .test_vsphere import NETWORK, PACE, served_vsphere
@@ -33,7 +34,8 @@ def admin(esxi: Vcsim) -> Iterator[Admin]:
 @pytest.fixture
 async def subject(esxi: Vcsim, admin: Admin, tmp_path: Path) -> AsyncIterator[Subject]:
     network = v1.NetworkRef(kind=v1.NetworkKind.NAMED, name=NETWORK)
-    async with served_vsphere(esxi, admin, tmp_path, Traits(network=network, pace=PACE)) as subject:
+    traits = Traits(network=network, pace=PACE, change_tracking={"vsphere.changeTracking": "true"})
+    async with served_vsphere(esxi, admin, tmp_path, traits) as subject:
         yield subject
 
 
@@ -44,3 +46,6 @@ class TestCapabilities(CapabilityContract): ...
 
 
 class TestWatch(WatchContract): ...
+
+
+class TestDisks(DiskContract): ...

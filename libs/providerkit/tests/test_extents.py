@@ -103,7 +103,7 @@ def incoming(*messages: v1.Extent | str, resume_offset: int = 0) -> Incoming:
 async def test_what_comes_in_whole_passes() -> None:
     parts = [extents.data(0, b"a"), extents.hole(10, 90), extents.data(100, b"b")]
     content = incoming(*parts, "AB" * 32)
-    assert [extent async for extent in content] == parts
+    assert [extent async for extent in content.extents()] == parts
     assert content.promised == "ab" * 32
     content.check("ab" * 32)
     with pytest.raises(ChecksumMismatchError, match="disk root of machine m"):
@@ -125,13 +125,13 @@ async def test_what_comes_in_whole_passes() -> None:
 )
 async def test_nonsense_is_refused(messages: list[v1.Extent | str]) -> None:
     with pytest.raises(InvalidSpecError, match="disk root of machine m"):
-        assert [extent async for extent in incoming(*messages)] == []
+        assert [extent async for extent in incoming(*messages).extents()] == []
 
 
 async def test_a_damaged_extent_is_refused_and_those_before_it_are_not() -> None:
     bad = extents.data(10, b"good")
     bad.data = b"evil"
-    content = aiter(incoming(extents.data(0, b"x"), bad))
+    content = incoming(extents.data(0, b"x"), bad).extents()
     assert (await anext(content)).offset == 0
     with pytest.raises(ChecksumMismatchError):
         await anext(content)
@@ -139,4 +139,4 @@ async def test_a_damaged_extent_is_refused_and_those_before_it_are_not() -> None
 
 async def test_nothing_may_lie_before_the_offset_of_resumption() -> None:
     with pytest.raises(InvalidSpecError):
-        assert [extent async for extent in incoming(extents.hole(0, 5), resume_offset=4)] == []
+        assert [extent async for extent in incoming(extents.hole(0, 5), resume_offset=4).extents()] == []

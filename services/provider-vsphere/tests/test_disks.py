@@ -161,7 +161,7 @@ async def test_a_resumed_read_of_a_delta_takes_a_lease(
     """Its file does not hold the whole content."""
     await write(driver, uid, content())
     admin.wait(admin.find(uid).CreateSnapshot_Task("one", "", False, False))
-    await driver.vsphere.refresh(machines.get(driver.vsphere.tree, uid, OWNER))
+    await _delta(driver, uid)
     scribble(driver, vcsim, uid, 2 * MIB, b"later")
     vcsim.control("requests/reset")
     found = joined(await read(driver, ref(uid), offset=MIB))
@@ -298,9 +298,23 @@ async def test_a_write_that_comes_to_nothing_changes_nothing(
 
 async def test_a_disk_with_snapshots_is_not_written(driver: VsphereDriver, uid: str, admin: Admin) -> None:
     admin.wait(admin.find(uid).CreateSnapshot_Task("one", "", False, False))
-    await driver.vsphere.refresh(machines.get(driver.vsphere.tree, uid, OWNER))
+    await _delta(driver, uid)
     with pytest.raises(NotSupportedError, match="snapshots"):
         await write(driver, uid, content())
+
+
+async def test_a_snapshot_that_is_taken_meanwhile_keeps_its_disk(driver: VsphereDriver, uid: str, admin: Admin) -> None:
+    """Between the upload and the exchange another administrator was faster."""
+    await write(driver, uid, content(1))
+    plan = FaultPlan().does(
+        uploads.MOVED, lambda _: admin.wait(admin.find(uid).CreateSnapshot_Task("one", "", False, False))
+    )
+    with plan.installed(), pytest.raises(StalePreconditionError):
+        await write(driver, uid, content(2))
+    assert joined(await read(driver, ref(uid))) == content(1)
+    await driver.destroy(uid, silent)
+    assert shells(admin) == []
+    assert admin.orphans() == []
 
 
 async def test_a_lease_that_fails_says_why(driver: VsphereDriver, uid: str, vcsim: Vcsim, admin: Admin) -> None:
@@ -375,6 +389,13 @@ async def test_a_refused_import_is_told_as_it_is(driver: VsphereDriver, uid: str
     vcsim.control("faults", method="ImportVApp", fault="InsufficientResourcesFault")
     with pytest.raises(ProviderError, match="write disk root"):
         await write(driver, uid, content())
+
+
+async def _delta(driver: VsphereDriver, uid: str) -> None:
+    """Wait until the provider has heard that the root disk goes on in a delta."""
+    async with asyncio.timeout(10):
+        while _device(driver, uid, "root").backing.parent is None:  # noqa: ASYNC110  # the collector has no such event
+            await asyncio.sleep(0.01)
 
 
 def _strays(admin: Admin, uid: str) -> list[str]:

@@ -340,7 +340,7 @@ class Driver:
     async def write_disk(self, target: v1.WriteDiskTarget, incoming: Incoming) -> int:
         """Write what comes; what nothing comes for stays as it is, or is refused. The kit holds the machine meanwhile.
 
-        When the iteration ends with `incoming.promised`, the content is complete: hand its sha256 to `incoming.check`,
+        When `incoming.extents()` ends with `incoming.promised`, the content is complete: hand its sha256 to `check`,
         and let the disk change hands only after that where it can be so. A write that begins at 0 forgets an unfinished
         one. When nothing comes at all, nothing is changed and the answer counts.
 

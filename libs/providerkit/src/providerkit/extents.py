@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import string
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from typing import Final
 
 import google_crc32c
@@ -130,18 +130,24 @@ class Digest:
 
 
 class Incoming:
-    """The content that one WriteDisk call brings, each extent checked before anybody sees it. Iterate once."""
+    """The content that one WriteDisk call brings, each extent checked before anybody sees it."""
 
-    def __init__(self, target: v1.WriteDiskTarget, requests: AsyncIterator[v1.WriteDiskRequest]) -> None:
+    def __init__(
+        self,
+        target: v1.WriteDiskTarget,
+        requests: AsyncIterator[v1.WriteDiskRequest],
+        progress: Callable[[float, str], None] = lambda _part, _phase: None,
+    ) -> None:
         disk = target.disk or v1.DiskRef()
         self.promised = ""
         """The digest that ended it: the content is complete. Empty: it broke off, or more comes in another call."""
         self._what = f"write disk {disk.disk_name} of machine {disk.machine_uid}"
         self._target = target
         self._requests = requests
+        self._progress = progress
 
-    async def __aiter__(self) -> AsyncIterator[v1.Extent]:
-        """The extents, ascending from the target's resume_offset.
+    async def extents(self) -> AsyncGenerator[v1.Extent]:
+        """The extents, ascending from the target's resume_offset; to be asked for once.
 
         Raises:
             ChecksumMismatchError: an extent is not what was sent.
@@ -154,6 +160,7 @@ class Incoming:
             if request.extent is not None:
                 self._check(request.extent, position)
                 position = request.extent.offset + request.extent.length
+                self._progress(position / self._target.size_bytes, "writing")
                 yield request.extent
             elif request.finish_sha256 is not None:
                 self.promised = self._digest(request.finish_sha256)

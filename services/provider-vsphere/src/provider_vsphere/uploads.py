@@ -17,6 +17,7 @@ from typing import Any
 
 from common import faults, logging, v1
 from common.errors import (
+    HypervisorUnavailableError,
     InvalidSpecError,
     NotSupportedError,
     ResourceNotFoundError,
@@ -26,7 +27,7 @@ from common.errors import (
 from providerkit.extents import Digest, Incoming
 from pyVmomi import vim
 
-from provider_vsphere import devices, editing, machines, making, stamp, uploadstamp, vmdk
+from provider_vsphere import devices, editing, machines, making, policies, stamp, uploadstamp, vmdk, watched
 from provider_vsphere.disks import Disk, Disks
 from provider_vsphere.login import Login
 from provider_vsphere.nfc import Nfc
@@ -60,25 +61,37 @@ class Uploads:
         """See Driver."""
         disk = await self._disks.find(target.disk or v1.DiskRef(), "write")
         self._check(disk, target)
-        content = aiter(incoming)
-        first = await anext(content, None)
-        if first is None and not incoming.promised:
-            return 0
-        if target.resume_offset:
-            raise StalePreconditionError(f"{disk.doing}: nothing of an earlier write is kept, begin at 0")
-        await self.clear(disk.entity.uuid, disk.doing)
-        try:
-            async with self._nfc.lease(disk.doing, self._importing(disk)) as lease:
-                body = _encoded(disk, target.size_bytes, first, content, incoming)
-                async with contextlib.aclosing(body):
-                    [device] = lease.disks()
-                    await lease.upload(device, _rechunked(body))
-                shell = Entity("VirtualMachine", lease.entity)
-        except _UnfinishedError:
-            return 0
+        async with contextlib.aclosing(incoming.extents()) as content:
+            first = await anext(content, None)
+            if first is None and not incoming.promised:
+                return 0
+            if target.resume_offset:
+                raise StalePreconditionError(f"{disk.doing}: nothing of an earlier write is kept, begin at 0")
+            await self.clear(disk.entity.uuid, disk.doing)
+            profile = await self._policy(disk)
+            body = _encoded(disk, target.size_bytes, first, content, incoming)
+            try:
+                shell = await self._upload(disk, body, profile)
+            except _UnfinishedError:
+                return 0
         await faults.point(UPLOADED)
-        await self._take_over(disk, shell)
+        await self._take_over(disk, shell, profile)
         return target.size_bytes
+
+    async def _upload(self, disk: Disk, body: AsyncGenerator[bytes], profile: list[Any]) -> Entity:
+        """The shell with the whole content; whatever goes wrong, there is none."""
+        async with self._nfc.lease(disk.doing, self._importing(disk, profile)) as lease, contextlib.aclosing(body):
+            offered = lease.disks()
+            if len(offered) != 1:
+                raise HypervisorUnavailableError(f"{disk.doing}: the lease is for {len(offered)} disks, not for one")
+            await lease.upload(offered[0], _rechunked(body))
+            return Entity("VirtualMachine", lease.entity)
+
+    async def _policy(self, disk: Disk) -> list[Any]:
+        """The disk's storage policy, which its successor gets too."""
+        wish = disk.record.settings.get(f"disks[{disk.name}].storage_policy", "")
+        known = await policies.ids(self._vsphere, [wish], disk.doing)
+        return making.policy([v1.DiskSpec(name=disk.name, storage_policy=wish)], known)
 
     def _check(self, disk: Disk, target: v1.WriteDiskTarget) -> None:
         if disk.entity.facts.get("runtime.powerState") != "poweredOff":
@@ -93,12 +106,12 @@ class Uploads:
 
     # -- the shell -------------------------------------------------------------------------------------------------
 
-    def _importing(self, disk: Disk) -> Any:
+    def _importing(self, disk: Disk, profile: list[Any]) -> Any:
         """Begins the import of a machine with a disk like this one."""
         facts, datastore = disk.entity.facts, disk.file.partition("]")[0] + "]"
-        mark = UploadStamp(disk.entity.uuid, disk.name, self._owner)
+        mark, old = UploadStamp(disk.entity.uuid, disk.name, self._owner), disk.device.backing
         backing = _dev.VirtualDisk.FlatVer2BackingInfo(fileName=datastore, diskMode="persistent")
-        backing.thinProvisioned = disk.device.backing.thinProvisioned
+        backing.thinProvisioned, backing.eagerlyScrub = old.thinProvisioned, old.eagerlyScrub
         device = _dev.VirtualDisk(key=-2, controllerKey=-1, unitNumber=0, backing=backing)
         devices.set_size(device, disk.size)
         controller = _dev.ParaVirtualSCSIController(key=-1, busNumber=0, sharedBus="noSharing")
@@ -112,7 +125,7 @@ class Uploads:
             extraConfig=making.options({uploadstamp.KEY: mark.text()}),
             deviceChange=[
                 _dev.VirtualDeviceSpec(operation="add", device=controller),
-                _dev.VirtualDeviceSpec(operation="add", fileOperation="create", device=device),
+                _dev.VirtualDeviceSpec(operation="add", fileOperation="create", device=device, profile=profile),
             ],
         )
 
@@ -126,8 +139,12 @@ class Uploads:
         return begin
 
     async def clear(self, uid: str, doing: str) -> None:
-        """Remove what writes of this machine's disks left behind, shells and files; nothing is success."""
-        await self._vsphere.settle_doubts()
+        """Remove what writes of this machine's disks left behind, shells and files; nothing is success.
+
+        Raises:
+            OperationInProgressError: vSphere still waits for the rest of an upload that died, until its lease ends.
+        """
+        await self._look(uid, doing)
         for shell in list(self._vsphere.tree.of_kind("VirtualMachine")):
             mark = machines.upload_of(shell)
             if mark is not None and (mark.uid, mark.owner) == (uid, self._owner):
@@ -140,6 +157,20 @@ class Uploads:
                 for file in on_way.values():
                     await self._delete_file(entity, file, doing)
                 await self._reconfigure(entity, _without_way(record), [], doing)
+
+    async def _look(self, uid: str, doing: str) -> None:
+        """Have the tree hold every shell of this machine's disks, however lately it was made: its UUID is known."""
+        records = (machines.stamp_of(entity) for entity in self._vsphere.tree.with_uuid(uid))
+        names = {disk.name for record in records if record is not None for disk in record.disks}
+        marks = [UploadStamp(uid, name, self._owner) for name in names]
+
+        def ask(login: Login) -> list[str]:
+            search = login.content.searchIndex
+            found = (search.FindAllByUuid(None, mark.instance_uuid(), True, True) for mark in marks)
+            return [str(each._moId) for some in found for each in some or ()]
+
+        moids = await self._vsphere.call(doing, ask) if marks else []
+        await self._vsphere.refresh(*(Entity("VirtualMachine", moid) for moid in moids))
 
     async def _destroy(self, shell: Entity, doing: str) -> None:
         """With every disk that is still plugged into it."""
@@ -160,7 +191,7 @@ class Uploads:
 
     # -- the exchange ----------------------------------------------------------------------------------------------
 
-    async def _take_over(self, disk: Disk, shell: Entity) -> None:
+    async def _take_over(self, disk: Disk, shell: Entity, profile: list[Any]) -> None:
         """The shell's disk becomes ours: noted, unplugged, moved, plugged in, each told by what is true already."""
         await self._vsphere.refresh(shell, disk.entity)
         known = self._vsphere.tree.get(shell.moid)
@@ -169,8 +200,8 @@ class Uploads:
         if known is None or uploaded is None:
             raise StalePreconditionError(f"{disk.doing}: what was uploaded has gone")
         way = _Way(devices.file_of(uploaded), _beside(disk.file))
-        record = self._record(disk)
-        await self._reconfigure(disk.entity, _with_way(record, disk.name, way), [], disk.doing)
+        entity, record, _ = await self._now(disk)
+        await self._reconfigure(entity, _with_way(record, disk.name, way), [], disk.doing)
         await faults.point(NOTED)
         unplug = _dev.VirtualDeviceSpec(operation="remove", device=uploaded)
         await self._reconfigure(known, None, [unplug], disk.doing)
@@ -184,17 +215,32 @@ class Uploads:
 
         await self._vsphere.task(disk.doing, move)
         await faults.point(MOVED)
-        await self._reconfigure(
-            disk.entity, _without_way(self._record(disk)), _exchange(disk.device, way.target), disk.doing
-        )
+        entity, record, old = await self._now(disk)
+        await self._reconfigure(entity, _without_way(record), _exchange(old, way.target, profile), disk.doing)
         await faults.point(SWAPPED)
         await self._destroy(known, disk.doing)
         log.info("vsphere.disk.written", uid=disk.entity.uuid, disk=disk.name, file=way.target)
 
-    def _record(self, disk: Disk) -> Stamp:
-        record = machines.stamp_of(machines.get(self._vsphere.tree, disk.entity.uuid, self._owner))
-        assert record is not None  # it is ours
-        return record
+    async def _now(self, disk: Disk) -> tuple[Entity, Stamp, Any]:
+        """The machine, its stamp and the disk, asked of vSphere itself: the tree may not have heard yet.
+
+        Raises:
+            StalePreconditionError: somebody took a snapshot meanwhile, or exchanged the disk, or started the machine.
+        """
+
+        def look(login: Login) -> dict[str, Any]:
+            wanted = watched.machine_filter([self._vsphere.machine(disk.entity, login)])
+            [found] = login.content.propertyCollector.RetrieveContents([wanted])
+            return {each.name: watched.plain(each.val) for each in found.propSet}
+
+        entity = Entity(disk.entity.kind, disk.entity.moid, await self._vsphere.call(disk.doing, look))
+        record, board = machines.record_of(entity), entity.facts.get("config.hardware.device") or ()
+        mark = record.disk(disk.name)
+        device = devices.disk_at(board, mark.slot) if mark is not None else None
+        off = entity.facts.get("runtime.powerState") == "poweredOff"
+        if device is None or not off or devices.file_of(device) != disk.file:
+            raise StalePreconditionError(f"{disk.doing}: somebody changed the machine meanwhile; its disk is as it was")
+        return entity, record, device
 
     async def _reconfigure(self, entity: Entity, record: Stamp | None, changes: list[Any], doing: str) -> None:
         """Args: record: the stamp that becomes true with it; None for the shell."""
@@ -213,7 +259,7 @@ class _Way:
     target: str
 
 
-def _exchange(old: Any, file: str) -> list[Any]:
+def _exchange(old: Any, file: str, profile: list[Any]) -> list[Any]:
     """One disk out, with its file, and the other into its slot, as what the old one was."""
     backing = _dev.VirtualDisk.FlatVer2BackingInfo(fileName=file, diskMode=old.backing.diskMode)
     backing.sharing = old.backing.sharing
@@ -224,7 +270,7 @@ def _exchange(old: Any, file: str) -> list[Any]:
     devices.set_size(new, devices.capacity(old))
     return [
         _dev.VirtualDeviceSpec(operation="remove", fileOperation="destroy", device=old),
-        _dev.VirtualDeviceSpec(operation="add", device=new),
+        _dev.VirtualDeviceSpec(operation="add", device=new, profile=profile),
     ]
 
 

@@ -71,7 +71,7 @@ class Disks:
         if target.resume_offset > volume.content.durable:
             raise StalePreconditionError(f"{what}: only {volume.content.durable} bytes are kept, begin there")
         content, begun = volume.content, False
-        async for extent in incoming:
+        async for extent in incoming.extents():
             await self._world.enter("write_disk")
             if not begun:
                 content, begun = volume.content.copy(), True

@@ -45,13 +45,13 @@ class DiskServicer:
             raise InvalidSpecError("disk.snapshot_id: a snapshot cannot be written")
         if not target.size_bytes or target.resume_offset > target.size_bytes:
             raise InvalidSpecError("size_bytes: is missing, or less than resume_offset")
-        incoming = Incoming(target, requests)
 
-        async def write(job: Job[int]) -> int:
-            return await self._driver.write_disk(target, incoming)
+        async def write(job: Job[v1.WriteDiskResponse]) -> v1.WriteDiskResponse:
+            incoming = Incoming(target, requests, job.progress)
+            offset = await self._driver.write_disk(target, incoming)
+            return v1.WriteDiskResponse(offset=offset, complete=bool(incoming.promised))
 
-        offset = await self._machines.hold("write-disk", disk.machine_uid, write)
-        return v1.WriteDiskResponse(offset=offset, complete=bool(incoming.promised))
+        return await self._machines.hold("write-disk", disk.machine_uid, write)
 
 
 def _named(disk: v1.DiskRef | None) -> v1.DiskRef:
