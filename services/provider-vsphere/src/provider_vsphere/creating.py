@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from common import faults, logging, v1
@@ -15,7 +15,7 @@ from common.errors import InvalidSpecError, NameConflictError, ResourceNotFoundE
 from providerkit.driver import Progress
 from pyVmomi import vim
 
-from provider_vsphere import customization, devices, editing, machines, making, nics, policies, power, stamp
+from provider_vsphere import customization, devices, editing, machines, making, nics, policies, power, stamp, storagedrs
 from provider_vsphere.images import Images, Source
 from provider_vsphere.login import Login
 from provider_vsphere.places import Place, Places
@@ -32,6 +32,20 @@ DESTROYED = faults.declare("vsphere.destroy.done", "the VM is gone, and nobody k
 _ATTEMPTS = 3
 """So often a machine is looked at anew that somebody else changed while it was being destroyed."""
 _PLACES = ("cluster", "host", "resource_pool", "folder", "datastore", "storage_pod")
+
+
+@dataclass(frozen=True)
+class _Wish:
+    """A machine that is to be made, with everything that was looked up for it."""
+
+    spec: v1.MachineSpec
+    name: str
+    place: Place
+    networks: Mapping[str, Entity]
+    macs: Mapping[str, str]
+    policies: Mapping[str, str]
+    source: Source | None
+    """What it is copied from."""
 
 
 class Creator:
@@ -103,15 +117,18 @@ class Creator:
         self, spec: v1.MachineSpec, name: str, place: Place, networks: Mapping[str, Entity]
     ) -> Callable[[Login], Any]:
         """What begins the task, with everything in it."""
+        doing = f"create {name}"
         image = next((disk.image for disk in spec.disks if disk.image is not None), None)
         source = await self._images.source(image.id) if image is not None else None
         macs = nics.macs(spec, self.macs_of_others((spec.identity or v1.MachineIdentity()).uid))
-        policy_ids = await policies.ids(self._vsphere, [disk.storage_policy for disk in spec.disks], f"create {name}")
-        present = source.devices if source is not None else ()
-        config = self._config(spec, place, networks, macs, policy_ids, source=present)
-        customized = await customization.of(self._vsphere, spec, macs, f"create {name}", has_source=source is not None)
+        known = await policies.ids(self._vsphere, [disk.storage_policy for disk in spec.disks], doing)
+        wish = _Wish(spec, name, place, networks, macs, known, source)
+        customized = await customization.of(self._vsphere, spec, macs, doing, has_source=source is not None)
+        wish = await self._with_storage(wish, doing)
+        config = self._config(wish)
         if source is not None:
-            return self._cloning(spec, name, place, source, config, customized, policy_ids)
+            return self._cloning(wish, source, self._order(wish, source, config, customized))
+        place = wish.place
 
         def create(login: Login) -> Any:
             stub = login.instance._stub
@@ -121,58 +138,74 @@ class Creator:
 
         return create
 
-    def _cloning(
-        self,
-        spec: v1.MachineSpec,
-        name: str,
-        place: Place,
-        source: Source,
-        config: Any,
-        customized: Any,
-        policy_ids: Mapping[str, str],
-    ) -> Callable[[Login], Any]:
-        """The same from a template, or standing on a snapshot, whose disks nobody writes to."""
+    def _cloning(self, wish: _Wish, source: Source, order: Any) -> Callable[[Login], Any]:
+        def clone(login: Login) -> Any:
+            folder = vim.Folder(wish.place.folder.moid, login.instance._stub)
+            return self._vsphere.machine(source.entity, login).CloneVM_Task(folder, wish.name, order)
+
+        return clone
+
+    def _order(self, wish: _Wish, source: Source, config: Any, customized: Any) -> Any:
+        """The CloneSpec of a machine from a template, or standing on a snapshot, whose disks nobody writes to."""
+        spec, place = wish.spec, wish.place
         _refuse_growth_on_snapshot(spec, source)
         where = vim.vm.RelocateSpec(
-            pool=vim.ResourcePool(place.pool.moid), profile=making.policy(spec.disks, policy_ids)
+            pool=vim.ResourcePool(place.pool.moid), profile=making.policy(spec.disks, wish.policies)
         )
         if place.datastore is not None:
             where.datastore = vim.Datastore(place.datastore.moid)
-            where.disk = making.disk_locators(spec, source.devices, place.datastore.moid, policy_ids)
+            where.disk = making.disk_locators(spec, source.devices, place.datastore.moid, wish.policies)
         if place.host is not None:
             where.host = vim.HostSystem(place.host.moid)
         order = vim.vm.CloneSpec(location=where, powerOn=False, template=False, config=config, customization=customized)
         if source.snapshot:
             order.snapshot = vim.vm.Snapshot(source.snapshot)
             where.diskMoveType = "createNewChildDiskBacking"
+        return order
 
-        def clone(login: Login) -> Any:
-            folder = vim.Folder(place.folder.moid, login.instance._stub)
-            return self._vsphere.machine(source.entity, login).CloneVM_Task(folder, name, order)
+    async def _with_storage(self, wish: _Wish, doing: str) -> _Wish:
+        """In a datastore cluster, the datastores that Storage DRS recommends; else the roomiest member, as it is."""
+        place, pod = wish.place, wish.place.storage_pod
+        if pod is None:
+            return wish
+        if not storagedrs.is_on(pod):
+            roomiest = place.datastore.name if place.datastore is not None else ""
+            log.info("vsphere.storagedrs.off", pod=pod.name, datastore=roomiest)
+            return wish
+        config, source = self._config(wish), wish.source
+        if source is None:
+            found = await storagedrs.for_new(self._vsphere, place, config, doing)
+        else:
+            order = self._order(wish, source, config, None)
+            found = await storagedrs.for_clone(self._vsphere, place, source.entity, wish.name, order, doing)
+        home = self._vsphere.tree.get(found.home) if found is not None else None
+        if found is None or home is None:
+            return wish
+        keys = [each.device.key for each in config.deviceChange if isinstance(each.device, vim.vm.device.VirtualDisk)]
+        spec = wish.spec if source is not None else self._disks_at(wish.spec, [found.disks.get(key) for key in keys])
+        return replace(wish, spec=spec, place=replace(place, datastore=home))
 
-        return clone
+    def _disks_at(self, spec: v1.MachineSpec, moids: Sequence[str | None]) -> v1.MachineSpec:
+        """Args: moids: datastore of each disk, in the order of the spec; None is the machine's own."""
+        tree, disks = self._vsphere.tree, []
+        for disk, moid in zip(spec.disks, moids, strict=True):
+            where = tree.get(moid)
+            asked = replace(disk, storage=tree.path(where)) if where is not None and not disk.storage else disk
+            disks.append(asked)
+        return replace(spec, disks=disks)
 
-    def _config(
-        self,
-        spec: v1.MachineSpec,
-        place: Place,
-        networks: Mapping[str, Entity],
-        macs: Mapping[str, str],
-        policy_ids: Mapping[str, str],
-        *,
-        source: Sequence[Any],
-    ) -> Any:
-        identity = spec.identity or v1.MachineIdentity()
+    def _config(self, wish: _Wish) -> Any:
+        identity, place = wish.spec.identity or v1.MachineIdentity(), wish.place
         record = stamp.of(identity, int(self._clock.now().timestamp()))
         return making.new_machine(
-            _with_datastores(spec, self._places, place),
-            replace(record, settings=_asked_places(spec.placement)),
-            macs=macs,
-            networks=networks,
-            switches=self.switches(networks),
+            _with_datastores(wish.spec, self._places, place),
+            replace(record, settings=_asked_places(wish.spec.placement)),
+            macs=wish.macs,
+            networks=wish.networks,
+            switches=self.switches(wish.networks),
             datastore_name=place.datastore.name if place.datastore is not None else "",
-            source=source,
-            policies=policy_ids,
+            source=wish.source.devices if wish.source is not None else (),
+            policies=wish.policies,
         )
 
     def macs_of_others(self, uid: str) -> set[str]:

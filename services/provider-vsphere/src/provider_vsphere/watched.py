@@ -21,9 +21,11 @@ UPLOAD_STAMP = f'config.extraConfig["{uploadstamp.KEY}"]'
 DRS = "configurationEx"
 """As a whole: its type is that of any ComputeResource, where a path cannot name what a cluster alone has."""
 
+POD_ENABLED = "podStorageDrsEntry.storageDrsConfig.podConfig.enabled"
+
 PROPERTIES: dict[Any, tuple[str, ...]] = {
     vim.Folder: ("name", "parent", "childType"),
-    vim.StoragePod: ("summary.freeSpace", "summary.capacity"),
+    vim.StoragePod: ("summary.freeSpace", "summary.capacity", POD_ENABLED),
     vim.Datacenter: ("name", "parent", "vmFolder", "hostFolder", "datastoreFolder", "networkFolder"),
     vim.ComputeResource: ("name", "parent", "resourcePool", "host", "datastore", "network"),
     vim.ClusterComputeResource: ("configuration.drsConfig.enabled", DRS),
