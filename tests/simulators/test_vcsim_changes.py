@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-
 import pytest
 from pyVmomi import vim, vmodl
 
@@ -18,7 +16,7 @@ GRAIN = 64 << 10
 
 
 def write(vcsim, vm: str, offset: int, size: int) -> None:
-    vcsim.control("disk/write", vm=vm, offset=offset, data=base64.b64encode(b"x" * size).decode())
+    vcsim.write_disk(vm, offset, b"x" * size)
 
 
 def areas(vm: vim.VirtualMachine, snapshot: vim.vm.Snapshot, change_id: str) -> list[tuple[int, int]]:

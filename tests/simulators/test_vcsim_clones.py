@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from typing import Any
 
 import pytest
@@ -65,11 +64,10 @@ def test_a_clone_of_a_card_gets_its_own_address(si):
 
 def test_full_clones_have_the_bytes(si, vcsim):
     source = make(si, "bytes", deviceChange=with_disks(MIB))
-    vcsim.control("disk/write", vm="bytes", offset=512, data=base64.b64encode(b"content").decode())
+    vcsim.write_disk("bytes", 512, b"content")
     clone(source, "bytes-copy")
-    vcsim.control("disk/write", vm="bytes", offset=512, data=base64.b64encode(b"changed").decode())
-    data = vcsim.control("disk/read", vm="bytes-copy", offset=512, length=7)
-    assert base64.b64decode(data) == b"content"
+    vcsim.write_disk("bytes", 512, b"changed")
+    assert vcsim.read_disk("bytes-copy", 512, 7) == b"content"
 
 
 def test_linked_clones_are_children_of_the_snapshot(si, vcsim):
@@ -77,21 +75,21 @@ def test_linked_clones_are_children_of_the_snapshot(si, vcsim):
     with pytest.raises(vmodl.fault.InvalidArgument) as refused:
         clone(source, "orphan", linked=True)
     assert refused.value.invalidProperty == "spec.snapshot"
-    vcsim.control("disk/write", vm="parent", offset=0, data=base64.b64encode(b"then").decode())
+    vcsim.write_disk("parent", 0, b"then")
     snapshot = outcome(source.CreateSnapshot_Task("base", "", False, False))
-    vcsim.control("disk/write", vm="parent", offset=0, data=base64.b64encode(b"now!").decode())
+    vcsim.write_disk("parent", 0, b"now!")
     outcome(source.ReconfigVM_Task(vim.vm.ConfigSpec(numCPUs=2)))
     child = clone(source, "child", linked=True, snapshot=snapshot)
     assert chain(child.config) == ["child.vmdk", "parent.vmdk"]
     assert child.config.hardware.numCPU == 1
-    assert base64.b64decode(vcsim.control("disk/read", vm="child", offset=0, length=4)) == b"then"
+    assert vcsim.read_disk("child", 0, 4) == b"then"
     with pytest.raises(vim.fault.InvalidDeviceOperation):
         grow(child)
     outcome(source.RemoveAllSnapshots_Task())
     assert chain(source.config)[-1] == "parent.vmdk"  # the child still needs it
     outcome(source.Destroy_Task())
     outcome(child.PowerOnVM_Task())
-    assert base64.b64decode(vcsim.control("disk/read", vm="child", offset=0, length=4)) == b"then"
+    assert vcsim.read_disk("child", 0, 4) == b"then"
 
 
 def grow(vm: vim.VirtualMachine) -> None:

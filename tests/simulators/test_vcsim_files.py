@@ -2,32 +2,27 @@
 
 from __future__ import annotations
 
-import base64
 import urllib.error
 
 import pytest
 from pyVmomi import vim
 
 from simulators.clients import MIB, folder, make, outcome, si, with_disks
-from simulators.vcsim import Vcsim, vcsim
+from simulators.vcsim import vcsim
 
 __all__ = ["si", "vcsim"]
 
 pytestmark = pytest.mark.real
 
 
-def read(vcsim: Vcsim, vm: str, offset: int, length: int) -> bytes:
-    return base64.b64decode(vcsim.control("disk/read", vm=vm, offset=offset, length=length))
-
-
 def test_the_bytes_of_a_disk_are_a_file(si, vcsim):
     vm = make(si, "filed", deviceChange=with_disks(MIB))
-    vcsim.control("disk/write", vm="filed", offset=4096, data=base64.b64encode(b"content").decode())
+    vcsim.write_disk("filed", 4096, b"content")
     assert len(folder(si, vcsim, "filed/filed-flat.vmdk")) == MIB
     assert folder(si, vcsim, "filed/filed-flat.vmdk", part="4096-4102") == b"content"
     assert b"filed-flat.vmdk" in folder(si, vcsim, "filed/filed.vmdk")
     folder(si, vcsim, "filed/filed-flat.vmdk", b"put" + bytes(MIB - 3))
-    assert read(vcsim, "filed", 0, 3) == b"put"
+    assert vcsim.read_disk("filed", 0, 3) == b"put"
     outcome(vm.CreateSnapshot_Task("s", "", False, False))
     with pytest.raises(urllib.error.HTTPError, match="404"):  # a delta is no flat file
         folder(si, vcsim, "filed/filed-000001-flat.vmdk")
@@ -59,7 +54,7 @@ def test_disks_are_made_copied_grown_and_deleted(si, vcsim):
 
 def test_a_copied_disk_can_be_attached(si, vcsim):
     source = make(si, "copied", deviceChange=with_disks(MIB))
-    vcsim.control("disk/write", vm="copied", offset=0, data=base64.b64encode(b"bytes").decode())
+    vcsim.write_disk("copied", 0, b"bytes")
     outcome(source.CreateSnapshot_Task("s", "", False, False))
     manager, datacenter = si.content.virtualDiskManager, si.content.rootFolder.childEntity[0]
     outcome(
@@ -71,4 +66,4 @@ def test_a_copied_disk_can_be_attached(si, vcsim):
     changes[1].fileOperation = None
     changes[1].device.backing.fileName = "[LocalDS_0] loose.vmdk"
     make(si, "attached", deviceChange=changes)
-    assert read(vcsim, "attached", 0, 5) == b"bytes"
+    assert vcsim.read_disk("attached", 0, 5) == b"bytes"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import http.client
 import ssl
@@ -26,14 +25,6 @@ __all__ = ["si", "vcsim"]
 pytestmark = pytest.mark.real
 
 SECTOR = 512
-
-
-def write(vcsim, vm: str, offset: int, data: bytes) -> None:
-    vcsim.control("disk/write", vm=vm, offset=offset, data=base64.b64encode(data).decode())
-
-
-def read(vcsim, vm: str, offset: int, length: int) -> bytes:
-    return base64.b64decode(vcsim.control("disk/read", vm=vm, offset=offset, length=length))
 
 
 def fetch(vcsim: Vcsim, url: str, body: Any = None) -> bytes:
@@ -82,8 +73,8 @@ def leased(lease: vim.HttpNfcLease) -> vim.HttpNfcLease.Info:
 
 def exported(si: vim.ServiceInstance, vcsim: Vcsim, name: str) -> bytes:
     vm = make(si, name, deviceChange=with_disks(2 * MIB))
-    write(vcsim, name, 1000, b"start")
-    write(vcsim, name, 2 * MIB - 3, b"end")
+    vcsim.write_disk(name, 1000, b"start")
+    vcsim.write_disk(name, 2 * MIB - 3, b"end")
     lease = vm.ExportVm()
     stream = fetch(vcsim, leased(lease).deviceUrl[0].url)
     lease.HttpNfcLeaseComplete()
@@ -111,8 +102,8 @@ def start_import(si: vim.ServiceInstance, name: str, size: int = 2 * MIB) -> vim
 
 def test_an_export_is_a_stream_of_the_disk(si, vcsim):
     vm = make(si, "shipped", deviceChange=with_disks(2 * MIB, MIB))
-    write(vcsim, "shipped", 1000, b"start")
-    write(vcsim, "shipped", 2 * MIB - 3, b"end")
+    vcsim.write_disk("shipped", 1000, b"start")
+    vcsim.write_disk("shipped", 2 * MIB - 3, b"end")
     lease = vm.ExportVm()
     assert lease.state == "initializing"
     info = leased(lease)
@@ -139,10 +130,10 @@ def test_an_export_is_a_stream_of_the_disk(si, vcsim):
 
 def test_only_what_is_off_is_exported_but_snapshots_always(si, vcsim):
     vm = make(si, "running", deviceChange=with_disks(MIB))
-    write(vcsim, "running", 0, b"then")
+    vcsim.write_disk("running", 0, b"then")
     outcome(vm.PowerOnVM_Task())
     snapshot = outcome(vm.CreateSnapshot_Task("s", "", False, False))
-    write(vcsim, "running", 0, b"now!")
+    vcsim.write_disk("running", 0, b"now!")
     with pytest.raises(vim.fault.InvalidPowerState):
         vm.ExportVm()
     lease = snapshot.ExportSnapshot()
@@ -169,8 +160,8 @@ def test_an_import_takes_a_stream(si, vcsim):
     assert entry.sha1 == hashlib.sha1(stream).hexdigest()
     lease.HttpNfcLeaseComplete()
     assert info.entity.name == "imported"
-    assert read(vcsim, "imported", 1000, 5) == b"start"
-    assert read(vcsim, "imported", 2 * MIB - 3, 3) == b"end"
+    assert vcsim.read_disk("imported", 1000, 5) == b"start"
+    assert vcsim.read_disk("imported", 2 * MIB - 3, 3) == b"end"
 
 
 def test_a_stream_larger_than_the_disk(si, vcsim):
@@ -225,7 +216,7 @@ def test_slow_leases_and_starred_hosts(si, vcsim):
 def test_cut_transfers(si, vcsim):
     stream = exported(si, vcsim, "whole")
     vm = make(si, "cut", deviceChange=with_disks(MIB))
-    write(vcsim, "cut", 0, b"x")
+    vcsim.write_disk("cut", 0, b"x")
     vcsim.control("transfers/cut", path="/nfc", after=600)
     url = leased(vm.ExportVm()).deviceUrl[0].url
     with pytest.raises((http.client.IncompleteRead, ConnectionError)):
@@ -268,7 +259,7 @@ def test_the_server_pulls_itself(si, vcsim, source):
     file = vim.HttpNfcLease.SourceFile(targetDeviceId=info.deviceUrl[0].importKey, url=source, create=False)
     outcome(lease.HttpNfcLeasePullFromUrls_Task([file]))
     lease.HttpNfcLeaseComplete()
-    assert read(vcsim, "pulled", 1000, 5) == b"start"
+    assert vcsim.read_disk("pulled", 1000, 5) == b"start"
 
 
 def test_a_lone_host_stars_its_urls():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Iterator
 
 import pytest
@@ -195,17 +194,35 @@ def test_an_ovf_of_the_library_is_deployed_with_its_disks(si, vcsim, rest):
     assert told["succeeded"] is True, str(told)
     vm = vim.VirtualMachine(told["resource_id"]["id"], si._stub)
     assert (vm.name, disks(vm.config)[0].capacityInBytes) == ("from-library", 2 * MIB)
-    data = vcsim.control("disk/read", vm="from-library", offset=1000, length=5)
-    assert base64.b64decode(data) == b"start"
+    assert vcsim.read_disk("from-library", 1000, 5) == b"start"
     assert deploy(si, rest, item, "from-library")["succeeded"] is False
     rest("DELETE", f"content/library/item/{item}")
     with pytest.raises(Refused, match="404 not_found"):
         rest("GET", f"content/library/item/{item}")
 
 
+def test_a_subscribed_librarys_item_is_deployed(si, vcsim, rest):
+    stream = exported(si, vcsim, "origin-of-all")
+    datastore = si.content.rootFolder.childEntity[0].datastore[0]
+    backing = [{"type": "DATASTORE", "datastore_id": datastore._moId}]
+    publication = {"published": True, "authentication_method": "NONE", "persist_json_enabled": False}
+    body = {"name": "public", "type": "LOCAL", "storage_backings": backing, "publish_info": publication}
+    published = rest("POST", "content/local-library", body)
+    item = filled(rest, published, "shared", {"item.ovf": OVF.encode(), "disk.vmdk": stream})
+    url = rest("GET", f"content/local-library/{published}")["publish_info"]["publish_url"]
+    subscription = {"subscription_url": url, "authentication_method": "NONE", "on_demand": False}
+    body = {"name": "mirror", "type": "SUBSCRIBED", "storage_backings": backing, "subscription_info": subscription}
+    mirror = rest("POST", "content/subscribed-library", body)
+    rest("POST", f"content/subscribed-library/{mirror}?action=sync")
+    (copy,) = rest("GET", f"content/library/item?library_id={mirror}")
+    assert rest("GET", f"content/library/item/{copy}")["source_id"] == item
+    assert deploy(si, rest, copy, "from-mirror")["succeeded"] is True
+    assert vcsim.read_disk("from-mirror", 1000, 5) == b"start"
+
+
 def test_a_template_of_the_library_becomes_a_machine(si, vcsim, rest):
     source = make(si, "to-capture", deviceChange=with_disks(MIB))
-    vcsim.control("disk/write", vm="to-capture", offset=0, data=base64.b64encode(b"golden").decode())
+    vcsim.write_disk("to-capture", 0, b"golden")
     own = library(si, rest, "templates")
     datacenter = si.content.rootFolder.childEntity[0]
     placement = {"folder": datacenter.vmFolder._moId, "resource_pool": source.resourcePool._moId}
@@ -219,8 +236,7 @@ def test_a_template_of_the_library_becomes_a_machine(si, vcsim, rest):
     }
     vm = vim.VirtualMachine(rest("POST", f"vcenter/vm-template/library-items/{item}?action=deploy", body), si._stub)
     assert (vm.config.template, vm.runtime.powerState, vm.config.hardware.numCPU) == (False, "poweredOn", 2)
-    data = vcsim.control("disk/read", vm="from-template", offset=0, length=6)
-    assert base64.b64decode(data) == b"golden"
+    assert vcsim.read_disk("from-template", 0, 6) == b"golden"
 
 
 @pytest.fixture

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-
 import pytest
 from pyVmomi import vim, vmodl
 
@@ -17,14 +15,6 @@ pytestmark = pytest.mark.real
 
 def snapshot(vm: vim.VirtualMachine, name: str, *, memory: bool = False, quiesce: bool = False) -> vim.vm.Snapshot:
     return outcome(vm.CreateSnapshot_Task(name, f"about {name}", memory, quiesce))
-
-
-def write(vcsim, vm: str, offset: int, data: bytes) -> None:
-    vcsim.control("disk/write", vm=vm, offset=offset, data=base64.b64encode(data).decode())
-
-
-def read(vcsim, vm: str, offset: int, length: int) -> bytes:
-    return base64.b64decode(vcsim.control("disk/read", vm=vm, offset=offset, length=length))
 
 
 def test_disks_go_on_in_deltas(si):
@@ -69,9 +59,9 @@ def test_memory_and_quiesce_follow_power_and_tools(si, vcsim):
 def test_revert_brings_back_hardware_settings_and_bytes(si, vcsim):
     note = vim.option.OptionValue(key="note", value="old")
     vm = make(si, "back", deviceChange=with_disks(MIB), annotation="before", extraConfig=[note])
-    write(vcsim, "back", 4096, b"old bytes")
+    vcsim.write_disk("back", 4096, b"old bytes")
     kept = snapshot(vm, "kept")
-    write(vcsim, "back", 4096, b"new bytes")
+    vcsim.write_disk("back", 4096, b"new bytes")
     extra = [vim.option.OptionValue(key="note", value="new"), vim.option.OptionValue(key="more", value="x")]
     card = vim.vm.device.VirtualVmxnet3(
         key=-1, backing=vim.vm.device.VirtualEthernetCard.NetworkBackingInfo(deviceName="VM Network")
@@ -95,7 +85,7 @@ def test_revert_brings_back_hardware_settings_and_bytes(si, vcsim):
     assert vm.config.changeVersion != version
     assert vm.snapshot.currentSnapshot == kept
     assert chain(vm.config) == ["back-000002.vmdk", "back.vmdk"]
-    assert read(vcsim, "back", 4096, 9) == b"old bytes"
+    assert vcsim.read_disk("back", 4096, 9) == b"old bytes"
 
 
 def test_revert_with_memory_is_running_again(si):
@@ -117,14 +107,14 @@ def test_nothing_to_revert_to(si):
 def test_removal_merges_the_disks(si, vcsim):
     vm = make(si, "merged", deviceChange=with_disks(MIB))
     one, two = snapshot(vm, "one"), snapshot(vm, "two")
-    write(vcsim, "merged", 0, b"top")
+    vcsim.write_disk("merged", 0, b"top")
     outcome(one.RemoveSnapshot_Task(removeChildren=False))
     assert chain(vm.config) == ["merged-000002.vmdk", "merged.vmdk"]
     assert chain(two.config) == ["merged.vmdk"]
     outcome(two.RemoveSnapshot_Task(removeChildren=False))
     assert chain(vm.config) == ["merged.vmdk"]
     assert vm.snapshot is None
-    assert read(vcsim, "merged", 0, 3) == b"top"
+    assert vcsim.read_disk("merged", 0, 3) == b"top"
     outcome(vm.PowerOnVM_Task())
 
 

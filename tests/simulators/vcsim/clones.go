@@ -241,7 +241,7 @@ func (c *call) finishClone(made *simulator.VirtualMachine, spec *types.VirtualMa
 		c.double.noteCustomization(made.Self, *spec.Customization)
 	}
 	if spec.Template {
-		if fault := made.MarkAsTemplate(&types.MarkAsTemplate{This: made.Self}).Fault(); fault != nil {
+		if fault := c.on(made.Self, "MarkAsTemplate", &types.MarkAsTemplate{This: made.Self}).replaced().Fault(); fault != nil {
 			return fault.VimFault().(types.BaseMethodFault)
 		}
 	}

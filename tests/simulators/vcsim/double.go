@@ -234,6 +234,11 @@ func (c *call) original() soap.HasFault {
 	return method.Call(arguments)[0].Interface().(soap.HasFault)
 }
 
+// on is a call of our own within this one.
+func (c *call) on(target types.ManagedObjectReference, name string, body any) *call {
+	return &call{Self: target, double: c.double, name: name, target: c.double.registry.Get(target), ctx: c.ctx, body: body}
+}
+
 // machine is the target, the target's machine if that is a snapshot, or nil.
 func (c *call) machine() *simulator.VirtualMachine {
 	switch target := c.target.(type) {

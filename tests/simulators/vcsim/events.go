@@ -22,7 +22,7 @@ func init() {
 
 // failureEvent is what a vCenter logs about a task that failed, nil if it logs nothing. Source: VmFailedToPowerOnEvent
 // and its like of the API reference, each with the fault as its reason.
-func failureEvent(task string, event types.VmEvent, reason types.LocalizedMethodFault) types.BaseEvent {
+func failureEvent(task string, vm *simulator.VirtualMachine, event types.VmEvent, reason types.LocalizedMethodFault) types.BaseEvent {
 	switch strings.TrimSuffix(strings.TrimSuffix(task, "_Task"), "VM") {
 	case "PowerOn":
 		return &types.VmFailedToPowerOnEvent{VmEvent: event, Reason: reason}
@@ -40,7 +40,7 @@ func failureEvent(task string, event types.VmEvent, reason types.LocalizedMethod
 	case "Clone":
 		return &types.VmCloneFailedEvent{
 			VmCloneEvent: types.VmCloneEvent{VmEvent: event}, Reason: reason, DestHost: *event.Host,
-			DestFolder: types.FolderEventArgument{Folder: types.ManagedObjectReference{Type: "Folder", Value: "group-v0"}},
+			DestFolder: types.FolderEventArgument{Folder: *vm.Parent}, DestName: vm.Name, // the source's: the task knows no more
 		}
 	}
 	return nil
@@ -55,10 +55,10 @@ func (d *Double) taskFailed(task *mo.Task) {
 		return
 	}
 	vm, ok := d.registry.Get(*task.Info.Entity).(*simulator.VirtualMachine)
-	if !ok {
+	if !ok || vm.Parent == nil {
 		return
 	}
-	if event := failureEvent(task.Info.Name, d.vmEvent(vm), *task.Info.Error); event != nil {
+	if event := failureEvent(task.Info.Name, vm, d.vmEvent(vm), *task.Info.Error); event != nil {
 		go d.post(event)
 	}
 }

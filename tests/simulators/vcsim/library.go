@@ -42,7 +42,7 @@ func (d *Double) deployOVF(call restRequest) restAnswer {
 		return answer
 	}
 	item := filepath.Base(call.path)
-	if err := d.fillFromLibrary(vm, strings.TrimPrefix(item, "id:")); err != nil {
+	if err := d.fillFromLibrary(vm, d.sourceItem(call, strings.TrimPrefix(item, "id:"))); err != nil {
 		d.remove(vm.Self)
 		said := map[string]any{"category": "SERVER", "error": map[string]any{
 			"@class":   "com.vmware.vapi.std.errors.error",
@@ -55,8 +55,21 @@ func (d *Double) deployOVF(call restRequest) restAnswer {
 	return answer
 }
 
+// sourceItem is the item that a subscribed library's is a copy of, or the item itself. Source:
+// com.vmware.content.library.ItemModel.source_id.
+func (d *Double) sourceItem(call restRequest, item string) string {
+	var told struct {
+		Source string `json:"source_id"`
+	}
+	read(d.ask(call, http.MethodGet, "/rest/com/vmware/content/library/item/id:"+item, "", nil), &told)
+	if told.Source != "" {
+		return told.Source
+	}
+	return item
+}
+
 // fillFromLibrary takes the item's VMDKs in the order of their names, as its machine's disks are. An item that came
-// in another way than by an upload or a pull has no bytes here.
+// in another way than by an upload, a pull or a subscription has no bytes here.
 func (d *Double) fillFromLibrary(vm *simulator.VirtualMachine, item string) error {
 	d.uploads.pulls.Wait()
 	files, err := filepath.Glob(filepath.Join(d.uploads.directory, item, "*.vmdk"))

@@ -203,7 +203,7 @@ func applyRecommendation(c *call) soap.HasFault {
 	}
 	c.about = &chosen.pod
 	return c.task(func() (types.AnyType, types.BaseMethodFault) {
-		inner, fault := c.double.applied(c.ctx, chosen)
+		inner, fault := c.applied(chosen)
 		if fault != nil {
 			return nil, fault
 		}
@@ -220,10 +220,7 @@ func applyRecommendation(c *call) soap.HasFault {
 }
 
 // applied turns a recommendation into the call that its client would have made of it.
-func (d *Double) applied(ctx *simulator.Context, r *recommendation) (*call, types.BaseMethodFault) {
-	make := func(name string, target types.ManagedObjectReference, body any) *call {
-		return &call{Self: target, double: d, name: name, target: d.registry.Get(target), ctx: ctx, body: body}
-	}
+func (c *call) applied(r *recommendation) (*call, types.BaseMethodFault) {
 	spec := &r.spec
 	switch types.StoragePlacementSpecPlacementType(spec.Type) {
 	case types.StoragePlacementSpecPlacementTypeCreate:
@@ -231,7 +228,7 @@ func (d *Double) applied(ctx *simulator.Context, r *recommendation) (*call, type
 		config.Files = &types.VirtualMachineFileInfo{VmPathName: "[" + r.datastore.Name + "]"}
 		r.placeDisks(config.DeviceChange)
 		request := &types.CreateVM_Task{This: *spec.Folder, Config: config, Pool: *spec.ResourcePool, Host: spec.Host}
-		return make("CreateVM_Task", *spec.Folder, request), nil
+		return c.on(*spec.Folder, "CreateVM_Task", request), nil
 	case types.StoragePlacementSpecPlacementTypeClone:
 		clone := *spec.CloneSpec
 		clone.Location.Datastore = &r.datastore.Self
@@ -239,20 +236,20 @@ func (d *Double) applied(ctx *simulator.Context, r *recommendation) (*call, type
 			clone.Location.Pool = spec.ResourcePool
 		}
 		request := &types.CloneVM_Task{This: *spec.Vm, Folder: *spec.Folder, Name: spec.CloneName, Spec: clone}
-		return make("CloneVM_Task", *spec.Vm, request), nil
+		return c.on(*spec.Vm, "CloneVM_Task", request), nil
 	case types.StoragePlacementSpecPlacementTypeReconfigure:
 		if spec.ConfigSpec == nil {
 			return nil, &types.InvalidArgument{InvalidProperty: "configSpec"}
 		}
 		r.placeDisks(spec.ConfigSpec.DeviceChange)
-		return make("ReconfigVM_Task", *spec.Vm, &types.ReconfigVM_Task{This: *spec.Vm, Spec: *spec.ConfigSpec}), nil
+		return c.on(*spec.Vm, "ReconfigVM_Task", &types.ReconfigVM_Task{This: *spec.Vm, Spec: *spec.ConfigSpec}), nil
 	}
 	relocate := types.VirtualMachineRelocateSpec{}
 	if spec.RelocateSpec != nil {
 		relocate = *spec.RelocateSpec
 	}
 	relocate.Datastore = &r.datastore.Self
-	return make("RelocateVM_Task", *spec.Vm, &types.RelocateVM_Task{This: *spec.Vm, Spec: relocate}), nil
+	return c.on(*spec.Vm, "RelocateVM_Task", &types.RelocateVM_Task{This: *spec.Vm, Spec: relocate}), nil
 }
 
 func (r *recommendation) placeDisks(changes []types.BaseVirtualDeviceConfigSpec) {

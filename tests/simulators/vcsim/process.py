@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import fcntl
 import hashlib
 import json
@@ -196,6 +197,14 @@ class Vcsim:
             ValueError: the simulator refused the request; the text is its reason.
         """
         return self._ask(urllib.request.Request(f"{self._control}/{name}", json.dumps(body).encode(), method="POST"))
+
+    def write_disk(self, vm: str, offset: int, data: bytes, disk: int = 0) -> None:
+        """What the guest would do to one of its disks."""
+        self.control("disk/write", vm=vm, disk=disk, offset=offset, data=base64.b64encode(data).decode())
+
+    def read_disk(self, vm: str, offset: int, length: int, disk: int = 0) -> bytes:
+        """What the guest would read from one of its disks."""
+        return base64.b64decode(self.control("disk/read", vm=vm, disk=disk, offset=offset, length=length))
 
     def requests(self) -> dict[str, int]:
         """SOAP calls by method since the start or `control("requests/reset")`."""
