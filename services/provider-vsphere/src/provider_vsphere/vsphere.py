@@ -37,8 +37,9 @@ LOST: Final[dict[str, Any]] = {"info.state": None}
 CANCEL_SECONDS = 60.0
 LAG_SECONDS = 60.0
 """So late the collector may still tell of a machine that somebody else has made."""
-_MAKING = ("Folder.createVm", "VirtualMachine.clone", "VirtualMachine.instantClone", "ResourcePool.ImportVAppLRO")
-"""`info.descriptionId` of tasks that end with another VM."""
+_MAKING = ("Folder.createVm", "VirtualMachine.clone", "VirtualMachine.instantClone")
+"""`info.descriptionId` of tasks that end with another machine. Imports are left out: no machine is made by one, and
+somebody's may run for hours."""
 
 
 class Vsphere:
