@@ -137,3 +137,16 @@ async def test_a_removal_goes_on_when_the_secret_went_before(cluster: Cluster, n
             await stage.reconcile()
         assert await stage.reconcile() is None
         await cluster.gone(VM, namespace, "web")
+
+
+async def test_a_change_of_provider_that_fails_is_told_without_what_secrets_hold(cluster: Cluster, namespace: str):
+    """What the former provider began is removed first, and that can fail as any removal can."""
+    user_data = {"cloudInit": {"secretRef": {"name": "boot"}}}
+    async with staged(cluster, namespace, userData=user_data, providerRef={"name": "other"}) as stage:
+        await cluster.secret(namespace, "boot", userdata="#cloud-config\npassword: hunter2-hunter2\n")
+        stage.world.make_foreign("web", uid=stage.uid, owner=OWNER)
+        stage.world.fail("destroy", InvalidSpecError("destroy: password hunter2-hunter2 is in the way"))
+        with pytest.raises(InvalidSpecError, match=r"destroy: password .+ is in the way") as told:
+            await stage.reconcile()
+        assert "hunter2" not in str(told.value)
+        await cluster.patch(VM, namespace, "web", {"metadata": {"finalizers": None}})

@@ -173,7 +173,7 @@ class MachineReconciler:
         former = self._caches.providers.get(bound.namespace, bound.name)
         if former is None or (bound.uid and former.metadata.uid != bound.uid):
             return
-        answer = await self._call_delete(vm, self._connected(former), retain=False)
+        answer = await self._remove(vm, self._connected(former), retain=False)
         if not answer.gone:
             message = (
                 f"what Provider {bound.namespace}/{bound.name} began is being removed before the change to another"
