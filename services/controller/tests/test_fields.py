@@ -221,6 +221,17 @@ async def test_the_tables_name_fields_that_exist():
             assert any(path == entry or path.startswith(f"{entry}.") for path in known), entry
 
 
+async def test_an_unverified_certificate_is_a_wish_that_vsphere_can_have():
+    def told(kind: str, mode: str) -> list[str]:
+        spec = {"type": kind, "endpoint": "https://vc.example", "insecureSkipVerify": True}
+        item = msgspec.convert({"metadata": META, "spec": spec}, Provider)
+        return [report.message for report in provider_reports(item, mode) if "insecure" in report.field]
+
+    assert told("vsphere", "Process") == []
+    assert told("vsphere", "External") == ["the server runs already and has settings of its own"]
+    assert "certificates are always verified" in told("libvirt", "Process")[0]
+
+
 async def test_defaults_of_the_schema_are_no_wish():
     blocks = {"runtime": {"service": {"tls": {}}}, "connectionPooling": {}, "healthCheck": {}, "topology": "single"}
     spec = {"type": "libvirt", "endpoint": "qemu:///system", **blocks}

@@ -7,7 +7,7 @@ import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import msgspec
 import pytest
@@ -33,8 +33,8 @@ class Vault:
         return {"password": self.password.encode()}
 
 
-def provider(kind: str = "fake", endpoint: str = "fake://local") -> Provider:
-    spec = {"type": kind, "endpoint": endpoint, "credentialSecretRef": {"name": "login"}}
+def provider(kind: str = "fake", endpoint: str = "fake://local", **more: Any) -> Provider:
+    spec = {"type": kind, "endpoint": endpoint, "credentialSecretRef": {"name": "login"}, **more}
     return msgspec.convert({"metadata": {"name": "near", "namespace": "lab", "uid": UID}, "spec": spec}, Provider)
 
 
@@ -100,6 +100,37 @@ async def test_a_restart_for_new_credentials_keeps_the_directory(tmp_path: Path)
         assert kept.exists()
         assert (place / "credentials" / "password").read_text() == "second-secret"
         assert pids(place) != [before]
+
+
+async def test_credentials_go_with_their_reference(tmp_path: Path) -> None:
+    place = tmp_path / "run" / UID
+    async with running(tmp_path, Vault("first-secret")) as runtime:
+        await served(runtime, provider())
+        await served(runtime, provider(credentialSecretRef=None))
+        assert not [path for path in place.rglob("*") if path.is_file() and b"first-secret" in path.read_bytes()]
+
+
+async def test_images_of_the_whole_machine_are_offered_beside_our_own(tmp_path: Path) -> None:
+    """The documentation promises /var/lib/virtrigaud/images; a relative path is looked up in ours, the first."""
+    async with running(tmp_path, Vault("first-secret")) as runtime:
+        wish = await runtime._wish(provider("libvirt", "qemu:///system"))
+    given = [word.partition("=")[2] for word in wish.command if word.startswith("--image-directory=")]
+    assert given == [str(tmp_path / "images"), "/var/lib/virtrigaud/images"]
+
+
+async def test_a_vsphere_provider_gets_its_endpoint_and_defaults(tmp_path: Path) -> None:
+    defaults = {"cluster": "c1", "resourcePool": "lab", "datastore": "", "network": "VM Network"}
+    async with running(tmp_path, Vault("first-secret")) as runtime:
+        bare = await runtime._wish(provider("vsphere", "https://vc.example"))
+        full = await runtime._wish(
+            provider("vsphere", "https://vc.example", insecureSkipVerify=True, defaults=defaults)
+        )
+    directory = str(tmp_path / "run" / UID / "credentials")
+    assert Path(bare.command[0]).name == "virtrigaud-provider-vsphere"
+    assert bare.command[-4:] == ("--credentials-directory", directory, "--endpoint", "https://vc.example")
+    wanted = ("--insecure-skip-verify", "--default-cluster=c1", "--default-network=VM Network")
+    assert full.command[len(bare.command) :] == (*wanted, "--default-resource-pool=lab")
+    assert not [word for word in full.command if "first-secret" in word]
 
 
 @pytest.mark.parametrize(

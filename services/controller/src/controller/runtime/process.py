@@ -17,21 +17,26 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Literal
 
+import msgspec
 from common import logging
 from common.clock import Clock
 from common.pki import Authority
 from common.tls import TlsFiles
-from kinds.provider import Provider
+from kinds.provider import Provider, ProviderDefaults, ProviderSpec
 
 from controller.connection import Target
-from controller.files import digest_of, private_directory, remove_tree, replace_directory
+from controller.files import digest_of, private_directory, remove_directory, remove_tree, replace_directory
 from controller.holds import Hold
 from controller.runtime import RuntimeState
 from controller.secrets import Secrets
 
 log = logging.get(__name__)
 
-COMMANDS = {"libvirt": "virtrigaud-provider-libvirt", "fake": "virtrigaud-provider-fake"}
+COMMANDS = {
+    "libvirt": "virtrigaud-provider-libvirt",
+    "vsphere": "virtrigaud-provider-vsphere",
+    "fake": "virtrigaud-provider-fake",
+}
 """Console script of each type that has a provider."""
 FIRST_DELAY, MOST_DELAY = 0.5, 30.0
 STEADY = 30.0
@@ -71,6 +76,7 @@ class ProcessSettings:
     images: Path
     owner: str
     otlp_endpoint: str = ""
+    shared_images: Path = SHARED_IMAGES
     extra: Mapping[str, str] = field(default_factory=dict)
     """Further environment of all children."""
 
@@ -184,14 +190,19 @@ class ProcessRuntime:
 
     def _own_flags(self, provider: Provider, place: Path) -> list[str]:
         """What a type alone understands."""
-        if provider.spec.type == "fake":
+        spec = provider.spec
+        if spec.type == "fake":
             return ["--world", str(place / "world.json")]
-        return ["--endpoint", provider.spec.endpoint, "--image-directory", str(self._settings.images)]
+        if spec.type == "vsphere":
+            return ["--endpoint", spec.endpoint, *_vsphere_flags(spec)]
+        directories = (self._settings.images, self._settings.shared_images)
+        return ["--endpoint", spec.endpoint, *(f"--image-directory={each}" for each in directories)]
 
     async def _credentials(self, provider: Provider, place: Path) -> str:
         """Write them where only this child looks; answers with their digest."""
         ref = provider.spec.credential_secret_ref
         if ref is None:
+            remove_directory(place / "credentials")  # of a reference that the object has no more
             return ""
         namespace = ref.namespace or provider.metadata.namespace
         if namespace != provider.metadata.namespace:
@@ -202,6 +213,14 @@ class ProcessRuntime:
         values = await self._secrets.credentials(namespace, ref.name, "spec.credentialSecretRef")
         replace_directory(place / "credentials", values)
         return digest_of(values)
+
+
+def _vsphere_flags(spec: ProviderSpec) -> list[str]:
+    flags = ["--insecure-skip-verify"] if spec.insecure_skip_verify else []
+    for each in msgspec.structs.fields(ProviderDefaults) if spec.defaults is not None else ():
+        if value := getattr(spec.defaults, each.name):
+            flags.append(f"--default-{each.name.replace('_', '-')}={value}")
+    return flags
 
 
 def _environment(provider: Provider) -> dict[str, str]:
