@@ -100,6 +100,11 @@ async def test_a_template_of_ours_has_no_nic(vsphere: Vsphere, images: Images, t
     assert not any(isinstance(each, vim.vm.device.VirtualEthernetCard) for each in present)
 
 
+async def test_a_template_tells_what_its_guest_asks_for(images: Images, tmp_path: Path) -> None:
+    image = await images.prepare(file(tmp_path, ovas.ova(properties=("user-data", "hostname"))), quiet)
+    assert [each.id for each in (await images.source(image.id)).properties] == ["user-data", "hostname"]
+
+
 async def test_an_ovf_is_fetched_with_the_files_beside_it(vsphere: Vsphere, images: Images, tmp_path: Path) -> None:
     for name, data in ovas.package().items():
         (tmp_path / name).write_bytes(data)

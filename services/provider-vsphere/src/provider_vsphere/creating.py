@@ -206,6 +206,7 @@ class Creator:
             datastore_name=place.datastore.name if place.datastore is not None else "",
             source=wish.source.devices if wish.source is not None else (),
             policies=wish.policies,
+            properties=wish.source.properties if wish.source is not None else (),
         )
 
     def macs_of_others(self, uid: str) -> set[str]:

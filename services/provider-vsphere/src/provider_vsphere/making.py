@@ -14,7 +14,7 @@ from common.errors import InvalidSpecError, NotSupportedError
 from providerkit.planner import boot_data_digest, hypervisor_name
 from pyVmomi import vim
 
-from provider_vsphere import bootdata, devices, hardware, imagestamp, nics, stamp, uploadstamp
+from provider_vsphere import bootdata, devices, hardware, imagestamp, nics, ovfproperties, stamp, uploadstamp
 from provider_vsphere.devices import Board, slot_of
 from provider_vsphere.nics import macs
 from provider_vsphere.stamp import DiskStamp, Stamp
@@ -49,6 +49,7 @@ def new_machine(
     datastore_name: str,
     source: Sequence[Any] = (),
     policies: Mapping[str, str] | None = None,
+    properties: Sequence[Any] = (),
 ) -> Any:
     """The configuration of a new machine.
 
@@ -62,6 +63,7 @@ def new_machine(
             spec's first disk, everything else of it stays.
         policies: id of each storage policy by the name that the spec has for it. The first disk's is the machine's own
             as well; a template's disk gets its by `disk_locators`.
+        properties: vim.vApp.PropertyInfo of the template's OVF environment.
     Raises:
         InvalidSpecError: the spec can never be met; everything is checked before anything is asked of vSphere.
         ResourceNotFoundError: a network lacks what a NIC needs to be plugged in.
@@ -85,6 +87,7 @@ def new_machine(
     boot = bootdata.replacing(spec, macs) if source else bootdata.variables(spec, macs)
     mine = {stamp.KEY: record.text()} | ({imagestamp.KEY: ""} if source else {})  # the source's is not the machine's
     config.extraConfig = options(extra_config(spec) | boot | mine)
+    config.vAppConfig = ovfproperties.filled(spec, properties)
     return config
 
 
