@@ -378,13 +378,6 @@ async def test_somebody_elses_shell_stays(driver: VsphereDriver, uid: str, admin
     admin.wait(copy.Destroy_Task())
 
 
-async def test_a_write_and_its_read_hold_little_memory(driver: VsphereDriver, uid: str) -> None:
-    """Pieces come and go; the bound is checked where it would show: no piece is longer than an extent."""
-    await write(driver, uid, random.Random(8).randbytes(SIZE))
-    found = await read(driver, ref(uid))
-    assert max(len(extent.data) for extent in found) <= extents.PIECE
-
-
 async def test_a_refused_import_is_told_as_it_is(driver: VsphereDriver, uid: str, vcsim: Vcsim) -> None:
     vcsim.control("faults", method="ImportVApp", fault="InsufficientResourcesFault")
     with pytest.raises(ProviderError, match="write disk root"):

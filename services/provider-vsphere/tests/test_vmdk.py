@@ -83,6 +83,23 @@ class TestRoundTrip:
         assert [offset for offset, _ in grains] == [0, (1 << 40) - GRAIN]
         assert grains[1][1].endswith(b"last")
 
+    def test_memory_does_not_grow_with_the_disk(self) -> None:
+        """32 MiB of content pass through a disk of a terabyte."""
+        writer, reader, piece, passed = Writer(1 << 40), Reader("disk"), random.Random(2).randbytes(MIB), 0
+        tracemalloc.start()
+        try:
+            assert list(reader.feed(writer.begin())) == []
+            for index in range(32):
+                for part in writer.write(index << 35, piece):
+                    passed += sum(len(content) for _, content in reader.feed(part))
+            for part in writer.finish():
+                assert all(reader.feed(part))
+            assert tracemalloc.get_traced_memory()[1] < 4 * MIB
+        finally:
+            tracemalloc.stop()
+        reader.close()
+        assert passed >= 31 * MIB
+
     def test_zeros_are_a_hole(self) -> None:
         assert read(written(4 * MIB, [(0, bytes(4 * MIB))]))[1] == []
 

@@ -191,6 +191,7 @@ class Disks:
     async def _from_file(self, disk: Disk, start: int) -> AsyncGenerator[Piece]:
         doing = disk.doing
         url = self._url(disk)
+        await self._check_off(disk)
         headers = await self._vsphere.call(doing, cookie) | {"Range": f"bytes={start}-{disk.size - 1}"}
         async with self._transfers.download(doing, url, headers=headers) as body:
             position = start if body.status == 206 else 0  # a server that does not know ranges sends all
@@ -200,6 +201,19 @@ class Disks:
                 async for chunk in chunks:
                     yield position, chunk
                     position += len(chunk)
+        await self._check_off(disk)
+
+    async def _check_off(self, disk: Disk) -> None:
+        """Before and after the bytes of a file: nothing keeps its machine from starting, and the tree hears of it late.
+
+        Source: a machine under an export lease cannot be started.
+        """
+
+        def power(login: Login) -> str:
+            return str(self._vsphere.machine(disk.entity, login).runtime.powerState)
+
+        if not disk.snapshot and await self._vsphere.call(disk.doing, power) != "poweredOff":
+            raise WrongPowerStateError(f"{disk.doing}: it was started; power it off, or name a snapshot")
 
     def _url(self, disk: Disk) -> str:
         """Of the file with the bytes. Source: vSphere Web Services SDK, "HTTP Access to vSphere Server Files"."""

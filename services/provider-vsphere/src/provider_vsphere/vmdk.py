@@ -12,7 +12,8 @@ from __future__ import annotations
 import enum
 import struct
 import zlib
-from collections.abc import Generator, Iterator
+from array import array
+from collections.abc import Generator, Iterator, Sequence
 from typing import Final, NoReturn
 
 from common.errors import BrokenImageError, NotSupportedError
@@ -27,7 +28,6 @@ MOST_CAPACITY: Final = 64 << 40
 _MAGIC: Final = b"KDMV"
 _HEADER: Final = struct.Struct("<4sIIQQQQIQQQB4sH433x")
 _MARKER: Final = struct.Struct("<QII496x")
-_ENTRY: Final = struct.Struct("<I")
 _NEWLINES: Final = b"\n \r\n"
 """Spoiled when somebody sent the file as text."""
 _AT_END: Final = (1 << 64) - 1
@@ -221,7 +221,7 @@ class Writer:
         self._grain_at = 0
         self._table = [0] * _ENTRIES
         self._table_index = 0
-        self._directory = [0] * -(-capacity // (GRAIN * _ENTRIES))
+        self._directory = array("I", bytes(4 * -(-capacity // (GRAIN * _ENTRIES))))
 
     def begin(self) -> bytes:
         """What comes first."""
@@ -254,7 +254,7 @@ class Writer:
         """What comes last."""
         yield from self._end_grain()
         yield from self._end_table()
-        directory = b"".join(map(_ENTRY.pack, self._directory))
+        directory = _entries(self._directory)
         at = self._position + 1
         yield self._metadata(_Marker.DIRECTORY, directory)
         yield self._metadata(_Marker.FOOTER, self._header(at))
@@ -275,7 +275,7 @@ class Writer:
     def _end_table(self) -> Iterator[bytes]:
         if any(self._table):
             self._directory[self._table_index] = self._sector() + 1
-            yield self._metadata(_Marker.TABLE, b"".join(map(_ENTRY.pack, self._table)))
+            yield self._metadata(_Marker.TABLE, _entries(self._table))
             self._table = [0] * _ENTRIES
 
     def _metadata(self, kind: _Marker, content: bytes) -> bytes:
@@ -298,6 +298,11 @@ class Writer:
             _MAGIC, 3, _HAS_NEWLINES | _COMPRESSED | _MARKERS, self._capacity // SECTOR, GRAIN // SECTOR, 1,
             _OVERHEAD - 1, _ENTRIES, 0, directory, _OVERHEAD, 0, _NEWLINES, _DEFLATE,
         )  # fmt: skip
+
+
+def _entries(sectors: Sequence[int]) -> bytes:
+    """As tables and the directory have them."""
+    return struct.pack(f"<{len(sectors)}I", *sectors)
 
 
 def _descriptor(sectors: int) -> bytes:
