@@ -89,6 +89,7 @@ REFUSED: dict[str, Wish] = {
     "gpu": _field("gpus", [v1.GpuSpec(count=1)]),
     "guest_tools_policy": _field("guest_tools_policy", "install"),
     "tags": _field("tags", ["blue"]),
+    "cdroms": _field("cdroms", [v1.CdromSpec(name="setup")]),
     "disk_controllers": _field("disks.0.controller_type", "pvscsi"),
     "storage_policies": _field("disks.0.storage_policy", "gold"),
     "customization": _field("customization", v1.Customization(domain="example.org")),
@@ -370,7 +371,27 @@ async def _placements(subject: Subject, spec: v1.MachineSpec) -> None:
         assert "PlacementUnsupported" not in codes
 
 
+async def _cdroms(subject: Subject, spec: v1.MachineSpec) -> None:
+    """Made with the machine, changed while it runs, removed while it is off."""
+    first, second = subject.traits.media
+    spec.cdroms = [v1.CdromSpec(name="setup", medium=first), v1.CdromSpec(name="empty")]
+    machine = await _holds(subject, spec)
+    assert {drive.name: drive.medium for drive in machine.cdroms} == {"setup": first, "empty": ""}
+    machine = await _hot(subject, spec, online=True, edit=_field("cdroms.0.medium", second))
+    assert {drive.name: drive.medium for drive in machine.cdroms} == {"setup": second, "empty": ""}
+    machine = await _hot(subject, spec, online=True, edit=_field("cdroms.0.medium", ""))
+    spec.cdroms.pop()
+    held = await subject.settle(spec)
+    assert [(change.field, change.effect) for change in held.pending] == [("cdroms[empty]", v1.Effect.RESTART)]
+    spec.power.state = OFF
+    assert [drive.name for drive in (await subject.settle(spec)).machine.cdroms] == ["setup"]
+    spec.cdroms = [v1.CdromSpec(name="late", medium=first)]
+    assert {drive.name: drive.medium for drive in (await subject.settle(spec)).machine.cdroms} == {"late": first}
+    assert (await subject.plan(spec)).changes == []
+
+
 EXERCISES: dict[str, Exercise] = {
+    "cdroms": _cdroms,
     "firmware": _firmware,
     "secure_boot": _from_start(REFUSED["secure_boot"]),
     "tpm_versions": _from_start(REFUSED["tpm_versions"]),

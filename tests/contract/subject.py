@@ -118,6 +118,8 @@ class Traits:
     other_network: v1.NetworkRef | None = None
     change_tracking: dict[str, str] = field(default_factory=dict)
     """extra_config of a machine whose changed blocks are to be told, where that must be asked for."""
+    media: tuple[str, str] = ("one.iso", "two.iso")
+    """Two images of optical disks that are there."""
     guest_obeys: bool = True
     """A guest that was powered on shuts down when asked, though nothing is installed on its disk."""
     image: Callable[[], v1.ImageSource] | None = None

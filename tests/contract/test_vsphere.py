@@ -36,6 +36,7 @@ __all__ = ["vcsim"]  # fixture
 
 pytestmark = pytest.mark.real
 CLUSTER, NETWORK, PORT_GROUP = "DC0_C0", "VM Network", "DC0_DVPG0"
+MEDIA = ("[LocalDS_0] iso/one.iso", "[LocalDS_0] iso/two.iso")
 PACE = Pace(call=15.0, settle=15.0, short_wait=1.0, parallel=12)
 
 
@@ -200,6 +201,7 @@ async def subject(vcsim: Vcsim, admin: Admin, tmp_path: Path) -> AsyncIterator[S
         image=lambda: v1.ImageSource(file=v1.FileSource(path="small.ova")),
         broken_image=lambda: v1.ImageSource(file=v1.FileSource(path="cut.ova")),
         copies_images=True,
+        media=MEDIA,
         pace=PACE,
         change_tracking={"vsphere.changeTracking": "true"},
     )

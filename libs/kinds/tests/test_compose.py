@@ -82,6 +82,14 @@ def test_W15_disks_have_names_and_the_root_keeps_its_own_size():
     ]
 
 
+def test_a_machine_that_is_installed_from_a_drive_needs_no_image():
+    machine = imported(cdroms=[{"name": "setup", "medium": "[ds] a.iso"}, {"name": "more"}])
+    found = compose(machine, vmclass(diskDefaults={"size": "40Gi"}), None, {}, NO_BOOT, "owner")
+    assert [(drive.name, drive.medium) for drive in found.spec.cdroms] == [("setup", "[ds] a.iso"), ("more", "")]
+    root = found.spec.disks[0]
+    assert (root.image, root.existing, root.size_bytes >> 30) == (None, None, 40)
+
+
 def test_a_disk_called_root_describes_the_boot_disk():
     spec = composed(vm(disks=[{"name": "root", "sizeGiB": 9, "bus": "scsi"}])).spec
     assert [(d.name, d.size_bytes >> 30, d.bus) for d in spec.disks] == [("root", 9, v1.DiskBus.SCSI)]

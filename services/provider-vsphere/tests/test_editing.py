@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from common import v1
 from common.errors import InvalidSpecError, ResourceNotFoundError
-from provider_vsphere import bootdata, editing, making, nics, stamp
+from provider_vsphere import bootdata, devices, editing, making, nics, stamp
 from provider_vsphere.tree import Entity
 from pyVmomi import SoapAdapter, vim
 
@@ -179,6 +179,12 @@ def test_a_bus_is_shared_only_for_all_who_are_on_it(machine: Machine) -> None:
 def test_a_later_disk_cannot_be_made_from_an_image(machine: Machine) -> None:
     with pytest.raises(InvalidSpecError, match="image"):
         editing.add_disk(machine.devices, machine.record, data(image=v1.ImageRef(id="t")), "ds1")
+
+
+@pytest.mark.parametrize("medium", ["iso/debian.iso", "[] a.iso", "[ds]a.iso", "[ds] /a.iso", "[ds] "])
+def test_a_medium_is_a_path_on_a_datastore(medium: str) -> None:
+    with pytest.raises(InvalidSpecError, match="give a path on a datastore"):
+        devices.load(vim.vm.device.VirtualCdrom(), medium)
 
 
 # -- network adapters --------------------------------------------------------------------------------------------------

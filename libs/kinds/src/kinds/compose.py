@@ -139,6 +139,7 @@ class _Composer:
             memory=self._memory(),
             firmware=self._firmware(),
             disks=self._disks(image_id),
+            cdroms=[v1.CdromSpec(name=drive.name, medium=drive.medium or "") for drive in spec.cdroms or ()],
             nics=[self._nic(nic) for nic in spec.networks or ()],
             boot_data=self._boot_data(),
             placement=self._placement(),
@@ -266,9 +267,12 @@ class _Composer:
 
     def _root(self, image_id: str | None, wish: DiskSpec | None) -> v1.DiskSpec:
         spec = self.vm.spec
-        if (spec.image_ref is None) == (spec.imported_disk is None):
-            both = "both are" if spec.image_ref is not None else "neither is"
-            raise InvalidSpecError(f"spec: {both} given; set exactly one of imageRef and importedDisk")
+        if spec.image_ref is not None and spec.imported_disk is not None:
+            raise InvalidSpecError("spec: both are given; set exactly one of imageRef and importedDisk")
+        if spec.image_ref is None and spec.imported_disk is None and not spec.cdroms:
+            raise InvalidSpecError(
+                "spec: neither is given; set exactly one of imageRef and importedDisk, or cdroms to install from"
+            )
         disk = v1.DiskSpec(name=ROOT)
         if spec.imported_disk is not None:
             imported = spec.imported_disk

@@ -51,6 +51,21 @@ class LocalObjectReference(Model):
     ]
 
 
+class CdromSpec(Model):
+    """One drive for optical disks of a machine."""
+
+    name: Annotated[str, Meta(description="Name of the drive, unique in the machine", pattern=DNS_LABEL, max_length=63)]
+    medium: Annotated[
+        Annotated[str, Meta(max_length=4096)] | None,
+        Meta(
+            description=(
+                "Image of the disk in it, in the hypervisor's words ([datastore] iso/debian.iso); empty leaves the "
+                "drive empty. It may be changed while the machine runs, and is never removed"
+            )
+        ),
+    ] = None
+
+
 class VMNetworkRef(Model):
     """One NIC of a machine."""
 

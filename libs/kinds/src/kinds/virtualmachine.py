@@ -9,6 +9,7 @@ from msgspec import field as named
 
 from .metadata import Conditions, Model, Resource
 from .shared import (
+    CdromSpec,
     DiskSpec,
     Duration,
     LifecycleHandler,
@@ -99,6 +100,9 @@ class VirtualMachineSpec(Model):
     ] = None
     lifecycle: Annotated[Lifecycle | None, Meta(description="Hooks and shutdown tuning")] = None
     meta_data: Annotated[MetaData | None, Meta(description="cloud-init instance metadata")] = None
+    cdroms: Annotated[
+        list[CdromSpec], Meta(description="Drives for optical disks, besides those of the image", max_length=8)
+    ] = []
     networks: Annotated[list[VMNetworkRef], Meta(description="NICs, in the guest's order", max_length=10)] = []
     placement: Annotated[Placement | None, Meta(description="Where to run")] = None
     placement_ref: Annotated[LocalObjectReference | None, Meta(description="VMPlacementPolicy to obey")] = None

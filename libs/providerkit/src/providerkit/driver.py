@@ -207,6 +207,14 @@ class Driver:
         """Unplug a NIC."""
         raise self._lacks("detach_nic")
 
+    async def set_cdrom(self, uid: str, cdrom: v1.CdromSpec, *, live: bool) -> None:
+        """Put this medium into the drive of this name; a drive that is not there is added, which needs it to be off."""
+        raise self._lacks("set_cdrom")
+
+    async def detach_cdrom(self, uid: str, name: str) -> None:
+        """Remove a drive of a machine that is off; absent is success."""
+        raise self._lacks("detach_cdrom")
+
     async def set_boot_data(self, uid: str, spec: v1.MachineSpec) -> None:
         """Replace the first-boot payload; the guest reads it at its next boot, if ever."""
         raise self._lacks("set_boot_data")

@@ -149,7 +149,14 @@ class _Planner:
     def changes(self) -> list[v1.Change]:
         """Everything, in a safe order."""
         shape = [*self._cpu(), *self._memory(), *self._firmware(), *self._tuning(), *self._extra_config()]
-        shape += [*self._disks(), *self._nics(), *self._boot_data(), *self._placement(), *self._affinity()]
+        shape += [
+            *self._disks(),
+            *self._cdroms(),
+            *self._nics(),
+            *self._boot_data(),
+            *self._placement(),
+            *self._affinity(),
+        ]
         shape += [*self._texts(), *self._attributes(), *self._gpus()]
         doable = [change for change in shape if change.effect is _Effect.ONLINE]
         waiting = [change for change in shape if change.effect is _Effect.RESTART]
@@ -450,6 +457,30 @@ class _Planner:
         if want.existing is not None and have.owned:
             message = f"take the existing disk {want.existing.id} instead of the one made for {want.name}"
             fixed("existing", message, _Effect.RECREATE, "DiskSourceFixed", "a disk of this name was made already")
+        return changes
+
+    # -- drives ----------------------------------------------------------------------------------------------------
+
+    def _cdroms(self) -> list[v1.Change]:
+        """A medium is changed at any time; a drive itself comes and goes while the machine is off."""
+        have = {cdrom.name: cdrom for cdrom in self.seen.cdroms if cdrom.name}
+        wanted = {cdrom.name: cdrom for cdrom in self.want.cdroms}
+        changes = []
+        for name in have:
+            if name not in wanted:
+                changes.append(
+                    self._needs_off(
+                        _Kind.DETACH_CDROM, f"cdroms[{name}]", f"remove drive {name}", "CdromFixedWhileOn", subject=name
+                    )
+                )
+        for name, want in wanted.items():
+            field = f"cdroms[{name}]"
+            if name not in have:
+                message = f"add drive {name}" + (f" with {want.medium}" if want.medium else "")
+                changes.append(self._needs_off(_Kind.SET_CDROM, field, message, "CdromFixedWhileOn", subject=name))
+            elif have[name].medium != want.medium:
+                message = f"put {want.medium} into drive {name}" if want.medium else f"empty drive {name}"
+                changes.append(self._shape(_Kind.SET_CDROM, f"{field}.medium", message, [], subject=name))
         return changes
 
     # -- network adapters ------------------------------------------------------------------------------------------

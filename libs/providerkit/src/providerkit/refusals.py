@@ -326,6 +326,18 @@ def _rest(found: _Refusals) -> None:
     if want.gpus and not can.gpu:
         found.add(_Kind.SET_TUNING, "gpus", "GpuUnsupported", "this provider has no GPUs", blocking=True)
         want.gpus = []
+    if want.cdroms and not can.cdroms:
+        for cdrom in want.cdroms:
+            field = f"cdroms[{plain(cdrom.name)}]"
+            found.add(
+                _Kind.SET_CDROM,
+                field,
+                "CdromUnsupported",
+                "this provider has no drives",
+                subject=cdrom.name,
+                blocking=True,
+            )
+        want.cdroms = []
     if want.tags and not can.tags:
         if found.seen is None or set(found.seen.tags) != set(want.tags):
             found.add(_Kind.SET_TAGS, "tags", "TagsUnsupported", "this provider has no tags")

@@ -40,6 +40,8 @@ VERBS = (
     "set_tuning",
     "set_extra_config",
     "set_attributes",
+    "set_cdrom",
+    "detach_cdrom",
     "set_placement",
     "screenshot",
 )

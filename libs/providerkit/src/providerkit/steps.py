@@ -69,6 +69,11 @@ def shape_step(
             return lambda: driver.update_nic(uid, _nic(nics[subject], seen, fields), live=live)
         case _Kind.DETACH_NIC:
             return lambda: driver.detach_nic(uid, subject, live=live)
+        case _Kind.SET_CDROM:
+            cdroms = {cdrom.name: cdrom for cdrom in want.cdroms}
+            return lambda: driver.set_cdrom(uid, cdroms[subject], live=live)
+        case _Kind.DETACH_CDROM:
+            return lambda: driver.detach_cdrom(uid, subject)
         case _Kind.SET_BOOT_DATA:
             return lambda: driver.set_boot_data(uid, want)
         case _Kind.SET_TAGS:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 
 from common import v1
 
+MAX_PATH = 4096
 MIB = 1 << 20
 MAX_DISK_BYTES = 1 << 60
 """No hypervisor has a larger virtual disk; protects drivers from sums that overflow (1 EiB)."""
@@ -61,6 +62,7 @@ def check(want: v1.MachineSpec, limits: v1.Limits | None = None) -> list[str]:
         *_memory(want.memory, known),
         *_firmware(want.firmware),
         *_disks(want.disks, known),
+        *_cdroms(want.cdroms),
         *_nics(want.nics, known),
         *_boot_data(want.boot_data),
         *_customization(want.customization),
@@ -121,6 +123,13 @@ def _firmware(firmware: v1.FirmwareSpec | None) -> Iterator[str]:
         yield "firmware.secure_boot: BIOS has no secure boot; set firmware.type to UEFI"
     if firmware.tpm_version not in ("", "1.2", "2.0"):
         yield f"firmware.tpm_version: {shown(firmware.tpm_version)} is neither 1.2 nor 2.0"
+
+
+def _cdroms(cdroms: list[v1.CdromSpec]) -> Iterator[str]:
+    yield from _names("cdroms", [cdrom.name for cdrom in cdroms])
+    for cdrom in cdroms:
+        if has_control(cdrom.medium) or len(cdrom.medium) > MAX_PATH:
+            yield f"cdroms[{plain(cdrom.name)}].medium: {shown(cdrom.medium)} is no path"
 
 
 def _disks(disks: list[v1.DiskSpec], limits: v1.Limits) -> Iterator[str]:

@@ -79,6 +79,7 @@ def capabilities(about: About, *, has_default_network: bool, keeps_rules: bool) 
         disk_read=True,
         disk_write=True,
         changed_blocks=True,
+        cdroms=True,
         inventory=True,
         guest_addresses=True,
     )

@@ -6,6 +6,7 @@ migration, which a file's path does not, and so the stamp knows disks by it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final
@@ -41,6 +42,7 @@ NVME: Final = Family("nvme", _dev.VirtualNVMEController, 4, 15)
 IDE: Final = Family("ide", _dev.VirtualIDEController, 2, 2)
 FAMILIES: Final = (SCSI, SATA, NVME, IDE)
 
+_MEDIUM: Final = re.compile(r"\[[^\]]+\] [^\s/][^\n]*")
 _BUSES: Final = {
     v1.DiskBus.UNSPECIFIED: SCSI,
     v1.DiskBus.SCSI: SCSI,
@@ -183,6 +185,21 @@ class Board:
         self.changes[-1].profile = profile or []
         return device
 
+    def plug_cdrom(self, cdrom: v1.CdromSpec) -> Any:
+        """Add a drive, on IDE where there is a place, else on SATA.
+
+        Raises:
+            InvalidSpecError: no place is left on either.
+        """
+        every = [*self._controllers(IDE), *self._controllers(SATA)]
+        free = next((each for each in every if self._free_unit(each) is not None), None)
+        if free is None:
+            wish = v1.DiskSpec(name=cdrom.name, bus=v1.DiskBus.SATA)
+            free = self._new_controller(wish, SATA, None)
+        drive = _dev.VirtualCdrom(controllerKey=free.key, unitNumber=self._free_unit(free))
+        load(drive, cdrom.medium)
+        return self.add(drive)
+
     def _controller(self, disk: v1.DiskSpec) -> Any:
         family, kind = wish_of(disk)
         sharing = disk.sharing or "noSharing"
@@ -225,6 +242,40 @@ class Board:
         controller = (kind or _DEFAULT_CLASS[family.name])(busNumber=number)
         set_sharing(controller, disk)
         return self.add(controller)
+
+
+def cdroms_of(devices: Iterable[Any]) -> list[Any]:
+    """Every drive for optical disks."""
+    return [each for each in devices if isinstance(each, _dev.VirtualCdrom)]
+
+
+def cdrom_at(devices: Iterable[Any], slot: str) -> Any | None:
+    """The drive in this slot."""
+    listed = list(devices)
+    return next((drive for drive in cdroms_of(listed) if slot and slot_of(listed, drive) == slot), None)
+
+
+def medium_of(drive: Any) -> str:
+    """Datastore path of what is in it; empty when that is nothing of a datastore."""
+    return str(getattr(drive.backing, "fileName", None) or "")
+
+
+def load(drive: Any, medium: str) -> None:
+    """Put this into the drive; empty leaves it to nobody's device.
+
+    Raises:
+        InvalidSpecError: no path on a datastore.
+    """
+    if medium and not _MEDIUM.fullmatch(medium):
+        raise InvalidSpecError(
+            f"cdrom medium {medium!r}: give a path on a datastore, as in '[datastore1] iso/debian.iso'"
+        )
+    if medium:
+        drive.backing = _dev.VirtualCdrom.IsoBackingInfo(fileName=medium)
+    else:
+        drive.backing = _dev.VirtualCdrom.RemotePassthroughBackingInfo(deviceName="", exclusive=False)
+    there = bool(medium)
+    drive.connectable = _dev.VirtualDevice.ConnectInfo(startConnected=there, connected=there, allowGuestControl=True)
 
 
 def wish_of(disk: v1.DiskSpec) -> tuple[Family, Any | None]:

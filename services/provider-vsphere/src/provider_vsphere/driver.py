@@ -322,6 +322,16 @@ class VsphereDriver(Driver):
         """See Driver."""
         await self._edit(uid, f"detach disk {name}", lambda entity, r: editing.detach_disk(_devices(entity), r, name))
 
+    async def set_cdrom(self, uid: str, cdrom: v1.CdromSpec, *, live: bool) -> None:
+        """See Driver."""
+        await self._edit(
+            uid, f"set drive {cdrom.name}", lambda entity, r: editing.set_cdrom(_devices(entity), r, cdrom)
+        )
+
+    async def detach_cdrom(self, uid: str, name: str) -> None:
+        """See Driver."""
+        await self._edit(uid, f"remove drive {name}", lambda entity, r: editing.remove_cdrom(_devices(entity), r, name))
+
     async def attach_nic(self, uid: str, nic: v1.NicSpec, *, live: bool) -> None:
         """See Driver."""
 

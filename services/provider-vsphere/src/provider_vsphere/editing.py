@@ -216,6 +216,36 @@ def _known_disk(present: Sequence[Any], record: Stamp, name: str, verb: str) -> 
     return disk
 
 
+# -- drives ------------------------------------------------------------------------------------------------------------
+
+
+def set_cdrom(present: Sequence[Any], record: Stamp, cdrom: v1.CdromSpec) -> Any | None:
+    """Put a medium into the drive of this name, which is added where there is none."""
+    drive, board = devices.cdrom_at(present, record.cdroms.get(cdrom.name, "")), Board(present)
+    if drive is not None and devices.medium_of(drive) == cdrom.medium:
+        return None
+    if drive is not None:
+        edited = vim.vm.device.VirtualCdrom(
+            key=drive.key, controllerKey=drive.controllerKey, unitNumber=drive.unitNumber
+        )
+        devices.load(edited, cdrom.medium)
+        board.edit(edited)
+        return _edit(record, board.changes)
+    slot = devices.slot_of(board.devices, board.plug_cdrom(cdrom))
+    return _edit(replace(record, cdroms=record.cdroms | {cdrom.name: slot}), board.changes)
+
+
+def remove_cdrom(present: Sequence[Any], record: Stamp, name: str) -> Any | None:
+    """Remove a drive; what is in it stays."""
+    if name not in record.cdroms:
+        return None
+    drive, board = devices.cdrom_at(present, record.cdroms[name]), Board(present)
+    if drive is not None:
+        board.remove(drive)
+    kept = {each: slot for each, slot in record.cdroms.items() if each != name}
+    return _edit(replace(record, cdroms=kept), board.changes)
+
+
 # -- network adapters --------------------------------------------------------------------------------------------------
 
 

@@ -73,6 +73,7 @@ def new_machine(
     _shape(config, spec)
     board = Board(source)
     record = _disks(board, spec, record, datastore_name, policies or {}, from_source=bool(source))
+    record = _cdroms(board, spec, record)
     record = _nics(board, spec, record, macs, networks, switches)
     add_tpm(board, spec)
     config.deviceChange = board.changes
@@ -272,6 +273,12 @@ def disk_locators(
     elif not profile:
         return []
     return [locator]
+
+
+def _cdroms(board: Board, spec: v1.MachineSpec, record: Stamp) -> Stamp:
+    """Drives of the spec; those of a template stay as they are."""
+    slots = {cdrom.name: slot_of(board.devices, board.plug_cdrom(cdrom)) for cdrom in spec.cdroms}
+    return replace(record, cdroms=slots)
 
 
 def _nics(

@@ -63,6 +63,7 @@ def machine(entity: Entity, tree: Tree, owner: str) -> v1.Machine:
         memory=_memory(facts, mark),
         firmware=_firmware(facts, board),
         disks=_disks(board, mark, tree),
+        cdroms=_cdroms(board, mark),
         nics=_nics(board, mark, tree, power),
         host=host.name if host is not None else "",
         description=facts.get("config.annotation") or "",
@@ -198,6 +199,15 @@ def _provisioning(device: Device, record: DiskStamp | None) -> v1.DiskProvisioni
 
 def _member(kinds: type[E], name: str, default: E) -> E:
     return getattr(kinds, name, default) if name.isupper() else default
+
+
+def _cdroms(board: Sequence[Device], mark: Stamp | None) -> list[v1.Cdrom]:
+    """Those that we know by name, in the order in which they were asked for."""
+    found = []
+    for name, slot in mark.cdroms.items() if mark is not None else ():
+        if (drive := devices.cdrom_at(board, slot)) is not None:
+            found.append(v1.Cdrom(name=name, medium=devices.medium_of(drive), device=slot))
+    return found
 
 
 # -- NICs ----------------------------------------------------------------------------------------------------------

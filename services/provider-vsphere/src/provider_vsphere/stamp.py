@@ -56,6 +56,8 @@ class Stamp:
     boot_digest: str = ""
     disks: tuple[DiskStamp, ...] = ()
     nics: tuple[NicStamp, ...] = ()
+    cdroms: dict[str, str] = field(default_factory=dict)
+    """Slot of each drive by its name."""
     tags: tuple[str, ...] = ()
     tag_ids: dict[str, str] = field(default_factory=dict)
     """vCenter's tag of each of our tags, as far as it was attached by us; none of another is ever taken off."""

@@ -55,6 +55,7 @@ FAKE_CAPABILITIES = v1.Capabilities(
     encryption=True,
     tags=True,
     attributes=True,
+    cdroms=True,
     extra_config_keys=list(EXTRA_CONFIG_KEYS),
     affinity=True,
     consoles=[v1.ConsoleKind.SERIAL, v1.ConsoleKind.TICKET],

@@ -227,6 +227,8 @@ class FakeDriver(Driver):
         hardware.set_affinity(machine, spec.placement.affinity if spec.placement is not None else [])
         for disk in spec.disks:
             hardware.plug_disk(machine, disk, self._volume(uid, disk))
+        for cdrom in spec.cdroms:
+            hardware.set_cdrom(machine, cdrom)
         for nic in spec.nics:
             hardware.plug_nic(machine, nic)
         return machine
@@ -439,6 +441,17 @@ class FakeDriver(Driver):
         machine = self._ours(uid)
         machine.description = description
         hardware.record(machine, DESCRIPTION_SETTING, "true" if description else "")
+        self.world.changed(uid)
+
+    async def set_cdrom(self, uid: str, cdrom: v1.CdromSpec, *, live: bool) -> None:
+        await self.world.enter("set_cdrom")
+        hardware.set_cdrom(self._ours(uid), cdrom)
+        self.world.changed(uid)
+
+    async def detach_cdrom(self, uid: str, name: str) -> None:
+        await self.world.enter("detach_cdrom")
+        machine = self._ours(uid)
+        machine.cdroms = [drive for drive in machine.cdroms if drive.name != name]
         self.world.changed(uid)
 
     async def set_attributes(self, uid: str, attributes: dict[str, str]) -> None:

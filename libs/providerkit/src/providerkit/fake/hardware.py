@@ -96,6 +96,13 @@ def plug_nic(machine: v1.Machine, nic: v1.NicSpec) -> None:
     record(machine, f"nics[{nic.name}].mtu", str(nic.mtu or ""))
 
 
+def set_cdrom(machine: v1.Machine, cdrom: v1.CdromSpec) -> None:
+    """A drive of this name with this in it."""
+    drives = {drive.name: drive for drive in machine.cdroms}
+    drives.setdefault(cdrom.name, v1.Cdrom(name=cdrom.name, device=f"cdrom-{cdrom.name}")).medium = cdrom.medium
+    machine.cdroms = list(drives.values())
+
+
 def set_attributes(machine: v1.Machine, attributes: Mapping[str, str]) -> None:
     """These and no others."""
     replace_record(machine, "attributes[", {f"attributes[{name}]": value for name, value in attributes.items()})
