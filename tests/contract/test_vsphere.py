@@ -152,6 +152,7 @@ class VsphereSubject(Subject):
 @pytest.fixture(scope="module")
 def admin(vcsim: Vcsim) -> Iterator[Admin]:
     with Admin(vcsim) as admin:
+        admin.add_key_provider()
         yield admin
 
 

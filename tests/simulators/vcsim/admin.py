@@ -69,6 +69,12 @@ class Admin:
         )
         return self.wait(datacenter.vmFolder.CreateVM_Task(config, compute.resourcePool, None))
 
+    def add_key_provider(self, name: str = "keys") -> None:
+        """A key provider that everything uses; machines can have a TPM then."""
+        manager, id = self.si.RetrieveContent().cryptoManager, vim.encryption.KeyProviderId(id=name)
+        manager.RegisterKmsCluster(id, "trustAuthority")
+        manager.MarkDefault(id)
+
     def find(self, text: str) -> Any:
         """The VM with this object id or `instanceUuid`."""
         return next(vm for vm in self.every() if text in (vm._moId, vm.config.instanceUuid))

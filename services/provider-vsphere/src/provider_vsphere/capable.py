@@ -11,12 +11,13 @@ MAX_CPUS, MAX_DISKS, MAX_NICS = 768, 256, 10
 """Of the newest virtual hardware; vSphere refuses what an older one lacks. Source: Configuration Maximums 8.0."""
 
 
-def capabilities(about: About, *, has_default_network: bool, keeps_rules: bool) -> v1.Capabilities:
+def capabilities(about: About, *, has_default_network: bool, keeps_rules: bool, has_keys: bool) -> v1.Capabilities:
     """What this provider can do here.
 
     Args:
         has_default_network: NICs that ask for no certain network can be plugged in, too.
         keeps_rules: there is a cluster whose DRS keeps machines together or apart.
+        has_keys: there is a key provider, without which no machine gets a TPM.
     """
     placements = [
         v1.PlacementKind.HOST,
@@ -33,6 +34,7 @@ def capabilities(about: About, *, has_default_network: bool, keeps_rules: bool) 
     return v1.Capabilities(
         firmware=[v1.FirmwareType.BIOS, v1.FirmwareType.UEFI],
         secure_boot=True,
+        tpm_versions=["2.0"] if has_keys else [],
         cpu_hot_add=True,
         memory_hot_add=True,
         disk_hot_add=True,

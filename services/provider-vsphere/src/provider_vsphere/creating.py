@@ -15,8 +15,21 @@ from common.errors import InvalidSpecError, NameConflictError, ResourceNotFoundE
 from providerkit.driver import Progress
 from pyVmomi import vim
 
-from provider_vsphere import customization, devices, editing, machines, making, nics, policies, power, stamp, storagedrs
+from provider_vsphere import (
+    customization,
+    devices,
+    editing,
+    hardware,
+    machines,
+    making,
+    nics,
+    policies,
+    power,
+    stamp,
+    storagedrs,
+)
 from provider_vsphere.images import Images, Source
+from provider_vsphere.keyproviders import KeyProviders
 from provider_vsphere.login import Login
 from provider_vsphere.places import Place, Places
 from provider_vsphere.tree import Entity
@@ -57,6 +70,7 @@ class Creator:
         self._images = images
         self._clock = clock
         self._owner = owner
+        self.keys = KeyProviders(vsphere, clock)
 
     # -- making ----------------------------------------------------------------------------------------------------
 
@@ -118,6 +132,8 @@ class Creator:
     ) -> Callable[[Login], Any]:
         """What begins the task, with everything in it."""
         doing = f"create {name}"
+        if hardware.wants_tpm(spec):
+            await self.keys.require(place.compute, doing)
         image = next((disk.image for disk in spec.disks if disk.image is not None), None)
         source = await self._images.source(image.id) if image is not None else None
         macs = nics.macs(spec, self.macs_of_others((spec.identity or v1.MachineIdentity()).uid))

@@ -98,6 +98,7 @@ class VsphereDriver(Driver):
                 about,
                 has_default_network=self._places.has_default_network,
                 keeps_rules=affinity.is_kept(self.vsphere.tree),
+                has_keys=await self._creator.keys.are_there(),
             ),
             limits=capable.limits(self._concurrency),
         )
@@ -277,6 +278,9 @@ class VsphereDriver(Driver):
 
     async def set_firmware(self, uid: str, firmware: v1.FirmwareSpec) -> None:
         """See Driver."""
+        if firmware.tpm:
+            entity, doing = self._get(uid, "set firmware of")
+            await self._creator.keys.require(self._place(entity).compute, doing)
         await self._edit(uid, "set firmware", lambda entity, _: editing.set_firmware(_devices(entity), firmware))
 
     async def set_tuning(self, uid: str, spec: v1.MachineSpec) -> None:
