@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -214,6 +215,60 @@ async def test_a_definition_that_serves_nothing_takes_its_objects_along(api, ins
     await api.patch(f"{WIDGETS}/held", {"metadata": {"finalizers": None}})
     await gone(api, CRD)
     assert instance.store.items("widgets.test.virtrigaud.io") == []
+
+
+def owned(widget: dict[str, Any], owner: dict[str, Any], *, block: bool = False) -> dict[str, Any]:
+    ref = {"apiVersion": owner["apiVersion"], "kind": owner["kind"], "name": owner["metadata"]["name"]}
+    ref |= {"uid": owner["metadata"]["uid"], "blockOwnerDeletion": block}
+    widget["metadata"]["ownerReferences"] = [ref]
+    return widget
+
+
+async def stored(instance, holds: Callable[[list[Any]], bool]) -> None:
+    """Wait until something holds of the widgets in the store, which nobody can watch while they are not served."""
+    changed = asyncio.Event()
+    instance.store.listen(lambda _: changed.set())
+    async with asyncio.timeout(20):
+        while not holds(instance.store.items("widgets.test.virtrigaud.io")):
+            changed.clear()
+            await changed.wait()
+
+
+async def test_dependents_that_are_no_longer_served_follow_their_owner(api, instance, make_widget):
+    owner = await make(api, "owner")
+    await api.post(WIDGETS, owned(make_widget(), owner))
+    await serve(api, served=False)
+    await api.delete(f"{MAPS}/owner", {"propagationPolicy": "Background"})
+    await gone(api, f"{MAPS}/owner")
+    await stored(instance, lambda widgets: not widgets)
+
+
+async def test_foreground_waits_for_dependents_that_are_no_longer_served(api, instance, make_widget):
+    owner = await make(api, "owner")
+    held = owned(make_widget("held"), owner, block=True)
+    held["metadata"]["finalizers"] = ["test.virtrigaud.io/hold"]
+    await api.post(WIDGETS, held)
+    await serve(api, served=False)
+    await api.delete(f"{MAPS}/owner", {"propagationPolicy": "Foreground"})
+    await stored(instance, lambda widgets: bool(widgets[0].meta.deletionTimestamp))
+    assert (await api.get(f"{MAPS}/owner")).status == 200
+    await serve(api, served=True)
+    await api.patch(f"{WIDGETS}/held", {"metadata": {"finalizers": None}})
+    await gone(api, f"{MAPS}/owner")
+
+
+async def test_orphans_that_are_no_longer_served_stay_as_they_are(api, make_widget):
+    owner = await make(api, "owner")
+    before = (await api.post(WIDGETS, owned(make_widget(), owner))).json
+    await serve(api, served=False)
+    await api.delete(f"{MAPS}/owner", {"propagationPolicy": "Orphan"})
+    await gone(api, f"{MAPS}/owner")
+    await serve(api, served=True)
+    after = (await api.get(f"{WIDGETS}/w1")).json
+    assert "ownerReferences" not in after["metadata"]
+    for key in ("apiVersion", "kind", "spec"):
+        assert after[key] == before[key]
+    assert after["metadata"]["generation"] == before["metadata"]["generation"]
 
 
 async def test_a_namespace_that_cannot_go_says_so_and_waits(api, instance, memory: Path):

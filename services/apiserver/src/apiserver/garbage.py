@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from .errors import ApiError
+from .namespaces import stored_kind
 from .operations import FOREGROUND, ORPHAN, DeleteOptions, Operations, WriteOptions
 from .resources import Object, Resource
 from .watch import Event, Item, OwnerHead
@@ -78,9 +79,9 @@ class Garbage:
 
     async def _settle(self, key: Key) -> None:
         item = self._ops.store.get(key.resource, key.namespace, key.name)
-        resource = self._ops.registry.stored().get(key.resource)
-        if item is None or resource is None:
+        if item is None:
             return
+        resource = stored_kind(self._ops, key.resource)
         finalizers = item.meta.finalizers or []
         if item.meta.deletionTimestamp and ORPHAN in finalizers:
             await self._orphan(resource, item)
@@ -132,8 +133,7 @@ class Garbage:
         blocking = False
         for key in list(self._dependents.get(item.meta.uid, ())):
             dependent = self._ops.store.get(key.resource, key.namespace, key.name)
-            kind = self._ops.registry.stored().get(key.resource)
-            if dependent is None or kind is None:
+            if dependent is None:
                 continue
             owners = dependent.meta.ownerReferences or []
             blocking = blocking or any(o.uid == item.meta.uid and o.blockOwnerDeletion for o in owners)
@@ -143,9 +143,7 @@ class Garbage:
 
     async def _orphan(self, resource: Resource, item: Item) -> None:
         for key in list(self._dependents.get(item.meta.uid, ())):
-            kind = self._ops.registry.stored().get(key.resource)
-            if kind is not None:
-                await self._drop_owners(kind, key, {item.meta.uid})
+            await self._drop_owners(stored_kind(self._ops, key.resource), key, {item.meta.uid})
         await self._release(resource, item, ORPHAN)
 
     async def _drop_owners(self, resource: Resource, key: Key, uids: set[str]) -> None:

@@ -24,7 +24,22 @@ def stored_kind(operations: Operations, key: str) -> Resource:
     if served is not None:
         return served
     plural, _, group = key.partition(".")
-    return Resource(group, "", "", plural, Schema({}), custom=True, counts_generation=True)
+    definition = operations.store.get(KEY, "", key)
+    if definition is None:
+        return Resource(group, "", "", plural, Schema({}), custom=True, counts_generation=True)
+    spec = definition.object()["spec"]
+    version = next(each["name"] for each in spec["versions"] if each.get("storage"))
+    return Resource(
+        group,
+        version,
+        spec["names"]["kind"],
+        plural,
+        Schema({}),  # what is stored was valid when it was written; only its metadata change now
+        namespaced=spec["scope"] == "Namespaced",
+        custom=True,
+        counts_generation=True,
+        storage_api_version=f"{group}/{version}",
+    )
 
 
 async def delete_all(operations: Operations, key: str, namespace: str | None) -> int:
