@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 
 from apiserver import errors
+from apiserver.errors import Cause
 from apiserver.workers import Worker
+from structlog.testing import capture_logs
 
 
 async def drive(worker: Worker[str], over: asyncio.Event) -> None:
@@ -63,3 +65,22 @@ async def test_a_key_has_one_retry_however_often_it_failed():
         group.create_task(look())
         await drive(worker, over)
     assert calls == 21, "twenty failures leave one retry"
+
+
+async def test_a_log_of_a_refusal_tells_its_place_and_not_the_value():
+    """The message quotes what was invalid, which may be a Secret's."""
+    over = asyncio.Event()
+
+    async def handle(key: str) -> None:
+        over.set()
+        cause = Cause("FieldValueInvalid", 'Invalid value: "hunter2": must be base64', "data.password")
+        raise errors.invalid("", "Secret", key, [cause])
+
+    worker: Worker[str] = Worker("test", handle)
+    worker.add("a")
+    with capture_logs() as logs:
+        await drive(worker, over)
+    assert [(log["event"], log["code"], log["reason"], log["fields"]) for log in logs] == [
+        ("worker.failed", 422, "Invalid", ["data.password"])
+    ]
+    assert "hunter2" not in str(logs)

@@ -33,6 +33,11 @@ class ApiError(Exception):
     def __str__(self) -> str:
         return self.message
 
+    def place(self) -> dict[str, Any]:
+        """Return what a log may tell: the kind of the refusal and its fields. The message may quote a secret value."""
+        fields = sorted({cause.field for cause in self.causes if cause.field})
+        return {"code": self.code, "reason": self.reason} | ({"fields": fields} if fields else {})
+
     def status(self) -> dict[str, Any]:
         """Return the `Status` object."""
         details = dict(self.details)

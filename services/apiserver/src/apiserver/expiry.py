@@ -28,7 +28,7 @@ class Expiry:
             try:
                 await self.sweep()
             except ApiError as error:
-                log.warning("expiry.failed", error=error.message)
+                log.warning("expiry.failed", **error.place())
             await asyncio.sleep(SWEEP_SECONDS)
 
     async def sweep(self) -> int:

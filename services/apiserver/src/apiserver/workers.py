@@ -56,7 +56,7 @@ class Worker(Generic[K]):
             if error.code in (404, 409):
                 self._again(key)
                 return
-            log.warning("worker.failed", worker=self._name, key=str(key), error=error.message)
+            log.warning("worker.failed", worker=self._name, key=str(key), **error.place())
             self._again(key)
         except Exception:
             log.exception("worker.defect", worker=self._name, key=str(key))
