@@ -33,6 +33,7 @@ T = TypeVar("T")
 KEEPALIVE_SECONDS = 5
 KEEPALIVE_COUNT = 3
 CONNECT_SECONDS = 15.0
+ALIVE_SECONDS = 3.0
 FIRST_PAUSE = 0.5
 LONGEST_PAUSE = 15.0
 _LOST_CODES = (libvirt.VIR_ERR_INVALID_CONN, libvirt.VIR_ERR_RPC, libvirt.VIR_ERR_NO_CONNECT)
@@ -66,6 +67,7 @@ class Hypervisor:
         self._scratch = Path()
         self._calls = Threads(concurrency)
         self._slow = Threads(4)
+        self._questions = Threads(2)
         self._connection: libvirt.virConnect | None = None
         self._lost = asyncio.Event()
         self._up = asyncio.Event()
@@ -154,18 +156,20 @@ class Hypervisor:
         try:
             return await threads.run(work, timeout=timeout, doing=doing, changes=changes)
         except HypervisorUnavailableError as error:
-            if is_code(error, *_LOST_CODES) or (error.__cause__ is not None and not self._alive(connection)):
+            if is_code(error, *_LOST_CODES) or (error.__cause__ is not None and not await self._alive(connection)):
                 self._drop(connection)
             raise
 
     def _unavailable(self, doing: str) -> ProviderError:
         return type(self._reason)(f"{doing}: {self._reason}", retry_after=2.0)
 
-    @staticmethod
-    def _alive(connection: libvirt.virConnect) -> bool:
+    async def _alive(self, connection: libvirt.virConnect) -> bool:
+        """Asked on a thread like everything else: a connection that is just dying may hold its lock for ever."""
         try:
-            return bool(connection.isAlive())
-        except libvirt.libvirtError:
+            return await self._questions.run(
+                lambda: bool(connection.isAlive()), timeout=ALIVE_SECONDS, doing="see whether the connection is alive"
+            )
+        except (libvirt.libvirtError, HypervisorUnavailableError):
             return False
 
     def _drop(self, connection: libvirt.virConnect) -> None:
