@@ -341,6 +341,31 @@ class MachineContract:
         again = await subject.settle(spec, restart_policy=v1.RestartPolicy.ALLOWED)
         assert again.applied == []
 
+    async def test_a_restart_that_did_not_help_is_not_made_again(self, subject: Subject) -> None:
+        """Not even by a server that did not make the first one."""
+        allowed = v1.RestartPolicy.ALLOWED
+        spec = subject.spec(power=ON)
+        spec.cpu.count = 2
+        await subject.settle(spec)
+        subject.swallowed.add("set_cpu")
+        await subject.restart()
+        spec.cpu.count = 1
+        await subject.settle(spec, restart_policy=allowed)
+        for _ in range(2):
+            answer = await subject.apply(spec, restart_policy=allowed)
+            assert (answer.operation, answer.applied, answer.machine.power) == (None, [], ON)
+            codes = {reason.code for change in answer.pending for reason in change.reasons}
+            assert "RestartDidNotHelp" in codes
+            await subject.restart()
+        subject.swallowed.clear()
+        await subject.restart()
+        spec.power.state = OFF
+        assert (await subject.settle(spec)).machine.cpu.count == 1
+        for count in (2, 1):  # the same change again: its time has come again, too
+            spec.power.state, spec.cpu.count = ON, count
+            answer = await subject.settle(spec, restart_policy=allowed)
+            assert (answer.pending, answer.machine.cpu.count, answer.machine.power) == ([], count, ON)
+
     async def test_what_waits_for_a_restart_is_done_while_it_is_off(self, subject: Subject) -> None:
         spec = subject.spec(power=ON)
         spec.cpu.count = 2

@@ -143,6 +143,8 @@ class Subject:
         self.pace = traits.pace
         self.faults = faults.FaultPlan()
         """Installed in the server from the start; tests add to it."""
+        self.swallowed: set[str] = set()
+        """Verbs that the hypervisor accepts and does not carry out, from the next restart of the server on."""
         self.serving: Serving
         self.address = ""
         self._make_driver = make_driver
@@ -166,8 +168,11 @@ class Subject:
             machines=MachineSettings(short_wait=self.pace.short_wait),
         )
         self._server = AsyncExitStack()
+        driver = self._make_driver()
+        for verb in self.swallowed:
+            setattr(driver, verb, _swallow)
         with self.faults.installed():
-            self.serving = await self._server.enter_async_context(serve(self._make_driver(), settings, registry=None))
+            self.serving = await self._server.enter_async_context(serve(driver, settings, registry=None))
         self.address = self.serving.server.address
         channel = await self._server.enter_async_context(rpc.connect(self.address, insecure=True, registry=None))
 
@@ -298,6 +303,10 @@ class Subject:
                         found: v1.Machine = machine
                         return found
         raise AssertionError("the watch ended")
+
+
+async def _swallow(*_args: object, **_kwargs: object) -> None:
+    """Yes, and nothing."""
 
 
 @asynccontextmanager

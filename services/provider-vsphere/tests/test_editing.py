@@ -330,6 +330,12 @@ def test_texts(machine: Machine) -> None:
     assert (bare.annotation, machine.apply(bare).record.settings) == ("", {})
 
 
+def test_a_note_comes_and_goes(machine: Machine) -> None:
+    machine.apply(editing.note(machine.record, "seen", "yes"))
+    assert machine.record.settings == {"seen": "yes"}
+    assert machine.apply(editing.note(machine.record, "seen", "")).record.settings == {}
+
+
 def test_boot_data_is_replaced_as_a_whole(machine: Machine) -> None:
     wish = v1.MachineSpec(
         identity=v1.MachineIdentity(uid=UID),

@@ -36,6 +36,12 @@ APPLY_REPLY = faults.declare("machines.apply.reply", "every step of an apply is 
 
 _NO_REASON_TO_RESTART = frozenset({"boot_data", "cpu.hot_add", "memory.hot_add"})
 
+RESTARTED_FOR = "restarted-for"
+"""Note on a machine: digest of the changes for which we restarted it last.
+
+What one restart did not bring, a second will not: that must outlive this server, or the guest would pay for its end.
+"""
+
 ABSENT = "absent"
 """Precondition that there is no machine."""
 
@@ -50,7 +56,7 @@ class Parts:
     slots: Slots
     power: Power
     restarts: dict[str, str] = field(default_factory=dict)
-    """UID -> digest of the changes for which we restarted last: what a restart did not bring, a second will not."""
+    """By UID what RESTARTED_FOR says, for drivers that keep no notes: it is lost with this process."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +107,7 @@ class Apply:
             elif why := self._restart_for():
                 await self._restart(job, why)
             else:
+                await self._forget_restart()
                 await faults.point(APPLY_REPLY)
                 return self.outcome()
 
@@ -231,29 +238,32 @@ class Apply:
 
     # -- restart ---------------------------------------------------------------------------------------------------
 
-    def _restart_for(self) -> list[v1.Change]:
-        """The changes that a restart would bring and that may be restarted for; remembers what none has brought.
+    def _waiting(self) -> list[v1.Change]:
+        """The changes that a restart would bring, and that are a reason for one.
 
         First-boot data alone is no reason: a guest that has booted may never read it. Neither is room to grow.
         """
-        waiting = [c for c in self.pending if c.effect is _Effect.RESTART and c.field not in _NO_REASON_TO_RESTART]
-        if not waiting:
-            self._parts.restarts.pop(self.uid, None)
-            return []
+        return [c for c in self.pending if c.effect is _Effect.RESTART and c.field not in _NO_REASON_TO_RESTART]
+
+    def _restart_for(self) -> list[v1.Change]:
+        """The changes that may be restarted for; those that a restart did not bring say so."""
+        waiting = self._waiting()
         wants_on = self.want.power is not None and self.want.power.state is ON
         runs = self.seen is not None and self.seen.power in (ON, v1.PowerState.PAUSED)
-        if not (self._may_restart and wants_on and runs):
+        if not (waiting and self._may_restart and wants_on and runs):
             return []
-        if self._parts.restarts.get(self.uid) == _digest(waiting):
+        if self._restarted_for() == _digest(waiting):
             why = v1.Reason(code="RestartDidNotHelp", message="a restart was made for it and did not bring it")
             self.pending = [_with(c, c.effect, [*c.reasons, why]) if c in waiting else c for c in self.pending]
             return []
         return waiting
 
     async def _restart(self, job: Job[Outcome], why: list[v1.Change]) -> None:
-        """Take the machine down; the next rounds change what waited, and power it on again because the spec says so."""
+        """Take the machine down; the next rounds change what waited, and power it on again because the spec says so.
+
+        The note is made while it is off: a server that dies before has restarted nothing, and must not say that it did.
+        """
         assert self.seen is not None
-        self._parts.restarts[self.uid] = _digest(why)
         job.record.kind = "restart"
         job.progress(job.record.progress, "restarting")
         log.info("machine.restart", uid=self.uid, fields=[change.field for change in why])
@@ -261,10 +271,30 @@ class Apply:
             await self._parts.power.shut_down(self.seen, _grace(self.want.power), force=True)
         else:
             await self._parts.power.off(self.uid)
+        await self._note_restart(_digest(why))
         self.applied.append(
             v1.Change(kind=_Kind.RESTART, field="power.state", effect=_Effect.RESTART, message="restart the machine")
         )
         self._made.discard((int(_Kind.SET_POWER), "power.state", "", "power on"))
+
+    def _restarted_for(self) -> str:
+        noted = self.seen.settings.get(RESTARTED_FOR, "") if self.seen is not None else ""
+        return noted or self._parts.restarts.get(self.uid, "")
+
+    async def _note_restart(self, digest: str) -> None:
+        parts = self._parts
+        try:
+            await parts.slots.call("note", self.uid, lambda: parts.driver.note(self.uid, RESTARTED_FOR, digest))
+        except NotSupportedError:
+            parts.restarts[self.uid] = digest
+
+    async def _forget_restart(self) -> None:
+        """Nothing waits any more: should the same change wait again one day, that is another reason to restart."""
+        if not self._restarted_for() or self._waiting():
+            return
+        await self._note_restart("")
+        self._parts.restarts.pop(self.uid, None)
+        self.seen = await self._parts.hub.look(self.uid)
 
 
 def _grace(power: v1.PowerSpec | None) -> float:

@@ -231,6 +231,14 @@ class Driver:
         """Replace the text for people."""
         raise self._lacks("set_description")
 
+    async def note(self, uid: str, key: str, value: str) -> None:
+        """Keep a note of the kit's with the stamp, in any power state; `observe` tells it in `Machine.settings`.
+
+        Args:
+            value: empty takes the note away.
+        """
+        raise self._lacks("note")
+
     async def set_attributes(self, uid: str, attributes: dict[str, str]) -> None:
         """Write these facts for people; those that we wrote earlier and that are not among them go, others stay."""
         raise self._lacks("set_attributes")

@@ -44,6 +44,7 @@ VERBS = (
     "detach_cdrom",
     "set_placement",
     "screenshot",
+    "note",
 )
 BEFORE = {
     verb: faults.declare(f"machines.{verb}.before", f"{verb} was decided and not yet asked for") for verb in VERBS

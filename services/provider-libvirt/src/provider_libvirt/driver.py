@@ -289,6 +289,10 @@ class LibvirtDriver(Driver):
         """See Driver."""
         await self._edit(uid, "set description", lambda at: editing.set_description(at, description))
 
+    async def note(self, uid: str, key: str, value: str) -> None:
+        """See Driver."""
+        await self._edit(uid, "keep a note", lambda at: editing.note(at, key, value))
+
     # -- console and inventory -------------------------------------------------------------------------------------
 
     def console(

@@ -318,6 +318,11 @@ def set_description(at: Machine, description: str) -> None:
         at.stamped(at.mark.with_setting(DESCRIPTION_SETTING, ""))
 
 
+def note(at: Machine, key: str, value: str) -> None:
+    """Keep a note in the stamp, or take it away."""
+    at.stamped(at.mark.with_setting(key, value))
+
+
 def set_boot_data(at: Machine, spec: v1.MachineSpec) -> None:
     """Replace the NoCloud ISO; its content changes in place, so that the definition need not."""
     macs = {

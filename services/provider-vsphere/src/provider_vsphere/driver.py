@@ -403,6 +403,10 @@ class VsphereDriver(Driver):
         await self._edit(uid, "set attributes", lambda _, r: editing.stamped(fields.released(r, attributes)))
         await self.vsphere.refresh(entity)
 
+    async def note(self, uid: str, key: str, value: str) -> None:
+        """See Driver."""
+        await self._edit(uid, "keep a note", lambda _, record: editing.note(record, key, value))
+
     async def set_description(self, uid: str, description: str) -> None:
         """See Driver."""
         await self._edit(uid, "set description", lambda _, record: editing.set_description(record, description))

@@ -331,6 +331,11 @@ def set_description(record: Stamp, description: str) -> Any:
     return config
 
 
+def note(record: Stamp, key: str, value: str) -> Any:
+    """Keep a note in the stamp, or take it away."""
+    return _edit(_with_settings(record, {key: value} if value else {}, without=key))
+
+
 def set_boot_data(record: Stamp, spec: v1.MachineSpec, macs: Mapping[str, str]) -> Any:
     """Replace the first-boot data.
 

@@ -454,6 +454,11 @@ class FakeDriver(Driver):
         machine.cdroms = [drive for drive in machine.cdroms if drive.name != name]
         self.world.changed(uid)
 
+    async def note(self, uid: str, key: str, value: str) -> None:
+        await self.world.enter("note")
+        hardware.record(self._ours(uid), key, value)
+        self.world.changed(uid)
+
     async def set_attributes(self, uid: str, attributes: dict[str, str]) -> None:
         await self.world.enter("set_attributes")
         hardware.set_attributes(self._ours(uid), attributes)
@@ -557,7 +562,7 @@ class FakeDriver(Driver):
         await self.world.enter("console_ticket")
         self._ours(uid)
         expires = self.world.clock.now() + timedelta(minutes=1)
-        return ConsoleTicket(f"https://console.example/{uid}?ticket={secrets.token_urlsafe(16)}", expires)
+        return ConsoleTicket(f"wss://console.example/{uid}?ticket={secrets.token_urlsafe(16)}", expires)
 
     async def screenshot(self, uid: str) -> bytes:
         await self.world.enter("screenshot")
