@@ -151,6 +151,7 @@ async def test_a_body_that_is_cut_is_no_body(transfers: Transfers, server: Serve
         (401, HypervisorUnavailableError),
         (403, PermissionMissingError),
         (404, ResourceNotFoundError),
+        (307, ResourceNotFoundError),
         (500, HypervisorUnavailableError),
         (418, InternalError),
     ],
@@ -173,6 +174,12 @@ async def test_a_refusal_amid_the_body_is_heard(transfers: Transfers, server: Se
 
     with pytest.raises((PermissionMissingError, HypervisorUnavailableError)):
         await transfers.upload("write", "POST", url(server), endless())
+
+
+async def test_a_host_that_cannot_be_reached_is_named(transfers: Transfers, unused_tcp_port: int) -> None:
+    with pytest.raises(HypervisorUnavailableError, match=r"read, at 127\.0\.0\.1"):
+        async with transfers.download("read", f"https://127.0.0.1:{unused_tcp_port}/nfc"):
+            raise AssertionError("nobody listens there")
 
 
 async def test_an_unknown_certificate_is_not_believed(server: Server, tmp_path: Path) -> None:

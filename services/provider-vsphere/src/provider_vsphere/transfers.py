@@ -29,8 +29,9 @@ from provider_vsphere.vim_errors import mapped
 
 CHUNK = 256 << 10
 """Bytes of one step; whoever takes longer than SILENCE_SECONDS for so few counts as dead, too."""
-SILENCE_SECONDS = 60.0
-"""No byte for so long, and the line counts as dead."""
+CONNECT_SECONDS = 30.0
+SILENCE_SECONDS = 300.0
+"""No byte for so long, and the line counts as dead: a host that reads through many zeros sends nothing meanwhile."""
 T = TypeVar("T")
 
 
@@ -71,10 +72,11 @@ class Transfers:
         line = _Line(self._connection(doing, url, thumbprint))
 
         def begin() -> http.client.HTTPResponse:
-            line.connect().request("GET", _target(url), headers=dict(headers or {}))
+            line.connection.request("GET", _target(url), headers=dict(headers or {}))
             return line.answer()
 
         with contextlib.closing(line):
+            await self._connect(doing, line)
             response = await self._step(doing, begin)
             if response.status not in (200, 206):
                 raise _refusal(doing, response)
@@ -103,7 +105,7 @@ class Transfers:
         sent = 0
 
         def begin() -> None:
-            connection = line.connect()
+            connection = line.connection
             connection.putrequest(method, _target(url))
             framing = ("Transfer-Encoding", "chunked") if size is None else ("Content-Length", str(size))
             for name, value in (*(headers or {}).items(), framing):
@@ -116,6 +118,7 @@ class Transfers:
             return line.answer()
 
         with contextlib.closing(line):
+            await self._connect(doing, line)
             await self._step(doing, begin)
             async for chunk in chunks:
                 sent += len(chunk)
@@ -128,6 +131,10 @@ class Transfers:
             response = await self._step(doing, end)
             if not 200 <= response.status < 300:
                 raise _refusal(doing, response)
+
+    async def _connect(self, doing: str, line: _Line) -> None:
+        """Often to a host that nobody has talked to before, and that a firewall may hide: so its name is told."""
+        await self._step(f"{doing}, at {line.connection.host}", lambda: line.connect(self._silence))
 
     async def _send(self, doing: str, line: _Line, chunk: bytes, *, framed: bool) -> None:
         data = b"%x\r\n%b\r\n" % (len(chunk), chunk) if framed else chunk
@@ -155,9 +162,9 @@ class Transfers:
         host = parts.hostname or ""
         if parts.scheme == "https":
             context = self._trust(url, thumbprint)
-            return http.client.HTTPSConnection(host, parts.port, timeout=self._silence, context=context)
+            return http.client.HTTPSConnection(host, parts.port, timeout=CONNECT_SECONDS, context=context)
         if parts.scheme == "http" and urlsplit(self._endpoint.url).scheme == "http":
-            return http.client.HTTPConnection(host, parts.port, timeout=self._silence)
+            return http.client.HTTPConnection(host, parts.port, timeout=CONNECT_SECONDS)
         raise InternalError(f"{doing}: vSphere gave a URL of scheme {parts.scheme!r}")
 
     def _trust(self, url: str, thumbprint: str) -> ssl.SSLContext:
@@ -176,13 +183,13 @@ class _Line:
         self._response: http.client.HTTPResponse | None = None
         self._closed = False
 
-    def connect(self) -> http.client.HTTPConnection:
-        """Blocks."""
+    def connect(self, silence: float) -> None:
+        """Blocks, as everything that follows: at most so many seconds without a byte."""
         self.connection.connect()
         self._socket = self.connection.sock
+        self._socket.settimeout(silence)
         if self._closed:  # meanwhile
             self.close()
-        return self.connection
 
     def answer(self) -> http.client.HTTPResponse:
         """Blocks."""
@@ -229,13 +236,15 @@ def _read(doing: str, response: http.client.HTTPResponse) -> bytes:
 
 def _refusal(doing: str, response: http.client.HTTPResponse) -> ProviderError:
     status = response.status
+    elsewhere = 300 <= status < 400  # our cookie is for this server alone
     kinds: dict[int, type[ProviderError]] = {
         401: HypervisorUnavailableError,  # the session, or the lease, has ended
         403: PermissionMissingError,
         404: ResourceNotFoundError,
         507: HostFullError,
     }
-    kind = kinds.get(status, HypervisorUnavailableError if status >= 500 else InternalError)
+    otherwise = ResourceNotFoundError if elsewhere else HypervisorUnavailableError if status >= 500 else InternalError
+    kind = kinds.get(status, otherwise)
     return kind(f"{doing}: HTTP {status} {response.reason}")
 
 
