@@ -11,6 +11,7 @@ import pytest
 from common import v1
 from common.errors import NotSupportedError, WrongPowerStateError
 
+from .images import prepare, request
 from .subject import GIB, MIB, OFF, ON, SUSPENDED, Subject
 
 Exercise = Callable[[Subject, v1.MachineSpec], Awaitable[None]]
@@ -236,7 +237,10 @@ def _added(wish: Wish) -> Exercise:
 
 def _once(wish: Wish, later: Wish) -> Exercise:
     async def exercise(subject: Subject, spec: v1.MachineSpec) -> None:
-        """It is done when the machine is made, and what it says later is no difference."""
+        """It is done to the guest of an image when the machine is made, and what it says later is no difference."""
+        if subject.traits.image is not None:
+            image = await prepare(subject, request(subject.traits.image()))
+            spec.disks[0].image, spec.disks[0].size_bytes = v1.ImageRef(id=image.id), 0
         wish(spec)
         await _holds(subject, spec)
         later(spec)

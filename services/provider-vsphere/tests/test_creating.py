@@ -153,3 +153,40 @@ async def test_a_stranger_with_our_uuid_stops_a_create(
         await make.look(wish.identity.uid, "look")
     with pytest.raises(ForeignMachineError, match="not touched"):
         await make.create(wish, silent)
+
+
+async def test_a_guest_is_customized_and_its_secrets_show_nowhere(
+    vcsim: Vcsim, vsphere: Vsphere, creator: tuple[Creator, Images], caplog: pytest.LogCaptureFixture
+) -> None:
+    make, images = creator
+    wish = spec(template(images))
+    wish.nics[0].addressing = v1.GuestAddressing(addresses=["192.0.2.7/24"], gateway4="192.0.2.1")
+    canary = "canary-of-the-password"
+    wish.customization = v1.Customization(sysprep=v1.Sysprep(admin_password=canary, commands=[f"echo {canary}"]))
+    vcsim.control("faults", method="CloneVM_Task", fault="CustomizationFault", in_task=True)
+    with pytest.raises(InvalidSpecError) as refused:
+        await make.create(wish, silent)
+    await make.create(wish, silent)
+    assert canary not in str(refused.value)
+    assert canary not in caplog.text
+    entity = found(vsphere, wish)
+    told = vcsim.vms()[entity.name]["customization"]
+    assert told["identity"]["guiUnattended"]["password"] == {
+        "_typeName": "CustomizationPassword",
+        "value": canary,
+        "plainText": True,
+    }
+    (card,) = nics.cards(entity.facts["config.hardware.device"])
+    (mapping,) = told["nicSettingMap"]
+    assert (mapping["macAddress"], mapping["adapter"]["ip"]["ipAddress"]) == (card.macAddress, "192.0.2.7")
+    assert not any("guestinfo" in key for key in vcsim.vms()[entity.name]["extraConfig"])
+
+
+async def test_without_an_image_no_guest_is_customized(vsphere: Vsphere, creator: tuple[Creator, Images]) -> None:
+    make, _ = creator
+    wish = spec(size=8 * MIB)
+    wish.customization = v1.Customization(domain="example.org")
+    with pytest.raises(InvalidSpecError, match="no image"):
+        await make.create(wish, silent)
+    assert wish.identity is not None
+    assert vsphere.tree.with_uuid(wish.identity.uid) == []

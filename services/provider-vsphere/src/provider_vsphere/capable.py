@@ -73,6 +73,8 @@ def capabilities(about: About, *, has_default_network: bool, keeps_rules: bool, 
         screenshot=True,
         storage_policies=about.is_vcenter,
         affinity=keeps_rules,
+        customization=about.is_vcenter,
+        sysprep=about.is_vcenter,
         extra_config_keys=list(hardware.OUR_KEYS),
         placements=sorted(placements, key=int),
         image_import=about.is_vcenter,  # an ESXi host has neither templates nor clones
