@@ -615,3 +615,35 @@ def test_the_order_of_a_map_makes_no_other_spec() -> None:
         digests.add(_digest(v1.MachineSpec(extra_config=each, attributes=each)))
     assert len(digests) == 1
     assert _digest(v1.MachineSpec(attributes={"a": "1"})) != _digest(v1.MachineSpec(extra_config={"a": "1"}))
+
+
+async def test_creates_that_hang_hold_nobody_up_for_long(make_room: MakeRoom) -> None:
+    """A slot is held for a while; then the work goes on without it, and ends like any other."""
+    settings = MachineSettings(short_wait=0.02, max_concurrent_changes=2, longest_hold=0.2)
+    async with make_room(machine_settings=settings) as room:
+        room.world.hang("copy_disk")
+        hanging = [await apply(room, room.spec()) for _ in range(3)]
+        assert all(outcome.operation is not None for outcome in hanging)
+        bare = room.spec(ON)
+        bare.disks = []  # nothing to copy
+        outcome = await apply(room, bare)
+        assert outcome.operation is not None, "both slots are held"
+        assert (await end_of(room, outcome.operation)).state is v1.OperationState.SUCCEEDED
+        room.world.unhang()
+        for outcome in hanging:
+            assert outcome.operation is not None
+            assert (await end_of(room, outcome.operation)).state is v1.OperationState.SUCCEEDED
+
+
+async def test_at_most_so_many_creates_run_at_once(make_room: MakeRoom) -> None:
+    async with make_room(machine_settings=MachineSettings(short_wait=0.02, max_concurrent_changes=2)) as room:
+        room.world.hang("copy_disk")
+        waiting = [await apply(room, room.spec()) for _ in range(3)]
+        for _ in range(50):
+            await asyncio.sleep(0)
+        assert room.world.calls["create"] == 2
+        room.world.unhang()
+        for outcome in waiting:
+            assert outcome.operation is not None
+            await end_of(room, outcome.operation)
+        assert room.world.calls["create"] == 3

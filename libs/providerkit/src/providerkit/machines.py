@@ -60,6 +60,9 @@ class MachineSettings:
     deadline_share: float = 0.8
     """Part of a caller's own deadline that may be spent waiting."""
     verb_timeout: float = 300.0
+    """After this a call that should be short is given up."""
+    longest_hold: float = 60.0
+    """How long a create, a destroy or other long work counts as one of the concurrent changes."""
     max_concurrent_changes: int = 16
 
 
@@ -102,7 +105,11 @@ class Machines:
         self._clock = clock
         self._owner = owner
         self._settings = settings or MachineSettings()
-        slots = Slots(self._settings.max_concurrent_changes, verb_timeout=self._settings.verb_timeout)
+        slots = Slots(
+            self._settings.max_concurrent_changes,
+            verb_timeout=self._settings.verb_timeout,
+            longest_hold=self._settings.longest_hold,
+        )
         self._parts = Parts(driver, hub, clock, slots, Power(driver, hub, clock, slots))
         self._jobs: dict[str, Job[object]] = {}
         self._adopting: set[str] = set()

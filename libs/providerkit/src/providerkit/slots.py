@@ -55,15 +55,33 @@ AFTER = {verb: faults.declare(f"machines.{verb}.after", f"{verb} has been done a
 class Slots:
     """Limits calls that change machines; waiting for a guest holds no slot."""
 
-    def __init__(self, count: int, *, verb_timeout: float) -> None:
+    def __init__(self, count: int, *, verb_timeout: float, longest_hold: float) -> None:
+        """Args: verb_timeout, longest_hold: seconds; see MachineSettings."""
         self._free = asyncio.Semaphore(count)
         self._verb_timeout = verb_timeout
+        self._longest_hold = longest_hold
 
     @asynccontextmanager
     async def slot(self) -> AsyncIterator[None]:
-        """Hold one slot; for verbs that take as long as they take (create, destroy)."""
-        async with self._free:
+        """Hold one slot; for work that takes as long as it takes (create, destroy, clone).
+
+        Work that hangs must not hold up everybody else: after the longest hold it goes on without its slot.
+        """
+        await self._free.acquire()
+        held = True
+
+        def give_back() -> None:
+            nonlocal held
+            if held:
+                held = False
+                self._free.release()
+
+        timer = asyncio.get_running_loop().call_later(self._longest_hold, give_back)
+        try:
             yield
+        finally:
+            timer.cancel()
+            give_back()
 
     async def verb(self, name: str, uid: str, verb: Callable[[str], Awaitable[None]]) -> None:
         """Run one short verb of a machine in a slot."""
