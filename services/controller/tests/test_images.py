@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import ClassVar
 
@@ -205,20 +206,28 @@ async def test_W19_a_machine_before_its_provider_waits_and_goes_on(cluster: Clus
         assert list(world.machines) == [vm["metadata"]["uid"]]
 
 
-async def test_an_object_of_an_older_schema_says_that_it_cannot_be_used(cluster: Cluster, home: Path, namespace: str):
-    """Stored while the schema took it; the rest of its kind goes on, and its correction is noticed."""
-    crd = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/vmclasses.infra.virtrigaud.io"
-    await cluster.namespace(namespace)
+@asynccontextmanager
+async def without_schema(cluster: Cluster, plural: str) -> AsyncIterator[None]:
+    """A time in which any spec of the kind is taken."""
+    crd = f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{plural}.infra.virtrigaud.io"
     strict = await cluster.request("GET", crd)
     loose = await cluster.request("GET", crd)
     schema = loose["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
     schema["properties"]["spec"] = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
+    schema.pop("x-kubernetes-validations", None)
     await cluster.request("PUT", crd, loose)
     try:
-        await cluster.create("VMClass", namespace, "odd", {"cpu": "many", "memory": "1Gi"})
+        yield
     finally:
         strict["metadata"]["resourceVersion"] = (await cluster.request("GET", crd))["metadata"]["resourceVersion"]
         await cluster.request("PUT", crd, strict)
+
+
+async def test_an_object_of_an_older_schema_says_that_it_cannot_be_used(cluster: Cluster, home: Path, namespace: str):
+    """Stored while the schema took it; the rest of its kind goes on, and its correction is noticed."""
+    await cluster.namespace(namespace)
+    async with without_schema(cluster, "vmclasses"):
+        await cluster.create("VMClass", namespace, "odd", {"cpu": "many", "memory": "1Gi"})
     told = await cluster.wait("VMClass", namespace, "odd", because("InvalidObject"))
     assert "cpu" in condition(told, "Ready")["message"]
     await until(lambda: _has(cluster, namespace, "odd", "InvalidObject"), "the event")
@@ -226,6 +235,37 @@ async def test_an_object_of_an_older_schema_says_that_it_cannot_be_used(cluster:
     await cluster.wait("VMClass", namespace, "small", ready)
     await cluster.patch("VMClass", namespace, "odd", {"spec": {"cpu": 2}})
     await cluster.wait("VMClass", namespace, "odd", ready)
+
+
+async def test_nothing_acts_on_what_a_machine_said_before_it_became_unreadable(
+    cluster: Cluster, home: Path, namespace: str
+):
+    """Neither is it healed by its old spec, nor removed, nor does its provider go; once corrected, all goes on."""
+    async with hypervisor() as (world, provider):
+        await furnish(cluster, namespace, **provider)
+        vm = await cluster.create(VM, namespace, "web", machine())
+        await cluster.wait(VM, namespace, "web", ready)
+        uid = vm["metadata"]["uid"]
+        async with without_schema(cluster, "virtualmachines"):
+            await cluster.patch(VM, namespace, "web", {"spec": {"powerState": 5}})
+        await cluster.wait(VM, namespace, "web", because("InvalidObject"))
+        calls = dict(world.calls)
+        world.power_behind_our_back(uid, v1.PowerState.OFF)  # the old self wanted it on
+        await cluster.delete(VM, namespace, "web")
+        told = await cluster.wait(
+            VM, namespace, "web", lambda item: "removal waits" in condition(item, "Ready")["message"]
+        )
+        assert told["metadata"]["finalizers"]
+        await cluster.delete("Provider", namespace, "fake")
+        held = await cluster.wait("Provider", namespace, "fake", because("InUse", "DeleteBlocked"))
+        assert held["status"]["connectedVMs"] == 1
+        for verb in ("create", "power_on", "destroy"):
+            assert world.calls.get(verb, 0) == calls.get(verb, 0), verb
+        assert list(world.machines) == [uid]
+        await cluster.patch(VM, namespace, "web", {"spec": {"powerState": "Off"}})
+        await cluster.gone(VM, namespace, "web")
+        await cluster.gone("Provider", namespace, "fake")
+        assert not world.machines
 
 
 async def _has(cluster: Cluster, namespace: str, name: str, reason: str) -> bool:

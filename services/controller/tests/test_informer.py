@@ -73,6 +73,23 @@ async def test_a_bad_object_stops_nothing_but_itself(cluster: Cluster, namespace
         assert (namespace, "odd") in informer.bad
 
 
+async def test_an_object_that_turns_bad_leaves_the_cache_until_it_is_corrected(cluster: Cluster, namespace: str):
+    """Acting on what it said before would undo, or never see, what its user wants now."""
+    await cluster.namespace(namespace)
+    whole = await cluster.create("VMClass", namespace, "a", CLASS)
+    async with running(cluster, namespace) as (_, informer):
+        changes: list[tuple[bool, bool]] = []
+        informer.subscribe(lambda before, after: changes.append((before is not None, after is not None)))
+        whole["metadata"]["resourceVersion"] += "1"
+        informer._take(msgspec.Raw(msgspec.json.encode({**whole, "spec": {"cpu": "many"}})))
+        assert informer.get(namespace, "a") is None
+        assert (namespace, "a") in informer.bad
+        await cluster.patch("VMClass", namespace, "a", {"spec": {"cpu": 2}})
+        await until(lambda: informer.get(namespace, "a") is not None, "the correction")
+        assert not informer.bad
+        assert changes == [(True, False), (False, True)]
+
+
 async def test_an_expired_version_is_listed_anew(cluster: Cluster, namespace: str):
     """410 on the watch: what changed meanwhile is found by comparing."""
     await cluster.namespace(namespace)

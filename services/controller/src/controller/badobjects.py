@@ -13,7 +13,7 @@ from kinds.metadata import Condition
 from .api import Api, ApiError, Resource
 from .conditions import Wish, find, merged
 from .events import WARNING, Recorder, Subject
-from .informer import BadObject
+from .informer import BadObject, Name
 from .metrics import Metrics
 from .status import READY
 
@@ -48,6 +48,8 @@ class BadObjects:
             resource, bad = await self._queue.get()
             meta = bad.meta
             message = f"the object cannot be used: {bad.error}; correct it with kubectl edit"
+            if meta.deletion_timestamp:
+                message += ". Its removal waits for that, because what it stands for cannot be told"
             subject = Subject(resource.api_version, resource.kind, meta.namespace, meta.name, meta.uid)
             self._recorder.record(subject, WARNING, REASON, message)
             if resource.api_version == "v1":
@@ -68,6 +70,18 @@ class BadObjects:
         self._metrics.wrote(resource.kind)
         path = resource.path(bad.meta.namespace, bad.meta.name, "status")
         await self._api.request("PATCH", path, body=body, content_type="application/merge-patch+json")
+
+
+def providers_of(bad: BadObject) -> set[Name]:
+    """Providers that a VirtualMachine names which does not decode: they must outlive it, or it can never be removed."""
+    whole = msgspec.json.decode(bad.raw)
+    found = set()
+    for block, key in (("spec", "providerRef"), ("status", "boundProvider")):
+        part = whole.get(block)
+        ref = part.get(key) if isinstance(part, dict) else None
+        if isinstance(ref, dict):
+            found.add((str(ref.get("namespace") or bad.meta.namespace), str(ref.get("name") or "")))
+    return found
 
 
 def _conditions(raw: bytes) -> list[Condition]:

@@ -17,6 +17,7 @@ class Meta(msgspec.Struct, rename="camel", gc=False):
     generation: int = 0
     labels: dict[str, str] | None = None
     annotations: dict[str, str] | None = None
+    deletion_timestamp: str | None = None
 
 
 class Namespace(msgspec.Struct, gc=False):

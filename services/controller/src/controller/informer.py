@@ -1,6 +1,7 @@
 """A cache of all objects of one kind, kept current by list and watch.
 
-One object that does not decode never stops its kind: it is handed to `on_bad` and left out of the cache.
+One object that does not decode never stops its kind: it is handed to `on_bad` and left out of the cache, so that nobody
+acts on what it said before. `bad` tells it from one that is gone.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ class Object(Protocol):
 
 O = TypeVar("O", bound=Object)  # noqa: E741  # it reads as what it is
 Handler = Callable[[O | None, O | None], None]
-"""Called with the object before and after a change; None for absent."""
+"""Called with the object before and after a change; None for absent, or for one that cannot be read (see `bad`)."""
 
 
 class _ListMeta(msgspec.Struct, gc=False):
@@ -214,6 +215,7 @@ class Informer(Generic[O]):
         self.bad[name] = BadObject(meta, error, bytes(raw))
         if before is None or before.meta.resource_version != meta.resource_version:
             self._on_bad(self.resource, self.bad[name])
+        self._remove(name)
         return name
 
     def _set(self, name: Name, item: O) -> None:

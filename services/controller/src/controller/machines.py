@@ -171,6 +171,9 @@ class MachineReconciler:
     async def _withdraw(self, vm: VirtualMachine, bound: BoundProvider) -> None:
         """The provider was changed before a machine was seen: make sure that the former one made, and keeps, none."""
         former = self._caches.providers.get(bound.namespace, bound.name)
+        if former is None and (bound.namespace, bound.name) in self._caches.providers.bad:
+            message = f"Provider {bound.namespace}/{bound.name}, which may have begun the machine, cannot be read"
+            raise Hold("ProviderRefMismatch", message, again=BLOCKED)
         if former is None or (bound.uid and former.metadata.uid != bound.uid):
             return
         answer = await self._remove(vm, self._connected(former), retain=False)

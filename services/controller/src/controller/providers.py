@@ -17,6 +17,7 @@ from kinds.provider import (
     ReportedCapabilities,
 )
 
+from .badobjects import providers_of
 from .conditions import Wish, find, merged, timestamp
 from .connection import Connection, Connections, Health, HealthPolicy, Limits
 from .events import NORMAL, WARNING, Recorder
@@ -91,7 +92,10 @@ class ProviderReconciler:
             await self._report(provider, state, None)
 
     def _users(self, provider: Provider) -> frozenset[Name]:
-        return self._index.users("Provider", provider.metadata.namespace, provider.metadata.name)
+        """Machines on it, those that cannot be read included."""
+        name = (provider.metadata.namespace, provider.metadata.name)
+        unread = {machine for machine, bad in self._caches.machines.bad.items() if name in providers_of(bad)}
+        return self._index.users("Provider", *name) | unread
 
     def _cleaning(self, provider: Provider) -> bool:
         """An image that goes at the same time (a namespace that is deleted) still has to be removed through it.
