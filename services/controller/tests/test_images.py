@@ -268,5 +268,29 @@ async def test_nothing_acts_on_what_a_machine_said_before_it_became_unreadable(
         assert not world.machines
 
 
+async def test_an_image_is_not_on_a_provider_that_is_gone(cluster: Cluster, home: Path, namespace: str):
+    async with hypervisor() as (_, provider), hypervisor() as (_, other):
+        await furnish(cluster, namespace, **provider)
+        await cluster.create("Provider", namespace, "other", other)
+        await cluster.create(VM, namespace, "web", machine())
+        await cluster.create(VM, namespace, "db", machine(providerRef={"name": "other"}))
+        await cluster.wait(VM, namespace, "web", ready)
+        await cluster.wait(VM, namespace, "db", ready)
+        both = [f"{namespace}/fake", f"{namespace}/other"]
+        await cluster.wait("VMImage", namespace, "guest", lambda item: item["status"].get("availableOn") == both)
+        await cluster.delete(VM, namespace, "db")
+        await cluster.delete("Provider", namespace, "other")
+        image = await cluster.wait(
+            "VMImage", namespace, "guest", lambda item: item["status"].get("availableOn") == both[:1]
+        )
+        assert list(image["status"]["providerStatus"]) == both[:1]
+        assert condition(image, "Ready")["message"] == f"ready on provider {namespace}/fake"
+        await cluster.delete(VM, namespace, "web")
+        await cluster.delete("Provider", namespace, "fake")
+        image = await cluster.wait("VMImage", namespace, "guest", lambda item: not item["status"]["ready"])
+        assert (image["status"]["phase"], condition(image, "Ready")["status"]) == ("Pending", "False")
+        assert not image["status"].get("availableOn")
+
+
 async def _has(cluster: Cluster, namespace: str, name: str, reason: str) -> bool:
     return reason in await cluster.reasons(namespace, name)

@@ -137,6 +137,7 @@ class Controller:
             if cache is not self.caches.machines:
                 cache.subscribe(self._dependency_changed(cache.resource.kind))
         self.caches.providers.subscribe(_names(self._provider_names))
+        self.caches.providers.subscribe(self._provider_changed)
         self.caches.images.subscribe(_names(self._image_names))
 
     def _changed(self, kind: str) -> Callable[[Any, Any], None]:
@@ -171,6 +172,14 @@ class Controller:
                 self._wake_machines(self.index.users(kind, namespace, name))
 
         return handler
+
+    def _provider_changed(self, before: Provider | None, after: Provider | None) -> None:
+        """A Provider went: images that were on it are not there any more."""
+        if before is not None and after is None:
+            uid = before.metadata.uid
+            for image in self.caches.images.values():
+                if any(entry.provider_uid == uid for entry in image.status.provider_status.values()):
+                    self._add("VMImage", _name_of(image))
 
     def _wake_uid(self, uid: str) -> None:
         """Something happened to a machine or image on a provider."""

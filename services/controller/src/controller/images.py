@@ -6,7 +6,7 @@ answers at once, so nothing is ever taken from an old status.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -255,7 +255,7 @@ class ImageReconciler:
 
     async def _report(self, image: VMImage, entries: dict[str, tuple[Provider, Entry]]) -> None:
         now = self._clock.now()
-        status = image_status(image, entries, now)
+        status = image_status(image, entries, self._caches.living_providers(), now)
         before = find(image.status.conditions, READY)
         after = find(status.conditions, READY)
         await self._writer.status(self._caches.images, image, status)
@@ -286,10 +286,10 @@ class ImageReconciler:
 
     async def _remove(self, entry: ProviderStatus) -> tuple[str, str] | None:
         """Remove it from one provider; answers with what is in the way. On a Provider that is gone nothing can be."""
-        provider = next((p for p in self._caches.providers.values() if p.metadata.uid == entry.provider_uid), None)
-        if provider is None:
+        uid = entry.provider_uid or ""
+        if uid not in self._caches.living_providers():
             return None
-        connection = self._connections.get(provider.metadata.uid)
+        connection = self._connections.get(uid)
         if connection is None:
             return "ProviderUnavailable", "it is not running"
         try:
@@ -318,11 +318,17 @@ def _label(provider: Provider) -> str:
     return f"{provider.metadata.namespace}/{provider.metadata.name}"
 
 
-def image_status(image: VMImage, entries: dict[str, tuple[Provider, Entry]], now: datetime) -> VMImageStatus:
-    """The status of an image: pure. Entries of providers that need it no more stay as they were."""
+def image_status(
+    image: VMImage, entries: dict[str, tuple[Provider, Entry]], living: Container[str], now: datetime
+) -> VMImageStatus:
+    """The status of an image: pure. Entries of providers that need it no more stay as they were.
+
+    Args:
+        living: UIDs of the Providers that exist. What was said of others is forgotten.
+    """
     status = msgspec.structs.replace(image.status)
     status.observed_generation = image.metadata.generation
-    told = dict(image.status.provider_status)
+    told = {name: each for name, each in image.status.provider_status.items() if each.provider_uid in living}
     for name, (provider, entry) in entries.items():
         told[name] = _provider_status(image.status.provider_status.get(name), provider, entry, now)
     status.provider_status = told

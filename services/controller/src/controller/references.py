@@ -35,6 +35,11 @@ class Caches:
         """Each of them; Any: they hold different kinds."""
         return [self.machines, self.classes, self.images, self.networks, self.providers, self.namespaces]
 
+    def living_providers(self) -> set[str]:
+        """UIDs of all Providers; one that cannot be read exists all the same."""
+        read = {provider.metadata.uid for provider in self.providers.values()}
+        return read | {bad.meta.uid for bad in self.providers.bad.values()}
+
 
 def granted(selector: LabelSelector | None, owner: str, consumer: str, labels: dict[str, str] | None) -> bool:
     """Whether a namespace may use an object: its own namespace always, others by the selector over their labels.
