@@ -5,9 +5,10 @@ from datetime import UTC, datetime, timedelta
 
 import grpc
 import pytest
-from common import errors, pki, rpc, tls, v1
+from common import errors, metrics, pki, rpc, tls, v1
 from common.clock import ManualClock
-from common.tls import CLI, CONTROLLER, TlsError, TlsFiles
+from common.tls import CLI, CONTROLLER, TlsError, TlsFiles, Watched
+from prometheus_client import REGISTRY
 
 MACHINES = "virtrigaud.provider.v1.MachineService"
 
@@ -205,3 +206,22 @@ def test_a_key_that_others_can_read_is_a_warning(issue, caplog):
 
 def test_material_is_not_shown(issue):
     assert "PRIVATE" not in repr(issue().read())
+
+
+async def test_when_a_certificate_expires_is_a_metric(issue):
+    """What is on disk counts, asked at each scrape: a renewal shows at once, and so does a file that is gone."""
+
+    def shown() -> float | None:
+        labels = {"file": str(files.cert)}
+        return REGISTRY.get_sample_value("virtrigaud_certificate_expiry_timestamp_seconds", labels)
+
+    files = issue(days=30)
+    watched = Watched(files)
+    assert shown() == watched.expires.timestamp()
+    files.cert.unlink()
+    assert shown() == 0
+    issue(days=60)
+    assert shown() == files.check().timestamp() > watched.expires.timestamp()
+    metrics.certificate_gone(str(files.cert))
+    metrics.certificate_gone(str(files.cert))
+    assert shown() is None

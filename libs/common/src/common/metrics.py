@@ -87,6 +87,28 @@ def build_info(service: str, version: str, registry: CollectorRegistry = REGISTR
     gauge.labels(service, version, platform.python_version()).set(1)
 
 
+@functools.cache
+def _certificates(registry: CollectorRegistry) -> Gauge:
+    return Gauge(
+        "virtrigaud_certificate_expiry_timestamp_seconds",
+        "Unix time at which a certificate in use expires; 0 when its file cannot be read",
+        ("file",),
+        registry=registry,
+    )
+
+
+def certificate(file: str, expires: Callable[[], float], registry: CollectorRegistry = REGISTRY) -> None:
+    """Show when a certificate expires, asked anew at each scrape, so that a renewal shows at once."""
+    _certificates(registry).labels(file).set_function(expires)
+
+
+def certificate_gone(file: str, registry: CollectorRegistry = REGISTRY) -> None:
+    """Drop the series of a certificate that is not used any more; none is as good."""
+    gauge = _certificates(registry)
+    if (file,) in gauge._metrics:
+        gauge.remove(file)
+
+
 @dataclass(frozen=True, slots=True)
 class MetricsServer:
     """Where the metrics are served."""

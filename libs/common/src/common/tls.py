@@ -5,6 +5,7 @@ TLS 1.3 is negotiated whenever both sides can, which two sides of ours always do
 
 from __future__ import annotations
 
+import functools
 import itertools
 import threading
 from collections.abc import Iterable, Sequence
@@ -17,7 +18,7 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
-from common import logging, secrets
+from common import logging, metrics, secrets
 from common.clock import Clock, SystemClock
 
 log = logging.get(__name__)
@@ -87,6 +88,7 @@ class Watched:
         self._stamp = files.stamp()
         self._material = files.read()
         self.expires = _checked(files, self._material, self._clock.now())
+        metrics.certificate(str(files.cert), functools.partial(_expiry, files.cert))
 
     @property
     def material(self) -> Material:
@@ -156,6 +158,14 @@ def _stamp(path: Path) -> tuple[int, int, int]:
     except OSError:
         return (0, 0, 0)
     return (stat.st_mtime_ns, stat.st_size, stat.st_ino)
+
+
+def _expiry(path: Path) -> float:
+    """Unix time at which the first certificate of a chain expires; 0 for a file that holds none."""
+    try:
+        return min(cert.not_valid_after_utc for cert in _certificates(path, _bytes(path))).timestamp()
+    except TlsError:
+        return 0.0
 
 
 def _checked(files: TlsFiles, material: Material, now: datetime) -> datetime:

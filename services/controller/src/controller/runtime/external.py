@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 from typing import Literal
 
+from common import metrics
 from common.clock import Clock
 from common.tls import TlsError, TlsFiles
 from kinds.provider import Provider
@@ -35,6 +36,7 @@ class ExternalRuntime:
     async def remove(self, uid: str) -> None:
         """Nothing was started; the certificate is not needed any more."""
         remove_directory(self._directory / uid)
+        metrics.certificate_gone(str(self._directory / uid / "tls.crt"))
 
     async def ensure(self, provider: Provider) -> RuntimeState:
         runtime = provider.spec.runtime
