@@ -6,12 +6,13 @@ import asyncio
 import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, cast
 
 import msgspec
 import pytest
-from common.clock import SystemClock
+from common.clock import ManualClock, SystemClock
 from common.pki import Authority
 from common.tls import CONTROLLER
 from controller.runtime import RuntimeState
@@ -100,6 +101,26 @@ async def test_a_restart_for_new_credentials_keeps_the_directory(tmp_path: Path)
         assert kept.exists()
         assert (place / "credentials" / "password").read_text() == "second-secret"
         assert pids(place) != [before]
+
+
+async def test_our_own_certificate_is_renewed_while_we_run(tmp_path: Path) -> None:
+    """A controller that runs for longer than the 90 days must not become a stranger to its providers."""
+    clock = ManualClock()
+    settings = ProcessSettings(tmp_path / "run", tmp_path / "logs", tmp_path / "images", OWNER)
+    authority = Authority.create(tmp_path / "ca", clock=clock)
+    client, vault = authority.issue(tmp_path / "client", CONTROLLER), cast(Secrets, Vault("first-secret"))
+    runtime = ProcessRuntime(settings, authority, client, vault, clock, random.Random(1), lambda _: None)
+    async with asyncio.TaskGroup() as group:
+        task = group.create_task(runtime.run())
+        await clock.wait_sleeping()
+        before = client.read()
+        await clock.advance(59 * 86400)
+        assert client.read() == before, "what is good for a third of its life stays"
+        for _ in range(2):
+            await clock.advance(60 * 86400)
+            assert client.check(clock) - clock.now() > timedelta(days=30)
+        assert client.read() != before
+        task.cancel()
 
 
 async def test_credentials_go_with_their_reference(tmp_path: Path) -> None:

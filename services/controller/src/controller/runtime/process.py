@@ -21,7 +21,7 @@ import msgspec
 from common import logging
 from common.clock import Clock
 from common.pki import Authority
-from common.tls import TlsFiles
+from common.tls import CONTROLLER, TlsError, TlsFiles
 from kinds.provider import Provider, ProviderDefaults, ProviderSpec
 
 from controller.connection import Target
@@ -47,6 +47,8 @@ LOG_LIMIT = 10 << 20
 SHARED_IMAGES = Path("/var/lib/virtrigaud/images")
 """Image files of the whole machine, beside those of this controller."""
 CERTIFICATE_DAYS = 30
+RENEWAL = 6 * 3600.0
+"""Seconds between two looks at our own certificate, which is renewed in the last third of its life."""
 PASSED_ON = (
     "PATH",
     "HOME",
@@ -119,7 +121,16 @@ class ProcessRuntime:
         self._settings.logs.mkdir(mode=0o700, parents=True, exist_ok=True)
         async with asyncio.TaskGroup() as group:
             self._group = group
-            await asyncio.Event().wait()
+            await self._renew()
+
+    async def _renew(self) -> None:
+        """Keep our own certificate good for as long as we run; channels take up the new one at their next dial."""
+        while True:
+            try:
+                self._authority.issue(self._client.cert.parent, CONTROLLER)  # leaves alone what is good for long yet
+            except TlsError as error:
+                log.warning("certificate.not_renewed", cert=str(self._client.cert), problem=str(error))
+            await self._clock.sleep(RENEWAL)
 
     async def ensure(self, provider: Provider) -> RuntimeState:
         spec = provider.spec
