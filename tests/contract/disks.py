@@ -17,6 +17,7 @@ from common.errors import (
     InvalidSpecError,
     MachineNotFoundError,
     NotSupportedError,
+    OperationCancelledError,
     ProviderError,
     ResourceNotFoundError,
     SnapshotNotFoundError,
@@ -258,20 +259,24 @@ class DiskContract:
 
     async def test_a_writer_that_goes_away_lets_go(self, subject: Subject) -> None:
         spec = await made(subject, "disk_write")
-        content, begun = sparse(size_of(subject), 11), asyncio.Event()
-
-        async def stuck() -> AsyncIterator[v1.WriteDiskRequest]:
-            yield v1.WriteDiskRequest(target=v1.WriteDiskTarget(disk=ref(spec), size_bytes=len(content)))
-            yield v1.WriteDiskRequest(extent=extents(content)[0])
-            begun.set()
-            await asyncio.Event().wait()
-
         async with asyncio.TaskGroup() as group:
-            call = group.create_task(subject.disks.write_disk(stuck(), timeout=subject.pace.settle))
-            await begun.wait()
+            call = await _stuck(subject, spec, group)
             call.cancel()
         spec.power.state = ON
         assert (await subject.settle(spec)).machine.power is ON
+
+    async def test_a_write_holds_its_machine(self, subject: Subject) -> None:
+        """Like any change: others are told of the operation, and a deletion ends it."""
+        spec = await made(subject, "disk_write")
+        async with asyncio.TaskGroup() as group:
+            call = await _stuck(subject, spec, group)
+            spec.power.state = ON
+            answer = await subject.apply(spec)
+            assert answer.operation is not None
+            assert answer.operation.kind == "write-disk"
+            await subject.delete(spec.identity)
+            assert isinstance(await call, OperationCancelledError)
+        assert await subject.world.leftovers(spec.identity.uid) == []
 
     async def test_a_reader_that_goes_away_lets_go(self, subject: Subject) -> None:
         spec = await made(subject, "disk_read", "disk_write")
@@ -379,6 +384,36 @@ class DiskContract:
         with pytest.raises(ProviderError) as refusal:
             await read(subject, ref(spec, snapshot_id=taken.id), changed_since="nothing like it")
         assert isinstance(refusal.value, StalePreconditionError | InvalidSpecError)
+
+
+async def _stuck(
+    subject: Subject, spec: v1.MachineSpec, group: asyncio.TaskGroup
+) -> asyncio.Task[ProviderError | None]:
+    """A write that waits for its sender, who has sent a little and says no more; its result is what it failed with."""
+    content, begun = sparse(size_of(subject), 11), asyncio.Event()
+
+    async def requests() -> AsyncIterator[v1.WriteDiskRequest]:
+        yield v1.WriteDiskRequest(target=v1.WriteDiskTarget(disk=ref(spec), size_bytes=len(content)))
+        yield v1.WriteDiskRequest(extent=extents(content)[0])
+        begun.set()
+        await asyncio.Event().wait()
+
+    async def outcome() -> ProviderError | None:
+        try:
+            await subject.disks.write_disk(requests(), timeout=60)
+        except ProviderError as error:
+            return error
+        return None
+
+    call = group.create_task(outcome())
+    await begun.wait()
+    async with asyncio.timeout(subject.pace.settle):
+        while True:
+            listed = await subject.operations.list_operations(v1.ListOperationsRequest(), timeout=subject.pace.call)
+            if all(each.kind != "write-disk" for each in listed.operations):
+                await asyncio.sleep(0)  # not before the server has got the first of it
+                continue
+            return call
 
 
 async def _first(subject: Subject, disk: v1.DiskRef) -> v1.ReadDiskResponse | None:
