@@ -600,6 +600,21 @@ def test_a_question_that_waits_for_a_person_is_the_reason(tree: Tree) -> None:
     assert reason == "vSphere asks, and waits for an answer: msg.hbacommon.outofspace: There is no more space."
 
 
+@pytest.mark.parametrize(
+    ("status", "error", "reason"),
+    [
+        ("TOOLSDEPLOYPKG_SUCCEEDED", None, ""),
+        ("TOOLSDEPLOYPKG_FAILED", "no perl", "customization of the guest failed: no perl"),
+        ("TOOLSDEPLOYPKG_FAILED", None, "customization of the guest failed: its tools do not say why"),
+    ],
+)
+def test_a_guest_that_could_not_be_customized_is_a_reason(
+    tree: Tree, status: str, error: str | None, reason: str
+) -> None:
+    told = vim.vm.GuestInfo.CustomizationInfo(customizationStatus=status, errorMsg=error)
+    assert look(tree, guest__customizationInfo=told).power_reason == reason
+
+
 def test_attributes_are_told_as_they_are_now(tree: Tree) -> None:
     text = vim.CustomFieldsManager.StringValue(key=101, value="42")
     seen = look(tree, replace(MARK, attributes={"cost": 101, "owner": 102}), customValue=[text])

@@ -83,15 +83,23 @@ def machine(entity: Entity, tree: Tree, owner: str) -> v1.Machine:
 
 def _power_reason(facts: dict[str, Any], host: Entity | None) -> str:
     """Why it is not what it should be: its host is away, or vSphere waits for a person's answer (often for a disk that
-    is full, or a file that is missing)."""
+    is full, or a file that is missing), or its guest could not be customized."""
     question = facts.get("runtime.question")
     if question is not None:
         return f"vSphere asks, and waits for an answer: {_said(' '.join(str(question.text or '').split()))}"
     state = host.facts.get("runtime.connectionState") if host is not None else None
     if host is None or state in (None, "connected"):
-        return ""
+        return _customization_failure(facts)
     why = "does not answer" if state == "notResponding" else "is disconnected"
     return f"host {host.name} {why}; this is the last state known"
+
+
+def _customization_failure(facts: dict[str, Any]) -> str:
+    """The tools of a guest say so at its first start; until another start it is in a state that nobody asked for."""
+    told = facts.get("guest.customizationInfo")
+    if told is None or told.customizationStatus != "TOOLSDEPLOYPKG_FAILED":
+        return ""
+    return f"customization of the guest failed: {_said(told.errorMsg) or 'its tools do not say why'}"
 
 
 def _cpu(facts: dict[str, Any]) -> v1.CpuState:

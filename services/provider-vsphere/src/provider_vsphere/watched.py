@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pyVmomi import vim, vmodl
+from pyVmomi.Version import IsChildVersion
 from pyVmomi.VmomiSupport import ManagedObject
 
 from provider_vsphere import imagestamp, stamp, uploadstamp
@@ -90,8 +91,11 @@ PROPERTIES: dict[Any, tuple[str, ...]] = {
         "guest.ipAddress",
         "customValue",
         "runtime.question",
+        "guest.customizationInfo",
     ),
 }
+_NEWER = {"guest.customizationInfo": "vim.version.v7_0_2_0"}
+"""Paths that not every server has whose API we speak; one that it lacks would spoil the whole filter."""
 VIEWED = [
     vim.Folder,
     vim.Datacenter,
@@ -114,12 +118,17 @@ _Property = vmodl.query.PropertyCollector.PropertySpec
 _Traversal = vmodl.query.PropertyCollector.TraversalSpec
 
 
+def _known(kind: Any, stub: Any) -> list[str]:
+    """The paths of a type that the server has."""
+    return [path for path in PROPERTIES[kind] if path not in _NEWER or IsChildVersion(stub.version, _NEWER[path])]
+
+
 def inventory_filter(view: Any, root: Any) -> Any:
     """Everything in a container view, and the root folder, which is in none."""
     everything = _Traversal(name="view", path="view", skip=False, type=vim.view.ContainerView)
     return _Filter(
         objectSet=[_Object(obj=view, skip=True, selectSet=[everything]), _Object(obj=root, skip=False)],
-        propSet=[_Property(type=kind, all=False, pathSet=list(paths)) for kind, paths in PROPERTIES.items()],
+        propSet=[_Property(type=kind, all=False, pathSet=_known(kind, view._stub)) for kind in PROPERTIES],
     )
 
 
@@ -149,9 +158,10 @@ def recent_tasks_filter(manager: Any) -> Any:
 
 def machine_filter(machines: list[Any]) -> Any:
     """A few machines, read at once."""
+    kind = vim.VirtualMachine
     return _Filter(
         objectSet=[_Object(obj=machine, skip=False) for machine in machines],
-        propSet=[_Property(type=vim.VirtualMachine, all=False, pathSet=list(PROPERTIES[vim.VirtualMachine]))],
+        propSet=[_Property(type=kind, all=False, pathSet=_known(kind, machines[0]._stub))],
     )
 
 
