@@ -304,6 +304,14 @@ def test_W20_any_power_state_of_a_provider_can_be_reported() -> None:
     assert {"On", "Off", "Suspended", "Paused", "Unknown"} <= set(node["enum"])
 
 
+def test_any_size_of_a_machine_can_be_reported() -> None:
+    """A class may ask for 64Mi; limits of what may be wished for must not keep us from telling what is."""
+    for field in ("cpu", "memoryMiB"):
+        node = find(SCHEMAS["VirtualMachine"], f"status.currentResources.{field}")
+        assert node is not None
+        assert not {"minimum", "maximum"} & set(node), field
+
+
 def test_conditions_are_maps_by_type() -> None:
     for kind, schema in SCHEMAS.items():
         conditions = find(schema, "status.conditions")

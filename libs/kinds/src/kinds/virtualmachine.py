@@ -12,6 +12,7 @@ from .shared import (
     CdromSpec,
     DiskSpec,
     Duration,
+    Gpu,
     LifecycleHandler,
     LocalObjectReference,
     ObjectRef,
@@ -169,6 +170,14 @@ class BoundProvider(Model):
     uid: Annotated[str | None, Meta(description="Its UID")] = None
 
 
+class CurrentResources(Model):
+    """Size as observed: whatever the hypervisor says, without the limits of a wish."""
+
+    cpu: Annotated[int | None, Meta(description="Virtual CPUs")] = None
+    gpu: Annotated[Gpu | None, Meta(description="Graphics devices")] = None
+    memory_mib: Annotated[int | None, Meta(description="Memory in MiB")] = named(name="memoryMiB", default=None)
+
+
 class PendingResources(Model):
     """Size that is being placed."""
 
@@ -219,7 +228,7 @@ class VirtualMachineStatus(Model):
     console_url: Annotated[str | None, Meta(description="Console link or VNC endpoint")] = named(
         name="consoleURL", default=None
     )
-    current_resources: Annotated[VirtualMachineResources | None, Meta(description="Size as observed")] = None
+    current_resources: Annotated[CurrentResources | None, Meta(description="Size as observed")] = None
     id: Annotated[str | None, Meta(description="The provider's id of the machine; set once it was made")] = None
     ips: Annotated[list[str], Meta(description="Guest addresses as reported")] = []
     last_reconfigure_time: Annotated[Timestamp | None, Meta(description="When the last resize finished")] = None

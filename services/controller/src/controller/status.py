@@ -22,8 +22,14 @@ from common.errors import (
     ProviderError,
 )
 from kinds.compose import FieldReport
-from kinds.shared import VirtualMachineResources
-from kinds.virtualmachine import Address, BoundProvider, PendingChange, VirtualMachine, VirtualMachineStatus
+from kinds.virtualmachine import (
+    Address,
+    BoundProvider,
+    CurrentResources,
+    PendingChange,
+    VirtualMachine,
+    VirtualMachineStatus,
+)
 
 from .conditions import Wish, find, merged, timestamp
 from .events import NORMAL, WARNING
@@ -219,7 +225,7 @@ def _observed(status: VirtualMachineStatus, machine: v1.Machine) -> None:
     ]
     status.ips = list(dict.fromkeys(seen.address for seen in machine.addresses))
     cpu, memory = machine.cpu, machine.memory
-    status.current_resources = VirtualMachineResources(
+    status.current_resources = CurrentResources(
         cpu=cpu.count if cpu is not None and cpu.count else None,
         memory_mib=memory.size_bytes >> 20 if memory is not None and memory.size_bytes else None,
     )
