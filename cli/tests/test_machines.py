@@ -193,6 +193,24 @@ def test_a_console_on_a_terminal_is_left_with_its_key(web: str, kubeconfig: Path
     os.close(slave)
 
 
+def test_the_url_of_a_console_is_the_only_output(web: str, vrtg: Vrtg) -> None:
+    """It lets in whoever has it, so a script must be able to take it without showing it."""
+    ran = vrtg("console", "web", "--url")
+    assert ran.code == 0, ran.err
+    assert ran.out.startswith(f"https://console.example/{web}?ticket=")
+    assert ran.out.count("\n") == 1
+    assert "valid once, until" in ran.err
+    assert "ticket" not in ran.err
+
+
+def test_a_screenshot_is_a_picture_in_a_file(web: str, vrtg: Vrtg, tmp_path: Path) -> None:
+    ran = vrtg("screenshot", "web", "-o", str(tmp_path / "web.png"))
+    assert ran.code == 0, ran.err
+    assert (tmp_path / "web.png").read_bytes().startswith(b"\x89PNG")
+    nowhere = vrtg("screenshot", "web", "-o", str(tmp_path / "missing" / "web.png"))
+    assert (nowhere.code, "No such file" in nowhere.err) == (1, True)
+
+
 def test_a_reset_reaches_the_provider_and_a_refusal_comes_back(web: str, vrtg: Vrtg) -> None:
     assert vrtg("power", "web", "reset").out == "web: reset\n"
     missing = vrtg("power", "nope", "reset")

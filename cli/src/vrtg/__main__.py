@@ -28,7 +28,8 @@ COMMANDS = {
     },
     "Machines": {
         "power": ("power", "Switch a machine on or off, restart, suspend or resume it."),
-        "console": ("console", "Connect to the serial console of a machine; Ctrl-] leaves."),
+        "console": ("console", "Connect to the serial console of a machine (Ctrl-] leaves), or print its URL."),
+        "screenshot": ("screenshot", "Save a picture of a machine's display, as PNG."),
     },
 }
 

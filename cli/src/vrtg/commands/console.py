@@ -1,4 +1,4 @@
-"""`vrtg console`: a serial console in this terminal."""
+"""`vrtg console`: a serial console in this terminal, or the URL of a console where that is what the hypervisor has."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ import sys
 import termios
 import tty
 from collections.abc import AsyncIterator, Iterator
-from typing import TYPE_CHECKING, Annotated
+from contextlib import AbstractAsyncContextManager
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
 from vrtg.api import Api, Object
 from vrtg.commands.options import HERE, Where
 from vrtg.home import Home
-from vrtg.links import machine, provider_of, service
+from vrtg.links import CALL_LIMIT, machine, provider_of, service
 from vrtg.terminal import say
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ def console(
     /,
     *,
     force: Annotated[bool, Parameter(negative=())] = False,
+    url: Annotated[bool, Parameter(negative=())] = False,
     idle: float = 1.0,
     where: Where = HERE,
 ) -> None:
@@ -39,17 +41,25 @@ def console(
 
     With input from a pipe, it is sent, and the session ends when the machine has been silent for a while.
 
+    A machine without a serial console (on vSphere) answers with the URL of its display instead. Whoever has it is let
+    in, once and for a short time; it is printed and written nowhere else.
+
     Parameters
     ----------
     name
         The machine.
     force
         Take the console from whoever holds it.
+    url
+        Print the URL of the display, also where there is a serial console.
     idle
         With piped input: seconds of silence after its end until the session ends.
     """
     api = where.connect()
     body = machine(api, name, where.within(api))
+    if url or asyncio.run(_has_only_tickets(api, body)):
+        asyncio.run(_print_ticket(api, body))
+        return
     interactive = sys.stdin.isatty()
     if interactive:
         say(f"connecting to {name}; Ctrl-] leaves")
@@ -71,6 +81,35 @@ def _raw_terminal() -> Iterator[None]:
         termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
 
 
+async def _has_only_tickets(api: Api, body: Object) -> bool:
+    from common import v1
+
+    async with _machines(api, body) as machines:
+        answer = await machines.get_machine(v1.GetMachineRequest(uid=body["metadata"]["uid"]), timeout=CALL_LIMIT)
+        return v1.ConsoleKind.TICKET in answer.machine.consoles and v1.ConsoleKind.SERIAL not in answer.machine.consoles
+
+
+async def _print_ticket(api: Api, body: Object) -> None:
+    """The URL alone goes to standard output, so that it can be handed on without being shown."""
+    from common import v1
+
+    opening = v1.ConsoleOpen(uid=body["metadata"]["uid"], kind=v1.ConsoleKind.TICKET)
+
+    async def requests() -> AsyncIterator[v1.OpenConsoleRequest]:
+        yield v1.OpenConsoleRequest(open=opening)
+
+    async with _machines(api, body) as machines:
+        async for answer in machines.open_console(requests()):
+            if answer.opened is not None:
+                until = answer.opened.expire_time
+                say(f"valid once{f', until {until:%H:%M:%S} UTC' if until is not None else ''}")
+                print(answer.opened.url)
+
+
+def _machines(api: Api, body: Object) -> AbstractAsyncContextManager[Any]:  # Any: common.rpc.Stub
+    return service(api, Home.from_environment(), provider_of(api, body), "MachineService")
+
+
 async def _session(api: Api, body: Object, force: bool, interactive: bool, idle: float) -> None:
     from common import v1
 
@@ -83,7 +122,7 @@ async def _session(api: Api, body: Object, force: bool, interactive: bool, idle:
         async for data in session.keys():
             yield v1.OpenConsoleRequest(input=data)
 
-    async with service(api, Home.from_environment(), provider_of(api, body), "MachineService") as machines:
+    async with _machines(api, body) as machines:
         await session.run(machines.open_console(requests()))
 
 

@@ -66,7 +66,8 @@ def _machine(body: Body) -> None:
         _line(title, _reference(spec.get(key)))
     size = status.get("currentResources") or {}
     if size:
-        _line("Size", f"{size.get('cpu', '?')} CPUs, {size.get('memoryMiB', '?')} MiB")
+        cpus = size.get("cpu", "?")
+        _line("Size", f"{cpus} CPU{'' if cpus == 1 else 's'}, {size.get('memoryMiB', '?')} MiB")
     _line("Hypervisor ID", status.get("id"))
     _line("Hypervisor name", status.get("hypervisorName"))
     _line("Host", status.get("host"))
