@@ -133,7 +133,7 @@ class Board:
     def __init__(self, devices: Iterable[Any] = ()) -> None:
         self.devices = list(devices)
         self.changes: list[Any] = []
-        self._key = -100
+        self._key = min(-100, *(device.key or 0 for device in self.devices), 0)
 
     def add(self, device: Any, *, make_file: bool = False) -> Any:
         """A new device; keys of new ones are negative and only tell them apart within one request."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 from common import faults, v1
 from common.clock import SystemClock
-from common.errors import HypervisorUnavailableError, MachineNotFoundError, StalePreconditionError
+from common.errors import HypervisorUnavailableError
 from providerkit.changes import Changes
 from providerkit.driver import ConsoleTicket, Driver, Progress
 from providerkit.extents import Incoming
@@ -33,15 +33,13 @@ from provider_vsphere.disks import Disks
 from provider_vsphere.display import Display
 from provider_vsphere.images import Images
 from provider_vsphere.places import Place, Places
+from provider_vsphere.reconfiguring import Reconfiguring
 from provider_vsphere.stamp import Stamp
 from provider_vsphere.tagging import Tags
 from provider_vsphere.transfers import Transfers
 from provider_vsphere.tree import Entity
 from provider_vsphere.uploads import Uploads
 from provider_vsphere.vsphere import Vsphere
-
-_ATTEMPTS = 3
-"""So often a change is built anew upon what somebody else has changed meanwhile."""
 
 
 class VsphereDriver(Driver):
@@ -68,6 +66,7 @@ class VsphereDriver(Driver):
         self._places = places
         self._images = images
         self._creator = creator
+        self._change = Reconfiguring(vsphere, owner=owner)
         self._affinity = Affinity(vsphere)
         self._display = Display(vsphere, Transfers(vsphere.endpoint), SystemClock())
         self._disks = disks
@@ -183,7 +182,7 @@ class VsphereDriver(Driver):
         everyone = self.vsphere.tree.with_uuid(uid)
         if any(machines.is_ours(entity, self._owner) for entity in everyone):
             await self._leave_rules(uid, "release")
-            await self._edit(uid, "release", lambda _entity, _record: editing.release())
+            await self._change.edit_now(uid, "release", lambda _entity, _record: editing.release())
 
     # -- power -----------------------------------------------------------------------------------------------------
 
@@ -235,33 +234,9 @@ class VsphereDriver(Driver):
 
     # -- shape -----------------------------------------------------------------------------------------------------
 
-    async def _edit(self, uid: str, what: str, build: Callable[[Entity, Stamp], Any]) -> None:
-        """One ReconfigVM_Task, built from what is true and refused by vSphere if that is true no longer.
-
-        Args:
-            build: gets the machine and its stamp; answers with a ConfigSpec, or None when there is nothing to do.
-        """
-        entity, doing = self._get(uid, f"{what} of")
-        for attempt in range(_ATTEMPTS):
-            record = machines.stamp_of(entity)
-            if record is None or record.owner != self._owner:
-                raise MachineNotFoundError(f"{doing}: it lost our stamp meanwhile")
-            edit = build(entity, record)
-            if edit is None:
-                return
-            edit.changeVersion = entity.facts.get("config.changeVersion")
-            try:
-                await self._reconfigure(entity, doing, edit)
-            except StalePreconditionError:
-                if attempt + 1 == _ATTEMPTS:
-                    raise
-            else:
-                await self.vsphere.refresh(entity)
-                return
-            await self.vsphere.refresh(entity)
-
-    async def _reconfigure(self, entity: Entity, doing: str, edit: Any) -> None:
-        await self.vsphere.task(doing, lambda login: self.vsphere.machine(entity, login).ReconfigVM_Task(edit))
+    def together(self, uid: str) -> AbstractAsyncContextManager[None]:
+        """See Driver."""
+        return self._change.together(uid)
 
     async def set_cpu(self, uid: str, cpu: v1.CpuSpec, *, live: bool) -> None:
         """See Driver."""
@@ -270,23 +245,23 @@ class VsphereDriver(Driver):
             cores = entity.facts.get("config.hardware.numCoresPerSocket") or 0
             return editing.set_cpu(record, cpu, live=live, cores_per_socket=cores)
 
-        await self._edit(uid, "set CPUs", build)
+        await self._change.edit(uid, "set CPUs", build)
 
     async def set_memory(self, uid: str, memory: v1.MemorySpec, *, live: bool) -> None:
         """See Driver."""
-        await self._edit(uid, "set memory", lambda _, record: editing.set_memory(record, memory, live=live))
+        await self._change.edit(uid, "set memory", lambda _, record: editing.set_memory(record, memory, live=live))
 
     async def set_firmware(self, uid: str, firmware: v1.FirmwareSpec) -> None:
         """See Driver."""
         if firmware.tpm:
             entity, doing = self._get(uid, "set firmware of")
             await self._creator.keys.require(self._place(entity).compute, doing)
-        await self._edit(uid, "set firmware", lambda entity, _: editing.set_firmware(_devices(entity), firmware))
+        await self._change.edit(uid, "set firmware", lambda entity, _: editing.set_firmware(_devices(entity), firmware))
 
     async def set_tuning(self, uid: str, spec: v1.MachineSpec) -> None:
         """See Driver."""
         await self._upgrade(uid, spec)
-        await self._edit(uid, "set tuning", lambda _, record: editing.set_tuning(record, spec))
+        await self._change.edit(uid, "set tuning", lambda _, record: editing.set_tuning(record, spec))
 
     async def _upgrade(self, uid: str, spec: v1.MachineSpec) -> None:
         """Bring the virtual hardware to the version that the spec asks for.
@@ -308,11 +283,11 @@ class VsphereDriver(Driver):
             datastore = self._places.datastore(disk.storage, self._place(entity)).name
             return editing.add_disk(_devices(entity), record, disk, datastore, known)
 
-        await self._edit(uid, f"attach disk {disk.name}", build)
+        await self._change.edit(uid, f"attach disk {disk.name}", build)
 
     async def grow_disk(self, uid: str, name: str, size_bytes: int, *, live: bool) -> None:
         """See Driver."""
-        await self._edit(
+        await self._change.edit(
             uid, f"grow disk {name}", lambda entity, r: editing.grow_disk(_devices(entity), r, name, size_bytes)
         )
 
@@ -320,21 +295,25 @@ class VsphereDriver(Driver):
         """See Driver."""
         doing = f"update disk {disk.name}"
         known = await policies.ids(self.vsphere, [disk.storage_policy], f"{doing} of machine {uid}")
-        await self._edit(uid, doing, lambda entity, r: editing.update_disk(_devices(entity), r, disk, known))
+        await self._change.edit(uid, doing, lambda entity, r: editing.update_disk(_devices(entity), r, disk, known))
 
     async def detach_disk(self, uid: str, name: str, *, live: bool) -> None:
         """See Driver."""
-        await self._edit(uid, f"detach disk {name}", lambda entity, r: editing.detach_disk(_devices(entity), r, name))
+        await self._change.edit(
+            uid, f"detach disk {name}", lambda entity, r: editing.detach_disk(_devices(entity), r, name)
+        )
 
     async def set_cdrom(self, uid: str, cdrom: v1.CdromSpec, *, live: bool) -> None:
         """See Driver."""
-        await self._edit(
+        await self._change.edit(
             uid, f"set drive {cdrom.name}", lambda entity, r: editing.set_cdrom(_devices(entity), r, cdrom)
         )
 
     async def detach_cdrom(self, uid: str, name: str) -> None:
         """See Driver."""
-        await self._edit(uid, f"remove drive {name}", lambda entity, r: editing.remove_cdrom(_devices(entity), r, name))
+        await self._change.edit(
+            uid, f"remove drive {name}", lambda entity, r: editing.remove_cdrom(_devices(entity), r, name)
+        )
 
     async def attach_nic(self, uid: str, nic: v1.NicSpec, *, live: bool) -> None:
         """See Driver."""
@@ -345,7 +324,7 @@ class VsphereDriver(Driver):
             mac = nics.macs(spec, self._creator.macs_of_others(uid))[nic.name]
             return editing.add_nic(_devices(entity), record, nic, mac, network, switches)
 
-        await self._edit(uid, f"attach NIC {nic.name}", build)
+        await self._change.edit(uid, f"attach NIC {nic.name}", build)
 
     async def update_nic(self, uid: str, nic: v1.NicSpec, *, live: bool) -> None:
         """See Driver."""
@@ -354,11 +333,13 @@ class VsphereDriver(Driver):
             network, switches = self._network(entity, nic)
             return editing.update_nic(_devices(entity), record, nic, network, switches)
 
-        await self._edit(uid, f"update NIC {nic.name}", build)
+        await self._change.edit(uid, f"update NIC {nic.name}", build)
 
     async def detach_nic(self, uid: str, name: str, *, live: bool) -> None:
         """See Driver."""
-        await self._edit(uid, f"detach NIC {name}", lambda entity, r: editing.remove_nic(_devices(entity), r, name))
+        await self._change.edit(
+            uid, f"detach NIC {name}", lambda entity, r: editing.remove_nic(_devices(entity), r, name)
+        )
 
     async def set_boot_data(self, uid: str, spec: v1.MachineSpec) -> None:
         """See Driver."""
@@ -367,21 +348,21 @@ class VsphereDriver(Driver):
             macs = nics.macs(spec, self._creator.macs_of_others(uid))
             return editing.set_boot_data(record, spec, macs)
 
-        await self._edit(uid, "replace first-boot data", build)
+        await self._change.edit(uid, "replace first-boot data", build)
 
     async def set_tags(self, uid: str, tags: list[str]) -> None:
         """See Driver."""
         if not self._tags.are_there:
-            await self._edit(uid, "set tags", lambda _, record: editing.set_tags(record, tags))
+            await self._change.edit_now(uid, "set tags", lambda _, record: editing.set_tags(record, tags))
             return
         entity, doing = self._get(uid, "set tags of")
         ids = await self._tags.ids(tags, doing)
         await self._tags.look(entity, doing)
-        await self._edit(uid, "set tags", lambda _, record: editing.stamped(tagging.claimed(record, ids)))
+        await self._change.edit_now(uid, "set tags", lambda _, record: editing.stamped(tagging.claimed(record, ids)))
         await faults.point(tagging.CLAIMED)
         ours = machines.record_of(entity).tag_ids
         await self._tags.attach(entity, ids.values(), ours.values(), doing)
-        await self._edit(uid, "set tags", lambda _, record: editing.stamped(tagging.released(record, ids)))
+        await self._change.edit_now(uid, "set tags", lambda _, record: editing.stamped(tagging.released(record, ids)))
 
     async def set_affinity(self, uid: str, rules: list[v1.AffinityRule]) -> None:
         """See Driver."""
@@ -389,27 +370,31 @@ class VsphereDriver(Driver):
         if rules:
             self._affinity.cluster(entity, doing)
         before = affinity.asked(machines.record_of(entity))
-        await self._edit(uid, "set affinity", lambda _, record: editing.stamped(affinity.asking(record, rules)))
+        await self._change.edit_now(
+            uid, "set affinity", lambda _, record: editing.stamped(affinity.asking(record, rules))
+        )
         await self._affinity.settle(entity, before, doing)
 
     async def set_attributes(self, uid: str, attributes: dict[str, str]) -> None:
         """See Driver."""
         entity, doing = self._get(uid, "set attributes of")
         keys = await fields.keys(self.vsphere, attributes, doing)
-        await self._edit(uid, "set attributes", lambda _, record: editing.stamped(fields.claimed(record, keys)))
+        await self._change.edit_now(
+            uid, "set attributes", lambda _, record: editing.stamped(fields.claimed(record, keys))
+        )
         await faults.point(fields.CLAIMED)
         ours = machines.record_of(entity).attributes
         await fields.write(self.vsphere, entity, {key: attributes.get(name, "") for name, key in ours.items()}, doing)
-        await self._edit(uid, "set attributes", lambda _, r: editing.stamped(fields.released(r, attributes)))
+        await self._change.edit_now(uid, "set attributes", lambda _, r: editing.stamped(fields.released(r, attributes)))
         await self.vsphere.refresh(entity)
 
     async def note(self, uid: str, key: str, value: str) -> None:
         """See Driver."""
-        await self._edit(uid, "keep a note", lambda _, record: editing.note(record, key, value))
+        await self._change.edit_now(uid, "keep a note", lambda _, record: editing.note(record, key, value))
 
     async def set_description(self, uid: str, description: str) -> None:
         """See Driver."""
-        await self._edit(uid, "set description", lambda _, record: editing.set_description(record, description))
+        await self._change.edit(uid, "set description", lambda _, record: editing.set_description(record, description))
 
     # -- display ---------------------------------------------------------------------------------------------------
 
