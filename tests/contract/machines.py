@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
 import uuid
 from datetime import timedelta
 
@@ -386,6 +387,24 @@ class MachineContract:
         assert (await subject.settle(spec)).machine.power is ON
 
     # -- what cannot be --------------------------------------------------------------------------------------------
+
+    async def test_many_changes_at_once_all_hold(self, subject: Subject) -> None:
+        """Whether a hypervisor takes them one by one or in one piece."""
+        spec = subject.spec()
+        await subject.settle(spec)
+        spec.cpu.count = 2
+        spec.memory.size_bytes *= 2
+        spec.disks[0].size_bytes *= 2
+        spec.disks += [v1.DiskSpec(name=name, size_bytes=subject.traits.disk_bytes) for name in ("log", "data")]
+        spec.nics.append(v1.NicSpec(name="net1", network=copy.deepcopy(subject.traits.network)))
+        answer = await subject.settle(spec)
+        assert answer.pending == []
+        machine = answer.machine
+        assert (machine.cpu.count, machine.memory.size_bytes) == (2, spec.memory.size_bytes)
+        assert {disk.name for disk in machine.disks} == {"root", "log", "data"}
+        assert machine.disks[0].size_bytes >= spec.disks[0].size_bytes
+        assert {nic.name for nic in machine.nics} == {"net0", "net1"}
+        assert (await subject.plan(spec)).changes == []
 
     async def test_an_impossible_change_is_reported_and_the_rest_is_done(self, subject: Subject) -> None:
         spec = subject.spec()

@@ -94,6 +94,41 @@ async def test_a_failure_that_nobody_heard_is_told_once(make_room: MakeRoom) -> 
         assert (await apply(room, spec)).machine is not None
 
 
+async def test_all_changes_of_shape_are_made_in_one_piece_where_a_driver_can(room: Room) -> None:
+    room.driver.joins_changes = True
+    spec = room.spec(ON)
+    await room.apply(spec)
+    spec.cpu, spec.memory = v1.CpuSpec(count=2, shares=7), v1.MemorySpec(size_bytes=2 * GIB)
+    spec.disks.append(v1.DiskSpec(name="data", size_bytes=GIB))
+    spec.power = v1.PowerSpec(state=OFF)
+    outcome = await apply(room, spec)
+    assert outcome.machine is not None
+    assert outcome.machine.cpu is not None
+    assert (outcome.machine.cpu.count, outcome.machine.power, outcome.pending) == (2, OFF, [])
+    assert {disk.name for disk in outcome.machine.disks} >= {"data"}
+    assert room.world.calls["together"] == 1
+    assert outcome.applied[0].kind is v1.ChangeKind.SET_POWER
+
+
+async def test_what_fails_in_one_piece_is_made_one_by_one(room: Room) -> None:
+    """One disk for which there is no room holds up neither the CPUs nor the next attempt."""
+    room.driver.joins_changes = True
+    spec = room.spec(OFF)
+    await room.apply(spec)
+    spec.cpu = v1.CpuSpec(count=5)
+    spec.disks.append(v1.DiskSpec(name="data", size_bytes=GIB))
+    for _ in range(2):
+        room.world.fail("attach_disk", HostFullError("no room"))
+    with pytest.raises(HostFullError, match="no room"):
+        await room.apply(spec)
+    machine = room.world.machines[spec.identity.uid]
+    assert machine.cpu is not None
+    assert (machine.cpu.count, [disk.name for disk in machine.disks]) == (5, ["root"])
+    outcome = await apply(room, spec)
+    assert outcome.machine is not None
+    assert {disk.name for disk in outcome.machine.disks} == {"root", "data"}
+
+
 async def test_a_failure_of_another_spec_is_not_told(make_room: MakeRoom) -> None:
     """A new spec is a new try: what failed before says nothing about it."""
     async with make_room(machine_settings=MachineSettings(short_wait=0.01)) as room:

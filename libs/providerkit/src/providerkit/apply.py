@@ -11,6 +11,7 @@ from common import faults, logging, tracing, v1
 from common.clock import Clock
 from common.errors import (
     ForeignMachineError,
+    HypervisorUnavailableError,
     MachineNotFoundError,
     NameConflictError,
     NotSupportedError,
@@ -23,7 +24,7 @@ from .driver import Driver
 from .operations import Job
 from .power import DEFAULT_GRACE, Power
 from .slots import AFTER, BEFORE, Slots
-from .steps import next_step, shape_step, step_key
+from .steps import next_step, shape_step, shape_steps, step_key
 from .watch import Hub
 
 log = logging.get(__name__)
@@ -89,6 +90,8 @@ class Apply:
         self._narrowed = planner.supported(self.want, self._can)
         self._made: set[tuple[int, str, str, str]] = set()
         self._refused: dict[tuple[int, str, str, str], str] = {}
+        self._apart = False
+        """Changes of shape are made one by one: all of them in one piece failed."""
 
     def outcome(self, operation: v1.Operation | None = None) -> Outcome:
         """What is known so far."""
@@ -102,7 +105,10 @@ class Apply:
             changes = planner.plan(self.want, self.seen, self._can, self._limits)
             self.pending = [self._judged(change) for change in changes]
             doable = [c for c in self.pending if c.effect is _Effect.ONLINE and step_key(c) not in self._made]
-            if doable:
+            steps = shape_steps(doable) if self._parts.driver.joins_changes and not self._apart else []
+            if len(steps) > 1:
+                await self._reshape(job, steps)
+            elif doable:
                 await self._step(job, next_step(doable))
             elif why := self._restart_for():
                 await self._restart(job, why)
@@ -171,6 +177,39 @@ class Apply:
             return
         self.applied += step
         log.info("machine.changed", uid=self.uid, fields=[c.field or c.kind.name.lower() for c in step])
+
+    async def _reshape(self, job: Job[Outcome], steps: list[list[v1.Change]]) -> None:
+        """Take all steps of shape in one piece.
+
+        If that fails, each is taken by itself: that tells which of them it was, and lets the others be made.
+        """
+        driver, made = self._parts.driver, []
+
+        async def all_of_them() -> None:
+            assert self.seen is not None
+            async with driver.together(self.uid):
+                for step in steps:
+                    job.progress(job.record.progress, step[0].message)
+                    try:
+                        await shape_step(driver, self._narrowed, self.seen, step)()
+                    except NotSupportedError as error:
+                        self._refused.update((step_key(change), str(error)) for change in step)
+                    else:
+                        made.extend(step)
+
+        try:
+            async with self._parts.slots.slot():
+                await self._still_fresh()
+                await self._parts.slots.limited("reshape", self.uid, all_of_them)
+        except HypervisorUnavailableError:
+            raise
+        except ProviderError as error:
+            self._apart = True
+            log.info("machine.reshape.apart", uid=self.uid, reason=error.reason, message=str(error))
+            return
+        self._made.update(step_key(change) for step in steps for change in step)
+        self.applied += made
+        log.info("machine.changed", uid=self.uid, fields=[c.field or c.kind.name.lower() for c in made])
 
     async def _still_fresh(self) -> None:
         """With a precondition, the first act looks once more when its turn has come: waiting may have aged the plan."""

@@ -14,7 +14,7 @@ tokens); a driver only does what it is told. Promises of every driver:
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
@@ -54,6 +54,9 @@ class Driver:
 
     type: str = ""
     """Kind of provider: "libvirt", "vsphere", "proxmox", "fake"."""
+
+    joins_changes: bool = False
+    """`together` does what it says."""
 
     unique_names: bool = True
     """A name belongs to one machine of the whole hypervisor. Where it is unique in a folder only, the driver alone can
@@ -166,6 +169,14 @@ class Driver:
         raise self._lacks("resume")
 
     # -- shape: `live` changes the running machine and its configuration, else the configuration alone ---------------
+
+    def together(self, uid: str) -> AbstractAsyncContextManager[None]:
+        """Verbs of shape that are called inside of this context take effect at its end, all of them or none.
+
+        A hypervisor that changes a machine in one piece costs its guest and its host one change and not many. Others
+        leave it as it is: each verb takes effect by itself. What can never be done is refused by its verb at once.
+        """
+        return nullcontext()
 
     async def set_cpu(self, uid: str, cpu: v1.CpuSpec, *, live: bool) -> None:
         """Give it this many CPUs and the rest of CpuSpec."""

@@ -45,6 +45,7 @@ VERBS = (
     "set_placement",
     "screenshot",
     "note",
+    "reshape",
 )
 BEFORE = {
     verb: faults.declare(f"machines.{verb}.before", f"{verb} was decided and not yet asked for") for verb in VERBS

@@ -11,6 +11,7 @@ from common.errors import InternalError
 from .driver import Driver
 
 _Kind = v1.ChangeKind
+_NO_SHAPE = (_Kind.CREATE, _Kind.SET_POWER, _Kind.RESTART)
 _SAME_VERB = {_Kind.SET_EXTRA_CONFIG: _Kind.SET_TUNING}
 _WHOLE = {_Kind.SET_TUNING, _Kind.SET_ATTRIBUTES, _Kind.SET_PLACEMENT}
 """One call of the verb makes every change of this kind, whatever its subject."""
@@ -20,6 +21,17 @@ def next_step(doable: Sequence[v1.Change]) -> list[v1.Change]:
     """The first change and those that the same verb makes with it."""
     first = _verb_of(doable[0])
     return [change for change in doable if _verb_of(change) == first]
+
+
+def shape_steps(doable: Sequence[v1.Change]) -> list[list[v1.Change]]:
+    """All steps of shape, in order, if one of them is next: what may be made in one piece."""
+    if not doable or doable[0].kind in _NO_SHAPE:
+        return []
+    steps, rest = [], [change for change in doable if change.kind not in _NO_SHAPE]
+    while rest:
+        steps.append(next_step(rest))
+        rest = [change for change in rest if change not in steps[-1]]
+    return steps
 
 
 def step_key(change: v1.Change) -> tuple[int, str, str, str]:

@@ -47,6 +47,7 @@ class VsphereDriver(Driver):
 
     type = "vsphere"
     unique_names = False
+    joins_changes = True
 
     def __init__(
         self,

@@ -341,6 +341,19 @@ class FakeDriver(Driver):
 
     # -- shape -----------------------------------------------------------------------------------------------------
 
+    @asynccontextmanager
+    async def together(self, uid: str) -> AsyncIterator[None]:
+        """All of it or nothing; in use where `joins_changes` is set."""
+        await self.world.enter("together")
+        machine, volumes = self._ours(uid), copy.deepcopy(self.world.volumes)
+        before = copy.deepcopy(machine)
+        try:
+            yield
+        except BaseException:
+            self.world.machines[uid], self.world.volumes = before, volumes
+            self.world.changed(uid)
+            raise
+
     async def set_cpu(self, uid: str, cpu: v1.CpuSpec, *, live: bool) -> None:
         await self.world.enter("set_cpu")
         hardware.set_cpu(self._ours(uid), cpu)
