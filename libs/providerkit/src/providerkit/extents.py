@@ -141,6 +141,8 @@ class Incoming:
         disk = target.disk or v1.DiskRef()
         self.promised = ""
         """The digest that ended it: the content is complete. Empty: it broke off, or more comes in another call."""
+        self.position = target.resume_offset
+        """How far the content has come."""
         self._what = f"write disk {disk.disk_name} of machine {disk.machine_uid}"
         self._target = target
         self._requests = requests
@@ -153,14 +155,13 @@ class Incoming:
             ChecksumMismatchError: an extent is not what was sent.
             InvalidSpecError: one is out of order or lies outside of the disk; or this is no stream of extents.
         """
-        position = self._target.resume_offset
         async for request in self._requests:
             if self.promised or request.target is not None:
                 raise InvalidSpecError(f"{self._what}: a target comes first, a digest last, and extents between them")
             if request.extent is not None:
-                self._check(request.extent, position)
-                position = request.extent.offset + request.extent.length
-                self._progress(position / self._target.size_bytes, "writing")
+                self._check(request.extent)
+                self.position = request.extent.offset + request.extent.length
+                self._progress(self.position / self._target.size_bytes, "writing")
                 yield request.extent
             elif request.finish_sha256 is not None:
                 self.promised = self._digest(request.finish_sha256)
@@ -174,10 +175,10 @@ class Incoming:
         if self.promised and found != self.promised:
             raise ChecksumMismatchError(f"{self._what}: its content is not what was sent")
 
-    def _check(self, extent: v1.Extent, position: int) -> None:
+    def _check(self, extent: v1.Extent) -> None:
         where = f"{self._what}: extent at {extent.offset}"
-        if extent.offset < position or not extent.length:
-            raise InvalidSpecError(f"{where} does not lie behind {position}")
+        if extent.offset < self.position or not extent.length:
+            raise InvalidSpecError(f"{where} does not lie behind {self.position}")
         if extent.offset + extent.length > self._target.size_bytes:
             raise InvalidSpecError(f"{where} does not lie within {self._target.size_bytes} bytes")
         if not extent.data:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -30,7 +30,7 @@ from pyVmomi import vim
 from provider_vsphere import devices, editing, machines, making, policies, stamp, uploadstamp, vmdk, watched
 from provider_vsphere.disks import Disk, Disks
 from provider_vsphere.login import Login
-from provider_vsphere.nfc import Nfc
+from provider_vsphere.nfc import Lease, Nfc
 from provider_vsphere.stamp import Stamp
 from provider_vsphere.transfers import CHUNK
 from provider_vsphere.tree import Entity
@@ -71,20 +71,20 @@ class Uploads:
             profile = await self._policy(disk)
             body = _encoded(disk, target.size_bytes, first, content, incoming)
             try:
-                shell = await self._upload(disk, body, profile)
+                shell = await self._upload(disk, body, profile, incoming)
             except _UnfinishedError:
                 return 0
         await faults.point(UPLOADED)
         await self._take_over(disk, shell, profile)
         return target.size_bytes
 
-    async def _upload(self, disk: Disk, body: AsyncGenerator[bytes], profile: list[Any]) -> Entity:
+    async def _upload(self, disk: Disk, body: AsyncGenerator[bytes], profile: list[Any], incoming: Incoming) -> Entity:
         """The shell with the whole content; whatever goes wrong, there is none."""
         async with self._nfc.lease(disk.doing, self._importing(disk, profile)) as lease, contextlib.aclosing(body):
             offered = lease.disks()
             if len(offered) != 1:
                 raise HypervisorUnavailableError(f"{disk.doing}: the lease is for {len(offered)} disks, not for one")
-            await lease.upload(offered[0], _rechunked(body))
+            await lease.upload(offered[0], _steps(body, lease, lambda: 100 * incoming.position // disk.size))
             return Entity("VirtualMachine", lease.entity)
 
     async def _policy(self, disk: Disk) -> list[Any]:
@@ -330,8 +330,9 @@ def _joined(parts: Iterator[bytes]) -> bytes:
     return b"".join(parts)
 
 
-async def _rechunked(body: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    """No longer than a step of a transfer."""
+async def _steps(body: AsyncIterator[bytes], lease: Lease, percent: Callable[[], int]) -> AsyncIterator[bytes]:
+    """No longer than a step of a transfer, with the lease told how far it is."""
     async for part in body:
+        lease.percent = percent()
         for start in range(0, len(part), CHUNK):
             yield part[start : start + CHUNK]
