@@ -1,0 +1,1 @@
+"""What separates a machine from its spec, noun by noun; pure functions, put in order by the planner."""
