@@ -25,6 +25,9 @@ FLAGS = [
     if kind == "bool" and getattr(FAKE_CAPABILITIES, name)
 ]
 
+rules = st.lists(
+    st.builds(v1.AffinityRule, name=st.sampled_from(["x", "y"]), apart=st.booleans()), unique_by=lambda rule: rule.name
+)
 sizes = st.integers(1, 8).map(lambda count: count * GIB)
 
 
@@ -38,6 +41,7 @@ def cpus(draw: st.DrawFn) -> v1.CpuSpec:
         nested_virtualization=draw(st.booleans()),
         shares=draw(st.none() | st.integers(1, 100)),
         limit_mhz=draw(st.none() | st.just(1000)),
+        reservation_mhz=draw(st.none() | st.just(10)),
     )
 
 
@@ -52,6 +56,9 @@ def disks(draw: st.DrawFn) -> list[v1.DiskSpec]:
             provisioning=draw(st.sampled_from(list(v1.DiskProvisioning))),
             online_grow=draw(st.booleans()),
             iops_limit=draw(st.sampled_from([0, 100, 200])),
+            sharing=draw(st.sampled_from(["", "noSharing", "virtualSharing"])),
+            storage_policy=draw(st.sampled_from(["", "gold", "silver"])),
+            controller_type=draw(st.sampled_from(["", "pvscsi", "floppy"])),
             storage=draw(st.sampled_from(["", "fake", "other"])),
         )
         for name in names
@@ -89,7 +96,9 @@ def specs(draw: st.DrawFn) -> v1.MachineSpec:
         description=draw(st.sampled_from(["", "text"])),
         extra_config=draw(st.dictionaries(st.sampled_from(["fake.colour", "other"]), st.sampled_from(["1", "2"]))),
         tuning=draw(st.none() | st.builds(v1.Tuning, iommu=st.booleans(), latency_sensitivity=st.sampled_from(["", "high"]))),
-        placement=draw(st.none() | st.builds(v1.Placement, host=st.sampled_from(["", "fake-host", "elsewhere"]))),
+        placement=draw(st.none() | st.builds(v1.Placement, host=st.sampled_from(["", "fake-host", "elsewhere"]), affinity=rules)),
+        attributes=draw(st.dictionaries(st.sampled_from(["a", "b"]), st.sampled_from(["1", "2"]))),
+        customization=draw(st.none() | st.just(v1.Customization(domain="example.org"))),
     )  # fmt: skip
 
 
