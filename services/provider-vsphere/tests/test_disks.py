@@ -363,6 +363,21 @@ async def test_a_machine_takes_what_a_dead_write_left_with_it(
     assert admin.orphans() == []
 
 
+async def test_a_caller_that_goes_during_the_exchange_finds_it_whole(
+    driver: VsphereDriver, uid: str, admin: Admin
+) -> None:
+    """A deletion may follow at once, and must not meet files that still move."""
+    async with asyncio.TaskGroup() as group:
+        writing = group.create_task(write(driver, uid, content()))
+        plan = FaultPlan().does(uploads.NOTED, lambda _: writing.cancel())
+        with plan.installed():
+            await asyncio.wait({writing})
+    assert writing.cancelled()
+    assert joined(await read(driver, ref(uid))) == content()
+    assert shells(admin) == []
+    assert _strays(admin, uid) == []
+
+
 async def test_somebody_elses_shell_stays(driver: VsphereDriver, uid: str, admin: Admin) -> None:
     """A copy of a shell is nobody's leftover."""
     with FaultPlan().does(uploads.UPLOADED, _die).installed(), pytest.raises(Died):

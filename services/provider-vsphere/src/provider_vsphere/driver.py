@@ -183,6 +183,7 @@ class VsphereDriver(Driver):
         everyone = self.vsphere.tree.with_uuid(uid)
         if any(machines.is_ours(entity, self._owner) for entity in everyone):
             await self._leave_rules(uid, "release")
+            await self._uploads.clear(uid, f"release machine {uid}")
             await self._change.edit_now(uid, "release", lambda _entity, _record: editing.release())
 
     # -- power -----------------------------------------------------------------------------------------------------

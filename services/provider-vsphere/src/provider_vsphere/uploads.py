@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -75,7 +75,7 @@ class Uploads:
             except _UnfinishedError:
                 return 0
         await faults.point(UPLOADED)
-        await self._take_over(disk, shell, profile)
+        await _to_its_end(self._take_over(disk, shell, profile))
         return target.size_bytes
 
     async def _upload(self, disk: Disk, body: AsyncGenerator[bytes], profile: list[Any], incoming: Incoming) -> Entity:
@@ -151,12 +151,23 @@ class Uploads:
                 log.info("vsphere.disk.leftover", uid=uid, disk=mark.disk, shell=shell.moid)
                 await self._destroy(shell, doing)
         for entity in self._vsphere.tree.with_uuid(uid):
-            record = machines.stamp_of(entity)
-            on_way = _on_way(record) if record is not None and record.owner == self._owner else {}
-            if record is not None and on_way:
-                for file in on_way.values():
-                    await self._delete_file(entity, file, doing)
-                await self._reconfigure(entity, _without_way(record), [], doing)
+            if machines.is_ours(entity, self._owner):
+                await self._clear_way(entity, doing)
+
+    async def _clear_way(self, entity: Entity, doing: str) -> None:
+        """Remove the files that the stamp notes as on their way, and the notes."""
+        now = await self._fresh(entity, doing)
+        if not _on_way(machines.record_of(now)):
+            return
+        # A reconfiguration that an earlier process began may be about to plug one of them in. vSphere does one after
+        # the other: this one comes after it, or is refused because of it.
+        await self._reconfigure(now, machines.record_of(now), [], doing)
+        now = await self._fresh(entity, doing)
+        record = machines.record_of(now)
+        plugged = {devices.file_of(disk) for disk in devices.disks_of(now.facts.get("config.hardware.device") or ())}
+        for file in set(_on_way(record).values()) - plugged:
+            await self._delete_file(entity, file, doing)
+        await self._reconfigure(now, _without_way(record), [], doing)
 
     async def _look(self, uid: str, doing: str) -> None:
         """Have the tree hold every shell of this machine's disks, however lately it was made: its UUID is known."""
@@ -193,11 +204,9 @@ class Uploads:
 
     async def _take_over(self, disk: Disk, shell: Entity, profile: list[Any]) -> None:
         """The shell's disk becomes ours: noted, unplugged, moved, plugged in, each told by what is true already."""
-        await self._vsphere.refresh(shell, disk.entity)
-        known = self._vsphere.tree.get(shell.moid)
-        board = list(known.facts.get("config.hardware.device") or ()) if known is not None else []
-        uploaded = next(iter(devices.disks_of(board)), None)
-        if known is None or uploaded is None:
+        known = await self._fresh(shell, disk.doing)
+        uploaded = next(iter(devices.disks_of(known.facts.get("config.hardware.device") or ())), None)
+        if uploaded is None:
             raise StalePreconditionError(f"{disk.doing}: what was uploaded has gone")
         way = _Way(devices.file_of(uploaded), _beside(disk.file))
         entity, record, _ = await self._now(disk)
@@ -222,18 +231,12 @@ class Uploads:
         log.info("vsphere.disk.written", uid=disk.entity.uuid, disk=disk.name, file=way.target)
 
     async def _now(self, disk: Disk) -> tuple[Entity, Stamp, Any]:
-        """The machine, its stamp and the disk, asked of vSphere itself: the tree may not have heard yet.
+        """The machine, its stamp and the disk as they are.
 
         Raises:
             StalePreconditionError: somebody took a snapshot meanwhile, or exchanged the disk, or started the machine.
         """
-
-        def look(login: Login) -> dict[str, Any]:
-            wanted = watched.machine_filter([self._vsphere.machine(disk.entity, login)])
-            [found] = login.content.propertyCollector.RetrieveContents([wanted])
-            return {each.name: watched.plain(each.val) for each in found.propSet}
-
-        entity = Entity(disk.entity.kind, disk.entity.moid, await self._vsphere.call(disk.doing, look))
+        entity = await self._fresh(disk.entity, disk.doing)
         record, board = machines.record_of(entity), entity.facts.get("config.hardware.device") or ()
         mark = record.disk(disk.name)
         device = devices.disk_at(board, mark.slot) if mark is not None else None
@@ -242,8 +245,19 @@ class Uploads:
             raise StalePreconditionError(f"{disk.doing}: somebody changed the machine meanwhile; its disk is as it was")
         return entity, record, device
 
+    async def _fresh(self, entity: Entity, doing: str) -> Entity:
+        """The machine asked of vSphere itself: the tree may not have heard yet of what another did, or we ourselves."""
+
+        def look(login: Login) -> dict[str, Any]:
+            wanted = watched.machine_filter([self._vsphere.machine(entity, login)])
+            [found] = login.content.propertyCollector.RetrieveContents([wanted])
+            return {each.name: watched.plain(each.val) for each in found.propSet}
+
+        return Entity(entity.kind, entity.moid, await self._vsphere.call(doing, look))
+
     async def _reconfigure(self, entity: Entity, record: Stamp | None, changes: list[Any], doing: str) -> None:
-        """Args: record: the stamp that becomes true with it; None for the shell."""
+        """Args: entity: fresh; vSphere refuses what was built of an older state. record: the stamp that becomes true
+        with it; None for the shell."""
         extra = making.options({stamp.KEY: record.text()}) if record is not None else []
         edit = vim.vm.ConfigSpec(deviceChange=changes, extraConfig=extra)
         edit.changeVersion = entity.facts.get("config.changeVersion")
@@ -294,6 +308,18 @@ def _without_way(record: Stamp) -> Stamp:
 def _on_way(record: Stamp) -> dict[str, str]:
     """No disk of a machine has an "@" in its name."""
     return {name: file for name, file in editing.kept_files(record).items() if "@" in name}
+
+
+async def _to_its_end(work: Coroutine[Any, Any, None]) -> None:
+    """Finish it even when the caller goes: what follows a cancelled write must not meet files that still move."""
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait({task})
+        if (error := task.exception()) is not None:
+            log.warning("vsphere.disk.exchange.failed", error=str(error))
+        raise
 
 
 class _UnfinishedError(Exception):
