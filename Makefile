@@ -10,7 +10,7 @@ GUEST := .cache/images/virtrigaud-guest.qcow2
 GENERATED := libs/common/src/common/gen
 
 help: ## show this list
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 16
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 24
 
 setup: ## install what is missing: system packages, uv, the virtual environment, test tools, the guest image
 	scripts/setup.sh test

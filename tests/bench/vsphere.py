@@ -3,8 +3,7 @@
     python -m bench.vsphere [--machines 1000] [--changes 100] [--json FILE]
 
 Each figure is taken in the same run as its reference: a bare pyvmomi client that does the same without a provider.
-The simulator re-evaluates every filter upon every change, so a change's way grows with its inventory (see
-docs/performance/vsphere.md): latencies are therefore taken on a small inventory and on the large one.
+The simulator re-evaluates every filter upon every change, so a change's way grows with its inventory: latencies are therefore taken on a small inventory and on the large one.
 """
 
 from __future__ import annotations
@@ -109,7 +108,7 @@ def spec(image: str = "") -> v1.MachineSpec:
 # -- cold start --------------------------------------------------------------------------------------------------------
 
 
-async def cold_start(server: Vcsim, home: Path, machines: int) -> list[Figure]:
+async def cold_start(server: Vcsim, home: Path, machines: int, idle: float = IDLE_SECONDS) -> list[Figure]:
     """From the start of the process to a complete answer, and what the process holds then."""
     bare = await asyncio.to_thread(_bare_sync, server)
     begun = time.monotonic()
@@ -133,11 +132,11 @@ async def cold_start(server: Vcsim, home: Path, machines: int) -> list[Figure]:
         ]
         server.control("requests/reset")
         used = cpu(pid)
-        await asyncio.sleep(IDLE_SECONDS)
+        await asyncio.sleep(idle)
         asked = sum(server.requests().values())
         figures += [
-            Figure(f"requests in {IDLE_SECONDS:g} s, {machines} idle machines", asked, "requests"),
-            Figure(f"CPU in {IDLE_SECONDS:g} s, {machines} idle machines", cpu(pid) - used, "s"),
+            Figure(f"requests in {idle:g} s, {machines} idle machines", asked, "requests"),
+            Figure(f"CPU in {idle:g} s, {machines} idle machines", cpu(pid) - used, "s"),
         ]
     return figures
 
