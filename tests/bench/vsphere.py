@@ -3,7 +3,8 @@
     python -m bench.vsphere [--machines 1000] [--changes 100] [--json FILE]
 
 Each figure is taken in the same run as its reference: a bare pyvmomi client that does the same without a provider.
-The simulator re-evaluates every filter upon every change, so a change's way grows with its inventory: latencies are therefore taken on a small inventory and on the large one.
+The simulator re-evaluates every filter upon every change, so a change's way grows with its inventory: latencies are
+therefore taken on a small inventory and on the large one.
 """
 
 from __future__ import annotations
