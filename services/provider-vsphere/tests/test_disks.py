@@ -367,11 +367,10 @@ async def test_a_caller_that_goes_during_the_exchange_finds_it_whole(
     driver: VsphereDriver, uid: str, admin: Admin
 ) -> None:
     """A deletion may follow at once, and must not meet files that still move."""
-    async with asyncio.TaskGroup() as group:
-        writing = group.create_task(write(driver, uid, content()))
-        plan = FaultPlan().does(uploads.NOTED, lambda _: writing.cancel())
-        with plan.installed():
-            await asyncio.wait({writing})
+    plan = FaultPlan().does(uploads.NOTED, lambda _: writing.cancel())
+    with plan.installed():
+        async with asyncio.TaskGroup() as group:
+            writing = group.create_task(write(driver, uid, content()))
     assert writing.cancelled()
     assert joined(await read(driver, ref(uid))) == content()
     assert shells(admin) == []
