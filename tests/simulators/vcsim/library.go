@@ -149,14 +149,15 @@ func keepFile(path string, content io.Reader) error {
 	return err
 }
 
-// watchUpdate learns from the calls of an update session which bytes belong to which item.
+// watchUpdate learns from the calls of an update or download session which bytes belong to which item.
 func (d *Double) watchUpdate(call restRequest, answer restAnswer) {
 	const sessions = "/rest/com/vmware/content/library/item/update-session"
+	const downloads = "/rest/com/vmware/content/library/item/download-session"
 	const files = "/rest/com/vmware/content/library/item/updatesession/file/id:"
 	if answer.kind != "" || call.method != http.MethodPost {
 		return
 	}
-	if call.path == sessions {
+	if call.path == sessions || call.path == downloads {
 		var body struct {
 			Spec struct {
 				Item string `json:"library_item_id"`
@@ -202,9 +203,14 @@ func (d *Double) pullFile(item, name, uri string) {
 	}
 }
 
-// takeUpload passes an upload on and keeps its bytes.
+// takeUpload passes an upload on and keeps its bytes; a download gets them.
 func (d *Double) takeUpload(w http.ResponseWriter, r *http.Request) {
 	item := d.uploads.item(filepath.Base(filepath.Dir(r.URL.Path)))
+	if kept := filepath.Join(d.uploads.directory, item, filepath.Base(r.URL.Path)); item != "" && r.Method == http.MethodGet {
+		d.uploads.pulls.Wait()
+		http.ServeFile(w, r, kept)
+		return
+	}
 	if item == "" || r.Method != http.MethodPut {
 		d.rest.inner.ServeHTTP(w, r)
 		return
@@ -277,7 +283,16 @@ func (d *Double) libraryTemplate(call restRequest) restAnswer {
 	}
 	answer := d.askInner(call, "")
 	var made string
-	if !deploys || !read(answer, &made) {
+	switch {
+	case call.method == http.MethodGet && answer.kind == "":
+		answer.value, _ = json.Marshal(map[string]string{"vm_template": d.uploads.item(templateOf(filepath.Base(call.path)))})
+		return answer
+	case !read(answer, &made):
+		return answer
+	case call.method == http.MethodPost && call.query.Get("action") == "":
+		d.noteTemplate(made, spec.Name)
+		return answer
+	case !deploys:
 		return answer
 	}
 	vm, ok := d.registry.Get(types.ManagedObjectReference{Type: "VirtualMachine", Value: made}).(*simulator.VirtualMachine)
@@ -307,6 +322,17 @@ func (d *Double) libraryTemplate(call restRequest) restAnswer {
 	}
 	return answer
 }
+
+// noteTemplate remembers which machine a template's item is; the simulator does not tell.
+func (d *Double) noteTemplate(item, name string) {
+	for _, vm := range d.machines() {
+		if vm.Name == name && vm.Config.Template {
+			d.uploads.note(templateOf(item), vm.Self.Value)
+		}
+	}
+}
+
+func templateOf(item string) string { return "template of " + strings.TrimPrefix(item, "id:") }
 
 // completePlacement fills in what a vCenter derives: the pool of a cluster or host, and the folder.
 func (d *Double) completePlacement(placement map[string]string) {

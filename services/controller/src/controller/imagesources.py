@@ -145,8 +145,9 @@ def _vsphere(block: VMImageSourceVsphere) -> v1.ImageSource:
         )
     if block.ova_url:
         _refuse_user_information(block.ova_url, "spec.source.vsphere.ovaURL")
+        kind = "ovf" if block.ova_url.endswith(".ovf") else "ova"
         return v1.ImageSource(
-            url=v1.UrlSource(url=block.ova_url), format="ova", checksum=_checksum(block.checksum, block.checksum_type)
+            url=v1.UrlSource(url=block.ova_url), format=kind, checksum=_checksum(block.checksum, block.checksum_type)
         )
     raise InvalidSpecError("spec.source.vsphere: is empty; set templateName, contentLibrary or ovaURL")
 

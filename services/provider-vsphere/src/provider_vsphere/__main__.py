@@ -14,6 +14,7 @@ from provider_vsphere.disks import Disks
 from provider_vsphere.driver import VsphereDriver
 from provider_vsphere.images import Images
 from provider_vsphere.importing import Importer
+from provider_vsphere.library import Library
 from provider_vsphere.login import Endpoint
 from provider_vsphere.nfc import Nfc
 from provider_vsphere.places import Places
@@ -44,6 +45,7 @@ def build(settings: VsphereSettings) -> VsphereDriver:
     places = Places(vsphere.tree, settings.defaults())
     transfers = Transfers(endpoint)
     nfc = Nfc(vsphere, transfers, clock)
+    vapi = Vapi(vsphere, call_timeout=settings.call_timeout)
     importer = Importer(
         vsphere,
         places,
@@ -53,10 +55,11 @@ def build(settings: VsphereSettings) -> VsphereDriver:
         directories=settings.image_directory,
         policy=settings.image_policy(),
         limit=settings.image_limit,
+        library=Library(vapi, transfers, clock),
     )
     images = Images(vsphere, places, importer, owner=settings.owner)
     creator = Creator(vsphere, places, images, clock, owner=settings.owner)
-    tags = Tags(vsphere, Vapi(vsphere, call_timeout=settings.call_timeout), owner=settings.owner)
+    tags = Tags(vsphere, vapi, owner=settings.owner)
     disks = Disks(vsphere, nfc, transfers, owner=settings.owner)
     uploads = Uploads(vsphere, nfc, disks, owner=settings.owner)
     return VsphereDriver(

@@ -22,6 +22,7 @@ from common.errors import (
 )
 from providerkit import fetch
 from providerkit.driver import Progress
+from providerkit.violations import has_control, shown
 from pyVmomi import vim, vmodl
 
 from provider_vsphere import devices, imagestamp, machines, packages, references
@@ -37,7 +38,12 @@ log = logging.get(__name__)
 
 DELETED = faults.declare("vsphere.image.deleted", "an image's template is gone, and nobody knows yet")
 
-SOURCES = (v1.ImageSourceKind.URL, v1.ImageSourceKind.FILE, v1.ImageSourceKind.TEMPLATE)
+SOURCES = (
+    v1.ImageSourceKind.URL,
+    v1.ImageSourceKind.FILE,
+    v1.ImageSourceKind.TEMPLATE,
+    v1.ImageSourceKind.LIBRARY,
+)
 """Where images may come from, on a vCenter."""
 _ID = re.compile(r"[0-9a-f-]{36}\.[0-9a-f]{16}")
 FORMAT = "vmdk"
@@ -79,9 +85,9 @@ class Images:
             if source.checksum is not None and source.checksum.digest:
                 raise InvalidSpecError("source.checksum: nothing is fetched for a template, so nothing can be verified")
             return references.of(request, source.template).id()
-        key = fetch.key(source)
+        key = _library_key(source) if source.library is not None else fetch.key(source)
         if key is None:
-            raise NotSupportedError("source: vSphere takes images from template, url and file")
+            raise NotSupportedError("source: vSphere takes images from template, library, url and file")
         if source.format not in ("", *packages.FORMATS):
             raise InvalidSpecError(
                 f"source.format: {source.format} given; this provider takes {', '.join(packages.FORMATS)}"
@@ -257,6 +263,23 @@ class Images:
         self._vsphere.forget(entity)
         log.info("vsphere.image.removed", image=image_id, template=entity.name)
         await faults.point(DELETED)
+
+
+def _library_key(source: v1.ImageSource) -> list[str]:
+    """What tells one library item from another.
+
+    Raises:
+        InvalidSpecError: there can be no such item.
+    """
+    named = source.library or v1.LibrarySource()
+    for name, text in (("library", named.library), ("item", named.item)):
+        if not text or has_control(text):
+            raise InvalidSpecError(f"source.library.{name}: {shown(text)} is no name in a content library")
+    if source.checksum is not None and source.checksum.digest:
+        raise InvalidSpecError(
+            "source.checksum: an item of a library is several files; nobody could tell which it is of"
+        )
+    return ["library", named.library, named.item, named.version]
 
 
 def _image(entity: Entity) -> v1.Image:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -22,6 +22,8 @@ from common.clock import Clock
 from common.errors import (
     BrokenImageError,
     ImageInUseError,
+    ImageNotFoundError,
+    NotSupportedError,
     OperationInProgressError,
     ProviderError,
 )
@@ -30,9 +32,10 @@ from providerkit.fetch import Download, LocalFile, Policy
 from providerkit.violations import shown
 from pyVmomi import vim
 
-from provider_vsphere import imagestamp, machines, making, ovf, packages
+from provider_vsphere import imagestamp, machines, making, nics, ovf, packages, stamp
 from provider_vsphere.imagestamp import ImageStamp
 from provider_vsphere.inventory import NETWORKS
+from provider_vsphere.library import TEMPLATE, Library
 from provider_vsphere.login import Login
 from provider_vsphere.nfc import Nfc
 from provider_vsphere.packages import Origin, Package
@@ -66,11 +69,13 @@ class Importer:
         directories: Sequence[Path] = (),
         policy: Policy | None = None,
         limit: int = 256 << 30,
+        library: Library | None = None,
     ) -> None:
         """Args:
         directories: file sources are confined to these.
         policy: which hosts images may come from.
         limit: most bytes of one file.
+        library: content libraries, where there are any.
         """
         self._vsphere = vsphere
         self._places = places
@@ -80,6 +85,7 @@ class Importer:
         self._directories = directories
         self._policy = policy or Policy()
         self._limit = limit
+        self._library = library
 
     def check(self, source: v1.ImageSource) -> None:
         """Judge a source by itself.
@@ -91,13 +97,16 @@ class Importer:
             self._policy.check_url(source.url.url)
 
     async def make(self, request: v1.PrepareImageRequest, image_id: str, progress: Progress) -> None:
-        """Import from a file or a URL; whatever goes wrong, nothing is left behind.
+        """Make the template of a file, a URL or a library's item; whatever goes wrong, nothing is left behind.
 
         Raises:
             BrokenImageError, ChecksumMismatchError, DownloadFailedError: the source is to blame.
             ResourceNotFoundError, HostFullError: there is no place for it.
         """
         source = request.source or v1.ImageSource()
+        if source.library is not None:
+            await self._from_library(source.library, request.storage, self.mark(request, image_id), progress)
+            return
         origin = self._origin(source, "")
         async with packages.opened(origin, lambda href: self._origin(source, href), source) as package:
             await self.take(package, request.storage, self.mark(request, image_id), progress)
@@ -112,6 +121,50 @@ class Importer:
             owner=self._owner,
             created=int(self._clock.now().timestamp()),
         )
+
+    async def _from_library(self, source: v1.LibrarySource, storage: str, mark: ImageStamp, progress: Progress) -> None:
+        if self._library is None:
+            raise NotSupportedError("source.library: this provider reads no content libraries")
+        doing = _doing(mark)
+        item = await self._library.item(source, doing)
+        if item.kind == TEMPLATE:
+            await self._copy(await self._library.template(item, doing), storage, mark, progress)
+            return
+        async with self._library.opened(item, doing) as package:
+            await self.take(package, storage, mark, progress)
+
+    async def _copy(self, moid: str, storage: str, mark: ImageStamp, progress: Progress) -> None:
+        """Make the template from another one, which stays as it is."""
+        doing = _doing(mark)
+        place = self._places.resolve(v1.Placement(datastore=storage))
+        await self._vsphere.refresh(Entity("VirtualMachine", moid))
+        original = self._vsphere.tree.get(moid)
+        if original is None:
+            raise ImageNotFoundError(f"{doing}: vSphere does not show its template; is System.View granted on it?")
+        present = original.facts.get("config.hardware.device") or ()
+        config = vim.vm.ConfigSpec(
+            instanceUuid=imagestamp.instance_uuid(mark.id),
+            extraConfig=making.options({imagestamp.KEY: mark.text(), stamp.KEY: ""}),
+            deviceChange=[
+                vim.vm.device.VirtualDeviceSpec(operation="remove", device=card) for card in nics.cards(present)
+            ],
+        )
+        where = vim.vm.RelocateSpec(pool=vim.ResourcePool(place.pool.moid))
+        if place.datastore is not None:
+            where.datastore = vim.Datastore(place.datastore.moid)
+        if place.host is not None:
+            where.host = vim.HostSystem(place.host.moid)
+        order = vim.vm.CloneSpec(location=where, powerOn=False, template=False, config=config)
+
+        def clone(login: Login) -> Any:
+            folder = vim.Folder(place.folder.moid, login.instance._stub)
+            return self._vsphere.machine(original, login).CloneVM_Task(folder, template_name(mark), order)
+
+        async with self._whole_or_nothing(mark.id):
+            made = Entity("VirtualMachine", str(await self._vsphere.task(doing, clone, progress, cancel=True)))
+            await self._vsphere.refresh(made)
+            await faults.point(UPLOADED)
+            await self._seal(made, replace(mark, complete=True), doing)
 
     def _origin(self, source: v1.ImageSource, href: str) -> Origin:
         """The source, or the file of this name beside it."""
@@ -128,13 +181,18 @@ class Importer:
         Args:
             storage: datastore; empty means the default.
         """
-        doing = f"import image {mark.namespace}/{mark.name}"
+        doing = _doing(mark)
         place = self._places.resolve(v1.Placement(datastore=storage))
-        await self.clear(mark.id)
-        try:
+        async with self._whole_or_nothing(mark.id):
             await self._import(package, place, mark, progress, doing)
+
+    @contextlib.asynccontextmanager
+    async def _whole_or_nothing(self, image_id: str) -> AsyncIterator[None]:
+        await self.clear(image_id)
+        try:
+            yield
         except BaseException:
-            await asyncio.shield(self._tidy(mark.id))
+            await asyncio.shield(self._tidy(image_id))
             raise
 
     async def _tidy(self, image_id: str) -> None:
@@ -278,6 +336,10 @@ class Importer:
     def _is_of(self, entity: Entity, image_id: str) -> bool:
         mark = machines.image_stamp_of(entity)
         return mark is not None and mark.id == image_id and mark.owner == self._owner
+
+
+def _doing(mark: ImageStamp) -> str:
+    return f"import image {mark.namespace}/{mark.name}"
 
 
 def is_ready(entity: Entity) -> bool:
