@@ -265,6 +265,21 @@ class DiskContract:
         spec.power.state = ON
         assert (await subject.settle(spec)).machine.power is ON
 
+    async def test_a_machine_that_goes_ends_its_reader(self, subject: Subject) -> None:
+        """With an error: what came is not all of it."""
+        spec = await made(subject, "disk_read", "disk_write")
+        await filled(subject, ref(spec), random.Random(15).randbytes(size_of(subject)))
+        request = v1.ReadDiskRequest(disk=ref(spec), offset=1)
+        async with subject.disks.read_disk(request, timeout=subject.pace.settle) as messages:
+            seen = (await anext(messages)).extents[0].length
+            await subject.delete(spec.identity)
+            try:
+                async for message in messages:
+                    seen += message.extents[0].length
+            except ProviderError:
+                return
+        assert seen == size_of(subject) - 1  # it was all on its way already
+
     async def test_a_write_holds_its_machine(self, subject: Subject) -> None:
         """Like any change: others are told of the operation, and a deletion ends it."""
         spec = await made(subject, "disk_write")

@@ -7,6 +7,7 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from common import faults, v1
 from common.errors import (
     InvalidSpecError,
+    MachineNotFoundError,
     ResourceNotFoundError,
     StalePreconditionError,
     WrongPowerStateError,
@@ -53,7 +54,10 @@ class Disks:
                 yield extent
 
     def _readable(self, disk: v1.DiskRef) -> Volume:
-        if not disk.snapshot_id and self._world.machines[disk.machine_uid].power is not OFF:
+        machine = self._world.machines.get(disk.machine_uid)
+        if machine is None:
+            raise MachineNotFoundError(f"read disk {disk.disk_name} of machine {disk.machine_uid}: it has gone")
+        if not disk.snapshot_id and machine.power is not OFF:
             raise WrongPowerStateError(
                 f"read disk {disk.disk_name} of machine {disk.machine_uid}: it runs; name a snapshot, or power it off"
             )
