@@ -54,7 +54,7 @@ class Admin:
             raise task.info.error
         return task.info.result
 
-    def create(self, name: str, *, uid: str = "", datastore: str = "LocalDS_0", **spec: Any) -> Any:
+    def create(self, name: str, *, uid: str = "", datastore: str = "LocalDS_0", disks: int = 0, **spec: Any) -> Any:
         """A small machine in the first datacenter's own folder, on its first cluster."""
         datacenter = self.every(vim.Datacenter)[0]
         compute = next(iter(self.every(vim.ClusterComputeResource)), None) or self.every(vim.ComputeResource)[0]
@@ -64,6 +64,7 @@ class Admin:
             memoryMB=64,
             guestId="otherGuest64",
             files=vim.vm.FileInfo(vmPathName=f"[{datastore}]"),
+            **({"deviceChange": _disks(datastore, disks)} if disks else {}),
             **({"instanceUuid": uid} if uid else {}),
             **spec,
         )
@@ -89,6 +90,12 @@ class Admin:
         ]
         return repr((vm.name, config.changeVersion, config.instanceUuid, vm.runtime.powerState, extra, devices))
 
+    def path_of(self, text: str) -> Path:
+        """Where the simulator keeps a datastore path: "[ds] directory/file"."""
+        name, _, rest = text[1:].partition("] ")
+        store = next(store for store in self.every(vim.Datastore) if store.name == name)
+        return Path(store.info.url) / rest
+
     def orphans(self) -> list[str]:
         """Directories and disks on the datastores that belong to no VM."""
         taken: set[str] = set()
@@ -104,3 +111,15 @@ class Admin:
             for entry in root.iterdir()
             if f"[{name}] {entry.name}" not in directories
         )
+
+
+def _disks(datastore: str, count: int) -> list[Any]:
+    """So many disks of 8 MiB on a controller of their own."""
+    device = vim.vm.device
+    controller = device.ParaVirtualSCSIController(key=-1, busNumber=0, sharedBus="noSharing")
+    changes = [device.VirtualDeviceSpec(operation="add", device=controller)]
+    for unit in range(count):
+        backing = device.VirtualDisk.FlatVer2BackingInfo(fileName=f"[{datastore}]", diskMode="persistent")
+        disk = device.VirtualDisk(key=-2 - unit, controllerKey=-1, unitNumber=unit, backing=backing, capacityInKB=8192)
+        changes.append(device.VirtualDeviceSpec(operation="add", fileOperation="create", device=disk))
+    return changes

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path"
+	"path/filepath"
 	"regexp"
 	"strings"
 
@@ -244,9 +245,10 @@ func (c *chains) consolidate() types.BaseMethodFault {
 	return nil
 }
 
-// keepShared saves the files of a machine that linked clones need, over its deletion; call the result afterwards.
-// Source: vCenter keeps the disks of a deleted machine that others are children of.
-func (d *Double) keepShared(vm *simulator.VirtualMachine) (restore func()) {
+// keepShared saves the files of a machine that linked clones need, and disks in its directory that are unplugged, over
+// its deletion; call the result afterwards. Source: vCenter keeps the disks of a deleted machine that others are
+// children of, and every file that is not the machine's.
+func (d *Double) keepShared(ctx *simulator.Context, vm *simulator.VirtualMachine) (restore func()) {
 	directory := path.Dir(d.file(vm.Self, vm.Config.Files.VmPathName))
 	kept := map[string]string{}
 	for file := range d.foreign(vm.Self) {
@@ -261,6 +263,18 @@ func (d *Double) keepShared(vm *simulator.VirtualMachine) (restore func()) {
 			_ = os.WriteFile(name, nil, 0o600) // the deletion wants to find it
 		}
 	}
+	var unplugged []string
+	if d.enabled("unplugged_stay") {
+		unplugged = d.unplugged(ctx, vm, directory)
+	}
+	for _, file := range unplugged {
+		for _, name := range []string{file, flatFile(file)} {
+			aside := directory + ".kept." + path.Base(name)
+			if os.Rename(name, aside) == nil {
+				kept[aside] = name
+			}
+		}
+	}
 	return func() {
 		if len(kept) > 0 {
 			_ = os.MkdirAll(directory, 0o700)
@@ -269,6 +283,24 @@ func (d *Double) keepShared(vm *simulator.VirtualMachine) (restore func()) {
 			_ = os.Rename(aside, name)
 		}
 	}
+}
+
+// unplugged are the disks in a machine's directory that neither the machine nor a snapshot of it has.
+func (d *Double) unplugged(ctx *simulator.Context, vm *simulator.VirtualMachine, directory string) []string {
+	own := map[string]bool{}
+	for _, top := range d.chains(ctx, vm).tops() {
+		for backing := top; backing != nil; backing = backing.Parent {
+			own[d.file(vm.Self, backing.FileName)] = true
+		}
+	}
+	disks, _ := filepath.Glob(filepath.Join(directory, "*.vmdk"))
+	var found []string
+	for _, file := range disks {
+		if !own[file] && !strings.HasSuffix(file, "-flat.vmdk") {
+			found = append(found, file)
+		}
+	}
+	return found
 }
 
 // datastoreOf is the name of the datastore in "[name] path".

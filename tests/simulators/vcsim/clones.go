@@ -344,7 +344,7 @@ func destroy(c *call) soap.HasFault {
 			}
 		}
 		snapshots := c.double.snapshots(vm.Self)
-		defer c.double.keepShared(vm)()
+		defer c.double.keepShared(c.ctx, vm)()
 		_, fault := c.outcome(c.original())
 		if fault == nil {
 			for _, snapshot := range snapshots {

@@ -56,7 +56,7 @@ type Double struct {
 func defaults() map[string]bool {
 	return map[string]bool{
 		"duplicate_name": true, "concurrent_access": true, "task_in_progress": true, "hot_plug": true,
-		"tools_needed": true, "authentication": true, "consolidate": true, "quiesce_fails": false,
+		"tools_needed": true, "authentication": true, "consolidate": true, "quiesce_fails": false, "unplugged_stay": false,
 		"api": true, "drs_rules": false,
 	}
 }
