@@ -11,7 +11,7 @@ from common.errors import (
     HypervisorUnavailableError,
     MachineNotFoundError,
     NameConflictError,
-    ProviderError,
+    NotSupportedError,
 )
 from providerkit.planner import ADOPTED_SETTING
 
@@ -158,14 +158,17 @@ class AdoptionContract:
         assert all([await subject.world.has_disk(disk.id) for disk in before.disks])
         assert not await subject.world.has_disk(extra.id)
 
-    async def test_a_template_is_adopted_and_stays_one(self, subject: Subject) -> None:
+    async def test_a_template_is_no_machine(self, subject: Subject) -> None:
+        """Machines are made of it; it would not even start."""
         await foreign(subject)
         identity = subject.identity("template")
         template = await subject.world.make_template("golden")
-        await adopt(subject, template, identity)
-        with pytest.raises(ProviderError):
-            await subject.act(identity.uid, v1.PowerAction.START)
-        await subject.delete(identity, retain=True)
+        before = await subject.world.fingerprint(template)
+        with pytest.raises(NotSupportedError):
+            await adopt(subject, template, identity)
+        assert await subject.world.fingerprint(template) == before
+        with pytest.raises(MachineNotFoundError):
+            await subject.get(identity.uid)
 
 
 def _as_they_are(machine: v1.Machine) -> list[v1.DiskSpec]:

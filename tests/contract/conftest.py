@@ -2,5 +2,8 @@
 
 import pytest
 
-for module in ("subject", "machines", "capabilities", "watching", "images", "operations", "server", "consoles"):
+for module in (
+    "subject", "machines", "capabilities", "watching", "images", "operations", "server", "consoles", "snapshots",
+    "clones", "adoption",
+):  # fmt: skip
     pytest.register_assert_rewrite(f"{__package__}.{module}")

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import shutil
 import time
+import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 from common import v1
+from provider_vsphere import stamp
 from provider_vsphere.__main__ import build
 from provider_vsphere.driver import VsphereDriver
 from provider_vsphere.settings import VsphereSettings
-from provider_vsphere.tree import Tree
+from provider_vsphere.tree import Entity, Tree
 from provider_vsphere.vsphere import Vsphere
 from pyVmomi import vim
 from simulators import ovas
@@ -22,13 +25,16 @@ from simulators.line import Line, line
 from simulators.vcsim import Vcsim, vcsim
 from simulators.vcsim.admin import Admin
 
+from .adoption import AdoptionContract
 from .capabilities import CapabilityContract
+from .clones import CloneContract
 from .consoles import ConsoleContract
 from .disks import DiskContract
 from .images import ImageContract, prepare, request
 from .machines import MachineContract
 from .operations import OperationContract
 from .server import ServerContract
+from .snapshots import SnapshotContract
 from .subject import OWNER, Pace, Subject, Traits, World
 from .watching import WatchContract
 
@@ -48,10 +54,17 @@ class VsphereWorld(World):
         self.admin = admin
         self.wire = wire
         self.vsphere: Vsphere | None = None
+        self.theirs: set[str] = set()
+        """Directories of machines that others made."""
 
-    async def make_foreign(self, name: str, uid: str = "") -> str:
-        moid = str((await asyncio.to_thread(self.admin.create, name, uid=uid))._moId)
+    async def make_foreign(self, name: str, uid: str = "", **spec: object) -> str:
+        vm = await asyncio.to_thread(self.admin.create, name, uid=uid, disks=1, **spec)
+        await asyncio.to_thread(self.server.control, "behaviours", unplugged_stay=True)
+        self.theirs.add(str(vm.config.files.vmPathName).rpartition("/")[0])
+        moid = str(vm._moId)
         await self._until(lambda tree: tree.get(moid) is not None)
+        assert self.vsphere is not None
+        await self.vsphere.refresh(Entity("VirtualMachine", moid))  # it may have been told of before it was complete
         return moid
 
     async def make_template(self, name: str) -> str:
@@ -63,6 +76,29 @@ class VsphereWorld(World):
         assert entity is not None
         await self.vsphere.refresh(entity)  # the simulator does not push it
         return moid
+
+    async def make_of_others(self, name: str) -> str:
+        uid = str(uuid.uuid4())
+        mark = stamp.of(v1.MachineIdentity(uid=uid, namespace="theirs", name=name, owner="somebody-else"), 1)
+        option = vim.option.OptionValue(key=stamp.KEY, value=mark.text())
+        return await self.make_foreign(name, uid, extraConfig=[option])
+
+    async def has_disk(self, disk_id: str) -> bool:
+        return (await asyncio.to_thread(self.admin.path_of, disk_id)).exists()
+
+    async def agent(self, uid: str, *, running: bool) -> None:
+        status = "guestToolsRunning" if running else "guestToolsNotRunning"
+        await asyncio.to_thread(self.server.control, "guest", vm=uid, tools=status)
+        await self._until(
+            lambda tree: all(each.facts.get("guest.toolsRunningStatus") == status for each in tree.with_uuid(uid))
+        )
+
+    async def take_foreign_snapshot(self, uid: str, name: str) -> None:
+        task = self.admin.find(uid).CreateSnapshot_Task(name, "", False, False)
+        await asyncio.to_thread(self.admin.wait, task)
+        await self._until(
+            lambda tree: any(node.name == name for each in tree.with_uuid(uid) for node in each.facts["snapshot"])
+        )
 
     async def _until(self, holds: Callable[[Tree], bool]) -> None:
         """Wait until the provider has heard of it, which costs it no call and so takes a moment."""
@@ -79,7 +115,7 @@ class VsphereWorld(World):
 
     async def leftovers(self, uid: str) -> list[str]:
         machines = [vm.name for vm in await asyncio.to_thread(self.admin.with_uuid, uid) if _is_stamped(vm)]
-        return machines + await asyncio.to_thread(self.admin.orphans)
+        return machines + [each for each in await asyncio.to_thread(self.admin.orphans) if each not in self.theirs]
 
     async def power_off(self, uid: str) -> None:
         await asyncio.to_thread(self.server.control, "act", vm=uid, act="power_off")
@@ -96,7 +132,8 @@ class VsphereWorld(World):
 
     @asynccontextmanager
     async def slow_create(self) -> AsyncIterator[None]:
-        await asyncio.to_thread(self.server.control, "slow", method="CreateVM_Task", seconds=0, count=0)
+        for method in ("CreateVM_Task", "CloneVM_Task"):
+            await asyncio.to_thread(self.server.control, "slow", method=method, seconds=0, count=0)
         try:
             yield
         finally:
@@ -186,11 +223,15 @@ async def served_vsphere(
         async with VsphereSubject(make_driver, world, traits) as subject:
             yield subject
     server.control("reset")
-    for vm in admin.every():
+    for vm in reversed(admin.every()):  # linked clones before what they stand on
         if vm._moId not in before:
+            if vm.config.template:  # the simulator goes on listing a template that is destroyed
+                vm.MarkAsVirtualMachine(admin.every(vim.ClusterComputeResource)[0].resourcePool)
             if vm.runtime.powerState != "poweredOff":
                 admin.wait(vm.PowerOffVM_Task())
             admin.wait(vm.Destroy_Task())
+    for orphan in admin.orphans():
+        shutil.rmtree(admin.path_of(orphan), ignore_errors=True)
 
 
 @pytest.fixture
@@ -259,3 +300,12 @@ class TestServer(ServerContract): ...
 
 
 class TestDisks(DiskContract): ...
+
+
+class TestSnapshots(SnapshotContract): ...
+
+
+class TestClones(CloneContract): ...
+
+
+class TestAdoption(AdoptionContract): ...

@@ -9,6 +9,7 @@ from common.clock import SystemClock
 from common.settings import SettingsError, load
 from providerkit.runner import run_provider
 
+from provider_vsphere.cloning import Cloner
 from provider_vsphere.creating import Creator
 from provider_vsphere.disks import Disks
 from provider_vsphere.driver import VsphereDriver
@@ -19,6 +20,7 @@ from provider_vsphere.login import Endpoint
 from provider_vsphere.nfc import Nfc
 from provider_vsphere.places import Places
 from provider_vsphere.settings import VsphereSettings
+from provider_vsphere.snapshots import Snapshots
 from provider_vsphere.tagging import Tags
 from provider_vsphere.transfers import Transfers
 from provider_vsphere.uploads import Uploads
@@ -58,12 +60,14 @@ def build(settings: VsphereSettings) -> VsphereDriver:
         library=Library(vapi, transfers, clock),
     )
     images = Images(vsphere, places, importer, owner=settings.owner)
+    snapshots = Snapshots(vsphere, owner=settings.owner)
     creator = Creator(vsphere, places, images, clock, owner=settings.owner)
+    cloner = Cloner(vsphere, places, creator, snapshots, clock, owner=settings.owner)
     tags = Tags(vsphere, vapi, owner=settings.owner)
     disks = Disks(vsphere, nfc, transfers, owner=settings.owner)
     uploads = Uploads(vsphere, nfc, disks, owner=settings.owner)
     return VsphereDriver(
-        vsphere, places, images, creator, tags, disks, uploads,
+        vsphere, places, images, creator, tags, disks, uploads, snapshots, cloner, clock,
         owner=settings.owner, concurrency=settings.concurrency,
     )  # fmt: skip
 

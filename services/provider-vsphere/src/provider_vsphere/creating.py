@@ -32,6 +32,7 @@ from provider_vsphere.images import Images, Source
 from provider_vsphere.keyproviders import KeyProviders
 from provider_vsphere.login import Login
 from provider_vsphere.places import Place, Places
+from provider_vsphere.snapshots import pending_files
 from provider_vsphere.tree import Entity
 from provider_vsphere.vsphere import Vsphere
 
@@ -84,7 +85,7 @@ class Creator:
         networks = {nic.name: self._places.network(nic.network or v1.NetworkRef(), place) for nic in spec.nics}
         place = self._places.with_host(place, networks.values())
         name = making.machine_name(identity)
-        self._refuse_taken(name, place.folder, doing)
+        self.refuse_taken(name, place.folder, doing)
         begin = await self._begin(spec, name, place, networks)
         await faults.point(CREATING)
         try:
@@ -120,8 +121,10 @@ class Creator:
         await self._vsphere.refresh(*(Entity("VirtualMachine", moid) for moid in moids))
         return machines.find(self._vsphere.tree, uid, self._owner)
 
-    def _refuse_taken(self, name: str, folder: Entity, doing: str) -> None:
-        """A name is unique in its folder; DuplicateName says so too, after a task."""
+    def refuse_taken(self, name: str, folder: Entity, doing: str) -> None:
+        """Raises: NameConflictError: a machine in this folder has this name.
+
+        A name is unique in its folder; DuplicateName says so too, after a task."""
         for each in self._vsphere.tree.of_kind("VirtualMachine"):
             if each.name == name and each.parent == folder.moid:
                 path = self._vsphere.tree.path(each)
@@ -215,7 +218,7 @@ class Creator:
         record = stamp.of(identity, int(self._clock.now().timestamp()))
         return making.new_machine(
             _with_datastores(wish.spec, self._places, place),
-            replace(record, settings=_asked_places(wish.spec.placement)),
+            replace(record, settings=asked_places(wish.spec.placement)),
             macs=wish.macs,
             networks=wish.networks,
             switches=self.switches(wish.networks),
@@ -287,7 +290,8 @@ class Creator:
     async def _remove_kept(self, entity: Entity, doing: str) -> None:
         """Disks of ours that are unplugged."""
         mark, datacenter = machines.stamp_of(entity), self._vsphere.tree.datacenter(entity)
-        for file in editing.kept_files(mark).values() if mark is not None else ():
+        kept = {*editing.kept_files(mark).values(), *pending_files(entity).values()} if mark is not None else ()
+        for file in kept:
 
             def delete(login: Login, file: str = file) -> Any:
                 where = vim.Datacenter(datacenter.moid, login.instance._stub) if datacenter is not None else None
@@ -297,7 +301,7 @@ class Creator:
                 await self._vsphere.task(doing, delete)
 
 
-def _asked_places(placement: v1.Placement | None) -> dict[str, str]:
+def asked_places(placement: v1.Placement | None) -> dict[str, str]:
     """Wishes for a place, as they were made: `observed` compares them with where the machine is."""
     wish = placement or v1.Placement()
     return {f"placement.{name}": getattr(wish, name) for name in _PLACES if getattr(wish, name)}

@@ -109,6 +109,21 @@ def file_of(disk: Any) -> str:
     return str(getattr(disk.backing, "fileName", None) or "")
 
 
+def chain_of(disk: Any) -> list[str]:
+    """Its file and those that it stands on, top first; a snapshot and a linked clone put a delta on top."""
+    files, backing = [], disk.backing
+    while backing is not None:
+        if file := str(getattr(backing, "fileName", None) or ""):
+            files.append(file)
+        backing = getattr(backing, "parent", None)
+    return files
+
+
+def directory_of(file: str) -> str:
+    """ "[ds] dir" of "[ds] dir/name.vmdk"."""
+    return file.rpartition("/")[0]
+
+
 def provisioning_of(disk: Any) -> v1.DiskProvisioning:
     """How its file was made; UNSPECIFIED where the backing does not tell."""
     if getattr(disk.backing, "thinProvisioned", None):

@@ -7,7 +7,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 from common import faults, v1
-from common.clock import SystemClock
+from common.clock import Clock
 from common.errors import HypervisorUnavailableError
 from providerkit.changes import Changes
 from providerkit.driver import ConsoleTicket, Driver, Progress
@@ -15,6 +15,7 @@ from providerkit.extents import Incoming
 from pyVmomi import vim
 
 from provider_vsphere import (
+    adoption,
     affinity,
     capable,
     editing,
@@ -28,12 +29,14 @@ from provider_vsphere import (
     tagging,
 )
 from provider_vsphere.affinity import Affinity
+from provider_vsphere.cloning import Cloner
 from provider_vsphere.creating import Creator
 from provider_vsphere.disks import Disks
 from provider_vsphere.display import Display
 from provider_vsphere.images import Images
 from provider_vsphere.places import Place, Places
 from provider_vsphere.reconfiguring import Reconfiguring
+from provider_vsphere.snapshots import Snapshots
 from provider_vsphere.stamp import Stamp
 from provider_vsphere.tagging import Tags
 from provider_vsphere.transfers import Transfers
@@ -58,6 +61,9 @@ class VsphereDriver(Driver):
         tags: Tags,
         disks: Disks,
         uploads: Uploads,
+        snapshots: Snapshots,
+        cloner: Cloner,
+        clock: Clock,
         *,
         owner: str,
         concurrency: int = 8,
@@ -69,9 +75,12 @@ class VsphereDriver(Driver):
         self._creator = creator
         self._change = Reconfiguring(vsphere, owner=owner)
         self._affinity = Affinity(vsphere)
-        self._display = Display(vsphere, Transfers(vsphere.endpoint), SystemClock())
+        self._display = Display(vsphere, Transfers(vsphere.endpoint), clock)
         self._disks = disks
         self._uploads = uploads
+        self._snapshots = snapshots
+        self._cloner = cloner
+        self._clock = clock
         self._owner = owner
         self._concurrency = concurrency
         self._changes = Changes()
@@ -166,9 +175,16 @@ class VsphereDriver(Driver):
 
     async def destroy(self, uid: str, progress: Progress) -> None:
         """See Driver."""
+        doing = f"destroy machine {uid}"
+        self.vsphere.login(doing)
+        await self._cloner.finish(uid)
+        for entity in self.vsphere.tree.with_uuid(uid):
+            if machines.is_ours(entity, self._owner):
+                await self._snapshots.refuse_used_machine(entity, doing)
         await self._leave_rules(uid, "destroy")
         await self._uploads.clear(uid, f"destroy machine {uid}")
         await self._creator.destroy(uid, progress)
+        await self._snapshots.drop_base(uid)
 
     async def _leave_rules(self, uid: str, what: str) -> None:
         """It goes: rules that would be left with it alone must not outlive it."""
@@ -184,7 +200,43 @@ class VsphereDriver(Driver):
         if any(machines.is_ours(entity, self._owner) for entity in everyone):
             await self._leave_rules(uid, "release")
             await self._uploads.clear(uid, f"release machine {uid}")
-            await self._change.edit_now(uid, "release", lambda _entity, _record: editing.release())
+            await self._change.edit_now(uid, "release", lambda _entity, record: editing.release(record))
+
+    async def adopt(self, machine_id: str, identity: v1.MachineIdentity) -> None:
+        """See Driver."""
+        await adoption.adopt(self.vsphere, self._clock, machine_id, identity)
+
+    async def clone(self, request: v1.CloneMachineRequest, progress: Progress) -> None:
+        """See Driver."""
+        target = request.target or v1.MachineSpec()
+        await self._cloner.clone(request, progress)
+        uid = (target.identity or v1.MachineIdentity()).uid
+        if target.tags:
+            await self.set_tags(uid, target.tags)
+        if target.attributes:
+            await self.set_attributes(uid, target.attributes)
+
+    # -- snapshots -------------------------------------------------------------------------------------------------
+
+    async def create_snapshot(self, request: v1.CreateSnapshotRequest, progress: Progress) -> v1.Snapshot:
+        """See Driver."""
+        entity, _ = self._get(request.machine_uid, "snapshot")
+        return await self._snapshots.create(entity, request, progress)
+
+    async def delete_snapshot(self, request: v1.DeleteSnapshotRequest, progress: Progress) -> None:
+        """See Driver."""
+        entity, _ = self._get(request.machine_uid, "delete a snapshot of")
+        await self._snapshots.delete(entity, request, progress)
+
+    async def revert_snapshot(self, request: v1.RevertSnapshotRequest, progress: Progress) -> None:
+        """See Driver."""
+        entity, _ = self._get(request.machine_uid, "revert")
+        await self._snapshots.revert(entity, request, progress)
+
+    async def list_snapshots(self, uid: str) -> list[v1.Snapshot]:
+        """See Driver."""
+        entity, _ = self._get(uid, "list snapshots of")
+        return self._snapshots.of(entity)
 
     # -- power -----------------------------------------------------------------------------------------------------
 

@@ -19,18 +19,21 @@ from provider_vsphere.devices import Board
 from provider_vsphere.stamp import Stamp
 from provider_vsphere.tree import Entity
 
-_KEPT: Final = "kept["
+KEPT: Final = "kept["
 """Settings of the stamp that begin so hold the file of a disk that was unplugged and is still ours: "kept[data]"."""
 
-
-def kept_key(name: str) -> str:
-    """The setting with the file of an unplugged disk of this name."""
-    return f"{_KEPT}{name}]"
+UUID_BEFORE: Final = "instance-uuid-before"
+"""Setting of the stamp: the `instanceUuid` that a machine had before it was adopted."""
 
 
 def kept_files(record: Stamp) -> dict[str, str]:
     """Files of unplugged disks that are still ours, by the disk's name; vSphere does not remove them with the VM."""
-    return {key[len(_KEPT) : -1]: file for key, file in record.settings.items() if key.startswith(_KEPT)}
+    return {key[len(KEPT) : -1]: file for key, file in record.settings.items() if key.startswith(KEPT)}
+
+
+def kept_key(name: str) -> str:
+    """Key of the setting that holds the file of this unplugged disk."""
+    return f"{KEPT}{name}]"
 
 
 def _edit(record: Stamp, changes: Sequence[Any] = (), extra: Mapping[str, str] | None = None) -> Any:
@@ -310,9 +313,28 @@ def stamped(record: Stamp | None) -> Any | None:
     return _edit(record) if record is not None else None
 
 
-def release() -> Any:
-    """Take the stamp off; everything else stays."""
-    return vim.vm.ConfigSpec(extraConfig=making.options({stamp.KEY: ""}))
+def adopt(record: Stamp, uuid: str) -> Any:
+    """Give a machine of others its first stamp, and the UID by which it is looked up.
+
+    Args:
+        uuid: its `instanceUuid` until now, which it gets back when it is released.
+    """
+    return identified(_with_settings(record, {UUID_BEFORE: uuid} if uuid else {}))
+
+
+def identified(record: Stamp) -> Any:
+    """Write this stamp together with the UID by which the machine is looked up."""
+    config = _edit(record)
+    config.instanceUuid = record.uid
+    return config
+
+
+def release(record: Stamp) -> Any:
+    """Take the stamp off; a machine that was adopted gets its own UUID back, and everything else stays."""
+    config = vim.vm.ConfigSpec(extraConfig=making.options({stamp.KEY: ""}))
+    if uuid := record.settings.get(UUID_BEFORE):
+        config.instanceUuid = uuid
+    return config
 
 
 # -- texts and first-boot data -----------------------------------------------------------------------------------------

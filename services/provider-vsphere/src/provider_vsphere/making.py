@@ -31,8 +31,12 @@ UNNAMED_DISKS = "disks-of-template"
 
 
 def machine_name(identity: v1.MachineIdentity) -> str:
-    """The name on vSphere; a longer one ends with a digest of the whole."""
-    name = hypervisor_name(identity)
+    """The name on vSphere."""
+    return fitting(hypervisor_name(identity))
+
+
+def fitting(name: str) -> str:
+    """A name as long as vSphere takes it; a longer one ends with a digest of the whole."""
     if len(name) <= LONGEST_NAME:
         return name
     digest = hashlib.sha256(name.encode()).hexdigest()[:16]
@@ -70,11 +74,11 @@ def new_machine(
     """
     uid = (spec.identity or v1.MachineIdentity()).uid
     config = vim.vm.ConfigSpec(uuid=uid, instanceUuid=uid)
-    _shape(config, spec)
+    shape(config, spec)
     board = Board(source)
     record = _disks(board, spec, record, datastore_name, policies or {}, from_source=bool(source))
     record = _cdroms(board, spec, record)
-    record = _nics(board, spec, record, macs, networks, switches)
+    record = plug_nics(board, spec, record, macs, networks, switches)
     add_tpm(board, spec)
     config.deviceChange = board.changes
     if not source:
@@ -92,7 +96,7 @@ def new_machine(
     return config
 
 
-def _shape(config: Any, spec: v1.MachineSpec) -> None:
+def shape(config: Any, spec: v1.MachineSpec) -> None:
     if spec.cpu is not None:
         hardware.set_cpu(config, spec.cpu)
         config.numCoresPerSocket = spec.cpu.cores_per_socket or 1  # a template's own may not divide the new count
@@ -281,7 +285,7 @@ def _cdroms(board: Board, spec: v1.MachineSpec, record: Stamp) -> Stamp:
     return replace(record, cdroms=slots)
 
 
-def _nics(
+def plug_nics(
     board: Board,
     spec: v1.MachineSpec,
     record: Stamp,

@@ -11,7 +11,7 @@ from common import v1
 from providerkit.planner import BOOT_DATA_SETTING
 from pyVmomi import vim
 
-from provider_vsphere import affinity, devices, fields, hardware, machines, nics, tagging
+from provider_vsphere import affinity, devices, editing, fields, hardware, machines, nics, snapshot_tree, tagging
 from provider_vsphere.stamp import DiskStamp, NicStamp, Stamp
 from provider_vsphere.tree import Entity, Tree
 
@@ -62,7 +62,7 @@ def machine(entity: Entity, tree: Tree, owner: str) -> v1.Machine:
         cpu=_cpu(facts),
         memory=_memory(facts, mark),
         firmware=_firmware(facts, board),
-        disks=_disks(board, mark, tree),
+        disks=_disks(board, mark, tree, snapshot_tree.why_no_growth(facts.get(snapshot_tree.FACT) or ())),
         cdroms=_cdroms(board, mark),
         nics=_nics(board, mark, tree, power),
         host=host.name if host is not None else "",
@@ -145,7 +145,7 @@ def _created(facts: dict[str, Any], mark: Stamp | None) -> datetime.datetime | N
 # -- disks ---------------------------------------------------------------------------------------------------------
 
 
-def _disks(board: Sequence[Device], mark: Stamp | None, tree: Tree) -> list[v1.Disk]:
+def _disks(board: Sequence[Device], mark: Stamp | None, tree: Tree, fixed_size: str) -> list[v1.Disk]:
     """Ours in the order of the stamp, which begins with the one to boot from; then the others as they are plugged."""
     records = {disk.slot: (place, disk) for place, disk in enumerate(mark.disks if mark is not None else ())}
     ours, others = [], []
@@ -154,12 +154,18 @@ def _disks(board: Sequence[Device], mark: Stamp | None, tree: Tree) -> list[v1.D
         place, record = records.pop(slot, (0, None)) if slot else (0, None)
         disk = _disk(device, record, tree)
         disk.device = slot
+        disk.fixed_size_reason = fixed_size or ("it stands on the disk of another" if _is_linked(device) else "")
         disk.bus = _bus(devices.controller_of(board, device))
         if record is None:
             others.append(disk)
         else:
             ours.append((place, disk))
     return [disk for _, disk in sorted(ours, key=lambda pair: pair[0])] + others
+
+
+def _is_linked(device: Device) -> bool:
+    """vSphere grows no delta, whoever has the disk under it."""
+    return len(devices.chain_of(device)) > 1
 
 
 def _bus(controller: Device) -> v1.DiskBus:
@@ -348,7 +354,7 @@ def _settings(entity: Entity, tree: Tree, mark: Stamp | None) -> dict[str, str]:
     asked = mark.settings if mark is not None else {}
     places = {f"placement.{field}" for field in _places(entity, tree)}
     told = {_ASKED_SIZE, *places}  # by the machine itself
-    settings = {key: value for key, value in asked.items() if key not in told}
+    settings = {key: value for key, value in asked.items() if key not in {*told, editing.UUID_BEFORE}}
     settings |= _placement(entity, tree, asked)
     settings |= {
         f"{part}.hot_add": "true" for part in ("cpu", "memory") if entity.facts.get(f"config.{part}HotAddEnabled")

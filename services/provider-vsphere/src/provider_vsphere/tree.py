@@ -27,9 +27,8 @@ class Entity:
 
     @property
     def name(self) -> str:
-        """Its name, with %2f, %5c and %25 turned back into what they stand for."""
-        raw = str(self.facts.get("name") or "")
-        return raw.replace("%2f", "/").replace("%2F", "/").replace("%5c", "\\").replace("%5C", "\\").replace("%25", "%")
+        """Its name, in plain."""
+        return plain_name(str(self.facts.get("name") or ""))
 
     @property
     def uuid(self) -> str:
@@ -40,6 +39,11 @@ class Entity:
     def parent(self) -> str | None:
         """moid of the parent; None for the root folder and for a VM in a vApp."""
         return self.facts.get("parent")
+
+
+def plain_name(raw: str) -> str:
+    """A name with %2f, %5c and %25 turned back into what they stand for."""
+    return raw.replace("%2f", "/").replace("%2F", "/").replace("%5c", "\\").replace("%5C", "\\").replace("%25", "%")
 
 
 class Tree:

@@ -40,6 +40,8 @@ LAG_SECONDS = 60.0
 _MAKING = ("Folder.createVm", "VirtualMachine.clone", "VirtualMachine.instantClone")
 """`info.descriptionId` of tasks that end with another machine. Imports are left out: no machine is made by one, and
 somebody's may run for hours."""
+_MACHINE_TASKS = ("snapshot", "consolidate")
+"""What `info.descriptionId` of tasks on snapshots has in it: "VirtualMachine.createSnapshot", "vm.Snapshot.revert"."""
 
 
 class Vsphere:
@@ -296,19 +298,36 @@ class Vsphere:
         return self._clock.monotonic() < self._lag_until
 
     async def _settle(self) -> None:
+        await self._until_ended(lambda task: task["info.descriptionId"] in _MAKING)
+
+    async def settle_machine(self, entity: Entity) -> None:
+        """Wait until no task runs that changes the snapshots of this machine and that nobody here waits for: one of a
+        process that died goes on, and would be done twice."""
+
+        def is_meant(task: dict[str, str]) -> bool:
+            what = task["info.descriptionId"].lower()
+            return task["info.entity"] == entity.moid and any(kind in what for kind in _MACHINE_TASKS)
+
+        await self._until_ended(is_meant)
+        await self.refresh(entity)
+
+    async def _until_ended(self, wanted: Callable[[dict[str, str]], bool]) -> None:
+        """Wait for tasks that run now, whoever began them. Whether they succeed does not matter: what is true is looked
+        up afterwards."""
 
         def running_now(login: Login) -> list[str]:
             collector, found = login.content.propertyCollector, []
-            wanted = watched.recent_tasks_filter(login.content.taskManager)
-            for each in collector.RetrieveContents([wanted]):
-                told = {change.name: str(change.val) for change in each.propSet}
-                if told.get("info.state") in ("running", "queued") and told.get("info.descriptionId") in _MAKING:
+            recent = watched.recent_tasks_filter(login.content.taskManager)
+            for each in collector.RetrieveContents([recent]):
+                told = dict.fromkeys(watched.RECENT_TASK, "")
+                told |= {change.name: str(watched.plain(change.val)) for change in each.propSet}
+                if told["info.state"] in ("running", "queued") and wanted(told):
                     collector.CreateFilter(watched.task_filter(each.obj), False)
                     found.append(str(each.obj._moId))
             return found
 
         for moid in await self.call("look for running tasks", running_now):
-            with contextlib.suppress(ProviderError):  # it made nothing
+            with contextlib.suppress(ProviderError):
                 await self._await("wait for a task that was begun before", moid, None)
             self._tasks.pop(moid, None)
 

@@ -13,7 +13,7 @@ from pyVmomi import vim, vmodl
 from pyVmomi.Version import IsChildVersion
 from pyVmomi.VmomiSupport import ManagedObject
 
-from provider_vsphere import imagestamp, stamp, uploadstamp
+from provider_vsphere import imagestamp, snapshot_tree, stamp, uploadstamp
 
 STAMP = f'config.extraConfig["{stamp.KEY}"]'
 IMAGE_STAMP = f'config.extraConfig["{imagestamp.KEY}"]'
@@ -89,6 +89,8 @@ PROPERTIES: dict[Any, tuple[str, ...]] = {
         "guest.toolsRunningStatus",
         "guest.guestFullName",
         "guest.ipAddress",
+        "snapshot",
+        "runtime.consolidationNeeded",
         "customValue",
         "runtime.question",
         "guest.customizationInfo",
@@ -109,6 +111,7 @@ VIEWED = [
 ]
 """Types of the container view; subtypes come along."""
 
+RECENT_TASK = ("info.state", "info.descriptionId", "info.entity")
 TASK = ("info.state", "info.progress", "info.error", "info.result")
 LEASE = ("state", "error")
 
@@ -152,7 +155,7 @@ def recent_tasks_filter(manager: Any) -> Any:
     recent = _Traversal(name="recent", path="recentTask", skip=False, type=vim.TaskManager)
     return _Filter(
         objectSet=[_Object(obj=manager, skip=True, selectSet=[recent])],
-        propSet=[_Property(type=vim.Task, all=False, pathSet=["info.state", "info.descriptionId"])],
+        propSet=[_Property(type=vim.Task, all=False, pathSet=list(RECENT_TASK))],
     )
 
 
@@ -211,6 +214,16 @@ def plain(value: Any) -> Any:
         return str(value.value)
     if isinstance(value, vim.cluster.ConfigInfoEx):
         return drs(value)
+    if isinstance(value, vim.vm.SnapshotInfo):
+        return snapshot_tree.nodes(value)
     if isinstance(value, vim.OpaqueNetwork.Summary):
         return {"id": value.opaqueNetworkId, "type": value.opaqueNetworkType}
     return value
+
+
+def snapshots_filter(snapshots: list[Any]) -> Any:
+    """What some snapshots hold of the machine: its devices and our stamp."""
+    return _Filter(
+        objectSet=[_Object(obj=snapshot, skip=False) for snapshot in snapshots],
+        propSet=[_Property(type=vim.vm.Snapshot, all=False, pathSet=["config.hardware.device", STAMP])],
+    )
