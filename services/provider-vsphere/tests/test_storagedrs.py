@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from common import v1
+from common.errors import HostFullError
 from provider_vsphere import devices, storagedrs
 from provider_vsphere.__main__ import build
 from provider_vsphere.driver import VsphereDriver
@@ -129,6 +130,19 @@ async def test_a_machine_goes_where_storage_drs_says(own_vcsim: Vcsim, tmp_path:
         clone.disks[0].image = v1.ImageRef(id=(await own.prepare_image(image, lambda _part, _step: None)).id)
         assert len(await made(own, clone)) == 2
         assert own_vcsim.requests().get("RecommendDatastores", 0) == (2 if enabled else 0)
+
+
+async def test_without_room_in_the_cluster_nothing_is_made(own_vcsim: Vcsim, tmp_path: Path) -> None:
+    with Admin(own_vcsim) as admin:
+        await asyncio.to_thread(add_pod, admin, enabled=True)
+    own = driver(own_vcsim, tmp_path)
+    async with own.session():
+        own_vcsim.control("storage_drs", none=True)
+        wish = spec("web")
+        with pytest.raises(HostFullError, match=r"datastore cluster pod cannot take it: .*InsufficientStorageSpace"):
+            await own.create(wish, lambda _part, _step: None)
+        assert wish.identity is not None
+        assert await own.observe(wish.identity.uid) is None
 
 
 def disk_of_template() -> list[Any]:

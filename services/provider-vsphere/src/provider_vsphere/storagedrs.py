@@ -15,7 +15,7 @@ from typing import Any
 
 from common import logging
 from common.errors import HostFullError
-from pyVmomi import vim
+from pyVmomi import vim, vmodl
 
 from provider_vsphere import devices
 from provider_vsphere.login import Login
@@ -142,4 +142,9 @@ def choice(told: Any) -> Choice | None:
 def reason(told: Any) -> str:
     """Why there is no recommendation; empty when vSphere does not say."""
     faults = told.drsFault.faultsByVm if told.drsFault is not None else ()
-    return "; ".join(words(fault.fault) for each in faults for fault in each.fault or ())
+    return "; ".join(words(_bare(fault)) for each in faults for fault in each.fault or ())
+
+
+def _bare(fault: Any) -> Any:
+    """pyvmomi unwraps what it reads from the wire, and keeps what it is given."""
+    return fault.fault if isinstance(fault, vmodl.LocalizedMethodFault) else fault
