@@ -10,7 +10,7 @@ from common import v1
 from providerkit.fake import FakeDriver, FakeHypervisor
 
 from .adoption import AdoptionContract
-from .capabilities import CapabilityContract
+from .capabilities import ELSEWHERE, CapabilityContract
 from .clones import CloneContract
 from .consoles import ConsoleContract
 from .disks import DiskContract
@@ -21,6 +21,14 @@ from .server import ServerContract
 from .snapshots import SnapshotContract
 from .subject import OWNER, Pace, Subject, Traits, World, served
 from .watching import WatchContract
+
+CONTRACTS = {
+    contract.__name__: contract
+    for contract in (
+        AdoptionContract, CapabilityContract, CloneContract, ConsoleContract, DiskContract, ImageContract,
+        MachineContract, SnapshotContract,
+    )
+}  # fmt: skip
 
 
 class FakeWorld(World):
@@ -142,3 +150,11 @@ class TestAdoption(AdoptionContract): ...
 
 
 class TestDisks(DiskContract): ...
+
+
+@pytest.mark.parametrize("name", ELSEWHERE)
+def test_proof_that_is_elsewhere_is_there(name: str) -> None:
+    """Capabilities that the capability contract leaves to other contracts name a test, or a contract, that exists."""
+    contract, _, test = ELSEWHERE[name].partition(".")
+    assert contract in CONTRACTS
+    assert not test or callable(getattr(CONTRACTS[contract], test))
