@@ -10,7 +10,10 @@ from typing import Any
 import pytest
 from common.clock import SystemClock
 from provider_vsphere import stamp
+from provider_vsphere.__main__ import build
+from provider_vsphere.driver import VsphereDriver
 from provider_vsphere.login import Endpoint
+from provider_vsphere.settings import VsphereSettings
 from provider_vsphere.tree import Entity
 from provider_vsphere.vsphere import Vsphere
 from pyVmomi import vim
@@ -40,6 +43,14 @@ async def connected(server: Vcsim, credentials: Path, **settings: Any) -> AsyncI
     vsphere = Vsphere(Endpoint(server.url, credentials=credentials), clock=SystemClock(), **settings)
     async with vsphere.session():
         yield vsphere
+
+
+def driver_on(server: Vcsim, home: Path, **settings: str) -> VsphereDriver:
+    """The provider's own driver, as its command builds it; not in session."""
+    credentials_of(server, home)
+    return build(
+        VsphereSettings(endpoint=server.url, credentials_directory=home, owner=OWNER, insecure=True, **settings)  # type: ignore[arg-type]  # texts, all of them
+    )
 
 
 @pytest.fixture

@@ -11,23 +11,14 @@ import pytest
 from common import v1
 from common.faults import FaultPlan, InjectedFaultError
 from provider_vsphere import fields, tagging
-from provider_vsphere.__main__ import build
 from provider_vsphere.driver import VsphereDriver
-from provider_vsphere.settings import VsphereSettings
 from provider_vsphere.vapi import Request, Vapi
 from simulators.vcsim import Vcsim
 from simulators.vcsim.fixtures import start_vcsim
 
-from .conftest import OWNER, credentials_of, eventually
+from .conftest import OWNER, driver_on, eventually
 
 pytestmark = pytest.mark.real
-
-
-def driver_on(server: Vcsim, home: Path, **settings: str) -> VsphereDriver:
-    credentials_of(server, home)
-    return build(
-        VsphereSettings(endpoint=server.url, credentials_directory=home, owner=OWNER, insecure=True, **settings)  # type: ignore[arg-type]  # texts, all of them
-    )
 
 
 @pytest.fixture

@@ -13,9 +13,10 @@ from provider_vsphere import editing, making, policies, stamp
 from provider_vsphere.policies import pick
 from provider_vsphere.vsphere import Vsphere
 from pyVmomi import VmomiSupport, vim
+from simulators.vcsim import Vcsim
 from simulators.vcsim.fixtures import start_vcsim
 
-from .conftest import connected, credentials_of
+from .conftest import connected, credentials_of, driver_on
 
 GIB = 1 << 30
 GOLD, SILVER = v1.DiskSpec(name="root", size_bytes=GIB, storage_policy="gold"), v1.DiskSpec(name="data", size_bytes=GIB)
@@ -106,3 +107,31 @@ async def test_an_esxi_host_has_none(tmp_path: Path) -> None:
             with pytest.raises(NotSupportedError, match="ESXi"):
                 await policies.ids(vsphere, ["gold"], "make")
             assert await policies.ids(vsphere, [], "make") == {}
+
+
+@pytest.mark.real
+async def test_a_copy_claims_no_policy_before_it_has_it(vcsim: Vcsim, tmp_path: Path) -> None:
+    """It is given by the change that follows, which needs the difference to show."""
+    driver = driver_on(vcsim, tmp_path, default_cluster="DC0_C0")
+    name = "VM Encryption Policy"
+    source, target = (
+        v1.MachineSpec(
+            identity=v1.MachineIdentity(uid=str(uuid.uuid4()), namespace="lab", name=word, owner="tests"),
+            disks=[v1.DiskSpec(name="root", size_bytes=GIB, storage_policy=policy)],
+        )
+        for word, policy in (("source", ""), ("target", name))
+    )
+    assert source.identity is not None
+    assert target.identity is not None
+    async with driver.session():
+        await driver.create(source, lambda _part, _step: None)
+        request = v1.CloneMachineRequest(source_uid=source.identity.uid, kind=v1.CloneKind.FULL, target=target)
+        await driver.clone(request, lambda _part, _step: None)
+        uid, key = target.identity.uid, "disks[root].storage_policy"
+        made = await driver.observe(uid)
+        assert made is not None
+        assert key not in made.settings
+        await driver.update_disk(uid, target.disks[0], live=False)
+        made = await driver.observe(uid)
+        assert made is not None
+        assert made.settings[key] == name

@@ -11,16 +11,14 @@ import pytest
 from common import v1
 from common.errors import HostFullError
 from provider_vsphere import devices, storagedrs
-from provider_vsphere.__main__ import build
 from provider_vsphere.driver import VsphereDriver
-from provider_vsphere.settings import VsphereSettings
 from provider_vsphere.storagedrs import Choice
 from provider_vsphere.watched import POD_ENABLED
 from pyVmomi import vim, vmodl
 from simulators.vcsim import Vcsim
 from simulators.vcsim.admin import Admin
 
-from .conftest import OWNER, credentials_of, eventually
+from .conftest import OWNER, driver_on, eventually
 
 GIB = 1 << 30
 DS = vim.Datastore
@@ -80,15 +78,6 @@ def leaf(admin: Admin, managed: Any, path: str) -> Any:
     return admin.si.content.propertyCollector.RetrieveContents([wish])[0].propSet[0].val
 
 
-def driver(server: Vcsim, home: Path) -> VsphereDriver:
-    credentials_of(server, home)
-    return build(
-        VsphereSettings(
-            endpoint=server.url, credentials_directory=home, owner=OWNER, insecure=True, default_cluster="DC0_C0"
-        )
-    )
-
-
 def spec(name: str) -> v1.MachineSpec:
     return v1.MachineSpec(
         identity=v1.MachineIdentity(uid=str(uuid.uuid4()), namespace="lab", name=name, owner=OWNER),
@@ -111,7 +100,7 @@ async def test_a_machine_goes_where_storage_drs_says(own_vcsim: Vcsim, tmp_path:
         await asyncio.to_thread(add_pod, admin, enabled=enabled)
         template = await asyncio.to_thread(admin.create, "golden", deviceChange=disk_of_template())
         await asyncio.to_thread(template.MarkAsTemplate)
-    own = driver(own_vcsim, tmp_path)
+    own = driver_on(own_vcsim, tmp_path, default_cluster="DC0_C0")
     async with own.session():
         tree = own.vsphere.tree
         pod = next(tree.of_kind("StoragePod"))
@@ -135,7 +124,7 @@ async def test_a_machine_goes_where_storage_drs_says(own_vcsim: Vcsim, tmp_path:
 async def test_without_room_in_the_cluster_nothing_is_made(own_vcsim: Vcsim, tmp_path: Path) -> None:
     with Admin(own_vcsim) as admin:
         await asyncio.to_thread(add_pod, admin, enabled=True)
-    own = driver(own_vcsim, tmp_path)
+    own = driver_on(own_vcsim, tmp_path, default_cluster="DC0_C0")
     async with own.session():
         own_vcsim.control("storage_drs", none=True)
         wish = spec("web")

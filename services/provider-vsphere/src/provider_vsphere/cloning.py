@@ -372,7 +372,8 @@ def _disks(board: Board, spec: v1.MachineSpec, record: Stamp, original: Original
 
 
 def _filled(spec: v1.MachineSpec, record: Stamp, original: Original) -> Stamp:
-    """With what the target asks for, and of the source what it leaves open."""
+    """With what the target asks for, and of the source what it leaves open. Limits and policies of disks, which a copy
+    does not get at once, are left for the changes that follow."""
     asked = {"cpu.": spec.cpu, "memory.": spec.memory, "tuning.": spec.tuning}
     inherited = {
         key: value
@@ -383,5 +384,5 @@ def _filled(spec: v1.MachineSpec, record: Stamp, original: Original) -> Stamp:
         record,
         cdroms=original.record.cdroms,
         boot_digest=boot_data_digest(spec),
-        settings=record.settings | inherited | hardware.asked(spec),
+        settings=record.settings | inherited | hardware.asked(replace(spec, disks=[])),
     )
