@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from typing import Any
 
@@ -27,7 +28,8 @@ NAMES = st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_
 
 @pytest.fixture
 async def images(vsphere: Vsphere) -> Images:
-    await vsphere.wait_connected()
+    async with asyncio.timeout(30):
+        await vsphere.wait_connected()
     return Images(vsphere, Places(vsphere.tree, Defaults()), owner=OWNER)
 
 

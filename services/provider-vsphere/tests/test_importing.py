@@ -47,7 +47,8 @@ def images_of(vsphere: Vsphere, directory: Path, **settings: Any) -> Images:
 
 @pytest.fixture
 async def images(vsphere: Vsphere, tmp_path: Path) -> Images:
-    await vsphere.wait_connected()
+    async with asyncio.timeout(30):
+        await vsphere.wait_connected()
     return images_of(vsphere, tmp_path)
 
 
@@ -249,7 +250,8 @@ async def test_W40_an_interrupted_import_is_seen_by_nobody_and_replaced(
     vsphere: Vsphere, tmp_path: Path, point: str
 ) -> None:
     """Nothing was tidied: what is left is neither an image nor a machine, and the next attempt replaces it."""
-    await vsphere.wait_connected()
+    async with asyncio.timeout(30):
+        await vsphere.wait_connected()
     images = images_of(vsphere, tmp_path)
     wish = file(tmp_path, ovas.ova())
     attempt = await held(images, wish, point)

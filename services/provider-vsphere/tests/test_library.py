@@ -92,7 +92,8 @@ def shelf(vcsim: Vcsim) -> Iterator[Shelf]:
 
 @pytest.fixture
 async def images(vsphere: Vsphere) -> Images:
-    await vsphere.wait_connected()
+    async with asyncio.timeout(30):
+        await vsphere.wait_connected()
     clock, transfers = SystemClock(), Transfers(vsphere.endpoint)
     places = Places(vsphere.tree, Defaults(cluster="DC0_C0"))
     importer = Importer(
