@@ -28,6 +28,7 @@ from provider_vsphere import devices, machines, uploads
 from provider_vsphere.__main__ import build
 from provider_vsphere.driver import VsphereDriver
 from provider_vsphere.settings import VsphereSettings
+from provider_vsphere.stamp import Stamp
 from providerkit import extents
 from providerkit.extents import Incoming
 from simulators.vcsim import Vcsim
@@ -135,6 +136,19 @@ def _device(driver: VsphereDriver, uid: str, name: str) -> Any:
     return devices.disk_at(board, mark.slot)
 
 
+async def snapshot(driver: VsphereDriver, admin: Admin, uid: str) -> str:
+    """Take one behind the provider's back, and wait until it has heard of it."""
+    taken = str(admin.wait(admin.find(uid).CreateSnapshot_Task("one", "", False, False))._moId)
+    async with asyncio.timeout(10):
+        while taken not in {each.id for each in await driver.list_snapshots(uid)} or not _is_delta(driver, uid):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    return taken
+
+
+def _is_delta(driver: VsphereDriver, uid: str) -> bool:
+    return _device(driver, uid, "root").backing.parent is not None
+
+
 def shells(admin: Admin) -> list[str]:
     return [vm.name for vm in admin.every() if vm.name.startswith("virtrigaud-upload-")]
 
@@ -160,8 +174,7 @@ async def test_a_resumed_read_of_a_delta_takes_a_lease(
 ) -> None:
     """Its file does not hold the whole content."""
     await write(driver, uid, content())
-    admin.wait(admin.find(uid).CreateSnapshot_Task("one", "", False, False))
-    await _delta(driver, uid)
+    await snapshot(driver, admin, uid)
     scribble(driver, vcsim, uid, 2 * MIB, b"later")
     vcsim.control("requests/reset")
     found = joined(await read(driver, ref(uid), offset=MIB))
@@ -220,26 +233,25 @@ async def test_changed_blocks_are_told_and_no_others(
 ) -> None:
     """More of them than one answer of vSphere holds."""
     await write(driver, uid, content())
-    vm = admin.find(uid)
-    first = admin.wait(vm.CreateSnapshot_Task("first", "", False, False))
-    before = (await driver.disk_info(ref(uid, snapshot=first._moId))).change_id
+    first = await snapshot(driver, admin, uid)
+    before = (await driver.disk_info(ref(uid, snapshot=first))).change_id
     places = range(0, SIZE, 2 * extents.BLOCK)
     for place in places:
         scribble(driver, vcsim, uid, place + 100, b"new")
-    second = admin.wait(vm.CreateSnapshot_Task("second", "", False, False))
-    found = await read(driver, ref(uid, snapshot=second._moId), changed_since=before)
+    second = await snapshot(driver, admin, uid)
+    found = await read(driver, ref(uid, snapshot=second), changed_since=before)
     assert [extent.offset for extent in found] == list(places)
     assert {extent.length for extent in found} == {extents.BLOCK}
     assert all(extent.data[100:103] == b"new" for extent in found)
-    resumed = await read(driver, ref(uid, snapshot=second._moId), changed_since=before, offset=3 * MIB + 50)
+    resumed = await read(driver, ref(uid, snapshot=second), changed_since=before, offset=3 * MIB + 50)
     assert resumed[0].offset == 3 * MIB + 50
     assert [extent.offset for extent in resumed[1:]] == [place for place in places if place > 3 * MIB]
 
 
 async def test_what_is_not_tracked_has_no_changes(driver: VsphereDriver, uid: str, admin: Admin) -> None:
-    taken = admin.wait(admin.find(uid).CreateSnapshot_Task("one", "", False, False))
+    taken = await snapshot(driver, admin, uid)
     with pytest.raises(StalePreconditionError):
-        await read(driver, ref(uid, snapshot=taken._moId), changed_since="52 de c0 d9/1")
+        await read(driver, ref(uid, snapshot=taken), changed_since="52 de c0 d9/1")
 
 
 # -- writing -----------------------------------------------------------------------------------------------------------
@@ -297,8 +309,7 @@ async def test_a_write_that_comes_to_nothing_changes_nothing(
 
 
 async def test_a_disk_with_snapshots_is_not_written(driver: VsphereDriver, uid: str, admin: Admin) -> None:
-    admin.wait(admin.find(uid).CreateSnapshot_Task("one", "", False, False))
-    await _delta(driver, uid)
+    await snapshot(driver, admin, uid)
     with pytest.raises(NotSupportedError, match="snapshots"):
         await write(driver, uid, content())
 
@@ -377,6 +388,14 @@ async def test_a_caller_that_goes_during_the_exchange_finds_it_whole(
     assert _strays(admin, uid) == []
 
 
+def test_an_unplugged_disk_is_not_on_its_way() -> None:
+    """Its file is kept under a name with an "@", too, where another disk has taken the name."""
+    kept = {f"kept[{name}]": f"[ds] {index}.vmdk" for index, name in enumerate(("data", "data@[ds] old.vmdk"))}
+    noted = {"kept[root@from]": "[ds] shell/a.vmdk", "kept[root@to]": "[ds] web/b.vmdk"}
+    record = Stamp("uid", "lab", "web", OWNER, settings=kept | noted)
+    assert uploads.on_way(record) == {"root@from": "[ds] shell/a.vmdk", "root@to": "[ds] web/b.vmdk"}
+
+
 async def test_somebody_elses_shell_stays(driver: VsphereDriver, uid: str, admin: Admin) -> None:
     """A copy of a shell is nobody's leftover."""
     with FaultPlan().does(uploads.UPLOADED, _die).installed(), pytest.raises(Died):
@@ -396,13 +415,6 @@ async def test_a_refused_import_is_told_as_it_is(driver: VsphereDriver, uid: str
     vcsim.control("faults", method="ImportVApp", fault="InsufficientResourcesFault")
     with pytest.raises(ProviderError, match="write disk root"):
         await write(driver, uid, content())
-
-
-async def _delta(driver: VsphereDriver, uid: str) -> None:
-    """Wait until the provider has heard that the root disk goes on in a delta."""
-    async with asyncio.timeout(10):
-        while _device(driver, uid, "root").backing.parent is None:  # noqa: ASYNC110  # the collector has no such event
-            await asyncio.sleep(0.01)
 
 
 def _strays(admin: Admin, uid: str) -> list[str]:

@@ -64,7 +64,7 @@ def build(settings: VsphereSettings) -> VsphereDriver:
     creator = Creator(vsphere, places, images, clock, owner=settings.owner)
     cloner = Cloner(vsphere, places, creator, snapshots, clock, owner=settings.owner)
     tags = Tags(vsphere, vapi, owner=settings.owner)
-    disks = Disks(vsphere, nfc, transfers, owner=settings.owner)
+    disks = Disks(vsphere, nfc, transfers, snapshots, owner=settings.owner)
     uploads = Uploads(vsphere, nfc, disks, owner=settings.owner)
     return VsphereDriver(
         vsphere, places, images, creator, tags, disks, uploads, snapshots, cloner, clock,

@@ -9,7 +9,7 @@ passed over.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
@@ -22,7 +22,6 @@ from common.errors import (
     NotSupportedError,
     PermissionMissingError,
     ResourceNotFoundError,
-    SnapshotNotFoundError,
     StalePreconditionError,
     WrongPowerStateError,
 )
@@ -33,6 +32,7 @@ from pyVmomi import vim, vmodl
 from provider_vsphere import devices, machines, vmdk
 from provider_vsphere.login import Login
 from provider_vsphere.nfc import Device, Lease, Nfc
+from provider_vsphere.snapshots import Snapshots
 from provider_vsphere.stamp import Stamp
 from provider_vsphere.transfers import Transfers, cookie
 from provider_vsphere.tree import Entity
@@ -79,8 +79,9 @@ class Disk:
 class Disks:
     """Of the machines of one owner."""
 
-    def __init__(self, vsphere: Vsphere, nfc: Nfc, transfers: Transfers, *, owner: str) -> None:
+    def __init__(self, vsphere: Vsphere, nfc: Nfc, transfers: Transfers, snapshots: Snapshots, *, owner: str) -> None:
         self._vsphere = vsphere
+        self._snapshots = snapshots
         self._nfc = nfc
         self._transfers = transfers
         self._owner = owner
@@ -97,26 +98,17 @@ class Disks:
         entity = machines.get(self._vsphere.tree, ref.machine_uid, self._owner)
         record = machines.stamp_of(entity)
         assert record is not None  # it is ours
-        board = list(entity.facts.get("config.hardware.device") or ())
+        board: Sequence[Any] = list(entity.facts.get("config.hardware.device") or ())
+        then, snapshot = record, ""
         if ref.snapshot_id:
-            board = await self._board_at(entity, ref.snapshot_id, doing)
-        mark = record.disk(ref.disk_name)
+            node = self._snapshots.find(entity, ref.snapshot_id)
+            held = (await self._snapshots.held([node], doing))[node.moid]
+            board, then, snapshot = held.devices, held.record or record, node.moid
+        mark = then.disk(ref.disk_name)
         device = devices.disk_at(board, mark.slot) if mark is not None else None
         if device is None:
             raise ResourceNotFoundError(f"{doing}: there is none")
-        return Disk(doing, entity, record, ref.disk_name, board, device, ref.snapshot_id)
-
-    async def _board_at(self, entity: Entity, moid: str, doing: str) -> list[Any]:
-        def read(login: Login) -> list[Any] | None:
-            machine = self._vsphere.machine(entity, login)
-            roots = machine.snapshot.rootSnapshotList if machine.snapshot is not None else ()
-            found = next((each for each in _snapshots(roots) if each._moId == moid), None)
-            return list(found.config.hardware.device) if found is not None else None
-
-        board = await self._vsphere.call(doing, read)
-        if board is None:
-            raise SnapshotNotFoundError(f"{doing}: the machine has no snapshot {moid[:64]}")
-        return board
+        return Disk(doing, entity, record, ref.disk_name, board, device, snapshot)
 
     # -- facts -----------------------------------------------------------------------------------------------------
 
@@ -302,12 +294,6 @@ def _device(lease: Lease, disk: Disk) -> Device:
             f"{disk.doing}: vSphere exports {len(offered)} of {len(present)} disks, in unknown order"
         )
     return offered[[each.key for each in present].index(disk.device.key)]
-
-
-def _snapshots(trees: Iterable[Any]) -> Iterator[Any]:
-    for each in trees:
-        yield each.snapshot
-        yield from _snapshots(each.childSnapshotList or ())
 
 
 def _some(grains: Iterator[Piece]) -> list[Piece]:

@@ -46,6 +46,8 @@ MOVED = faults.declare("vsphere.disk.moved", "the new disk lies beside the old o
 SWAPPED = faults.declare("vsphere.disk.swapped", "the machine has the new disk, the shell is still there")
 
 _dev = vim.vm.device
+_FROM, _TO = "@from", "@to"
+"""Ends of names under which files on their way are noted; no disk of a machine has an "@" in its name."""
 
 
 class Uploads:
@@ -157,7 +159,7 @@ class Uploads:
     async def _clear_way(self, entity: Entity, doing: str) -> None:
         """Remove the files that the stamp notes as on their way, and the notes."""
         now = await self._fresh(entity, doing)
-        if not _on_way(machines.record_of(now)):
+        if not on_way(machines.record_of(now)):
             return
         # A reconfiguration that an earlier process began may be about to plug one of them in. vSphere does one after
         # the other: this one comes after it, or is refused because of it.
@@ -165,7 +167,7 @@ class Uploads:
         now = await self._fresh(entity, doing)
         record = machines.record_of(now)
         plugged = {devices.file_of(disk) for disk in devices.disks_of(now.facts.get("config.hardware.device") or ())}
-        for file in set(_on_way(record).values()) - plugged:
+        for file in set(on_way(record).values()) - plugged:
             await self._delete_file(entity, file, doing)
         await self._reconfigure(now, _without_way(record), [], doing)
 
@@ -296,18 +298,19 @@ def _beside(file: str) -> str:
 
 def _with_way(record: Stamp, disk: str, way: _Way) -> Stamp:
     """Whatever becomes of the write, the machine's end removes both: they are noted like unplugged disks of ours."""
-    noted = {editing.kept_key(f"{disk}@from"): way.source, editing.kept_key(f"{disk}@to"): way.target}
+    noted = {editing.kept_key(disk + _FROM): way.source, editing.kept_key(disk + _TO): way.target}
     return replace(record, settings=record.settings | noted)
 
 
 def _without_way(record: Stamp) -> Stamp:
-    gone = {editing.kept_key(name) for name in _on_way(record)}
+    gone = {editing.kept_key(name) for name in on_way(record)}
     return replace(record, settings={key: value for key, value in record.settings.items() if key not in gone})
 
 
-def _on_way(record: Stamp) -> dict[str, str]:
-    """No disk of a machine has an "@" in its name."""
-    return {name: file for name, file in editing.kept_files(record).items() if "@" in name}
+def on_way(record: Stamp) -> dict[str, str]:
+    """Files that a write has noted and not yet done with. Other kept files, also of names that were taken again, are
+    unplugged disks with a content that is still wanted."""
+    return {name: file for name, file in editing.kept_files(record).items() if name.endswith((_FROM, _TO))}
 
 
 async def _to_its_end(work: Coroutine[Any, Any, None]) -> None:
