@@ -144,7 +144,7 @@ TASKS: dict[str, tuple[v1.PowerState, Step]] = {
 """Power of the machine before, and what makes the provider begin the task."""
 
 
-def _wait_asked(server: Vcsim, method: str) -> None:
+def wait_asked(server: Vcsim, method: str) -> None:
     end = time.monotonic() + 20
     while not server.requests().get(method):
         assert time.monotonic() < end, f"{method} was never asked for"
@@ -162,7 +162,7 @@ async def test_killed_in_the_middle_of_a_task_it_finds_it_again(own_vcsim: Vcsim
         own_vcsim.control("slow", method=method, seconds=0)
         own_vcsim.control("requests/reset")
         work = asyncio.ensure_future(step(machines, spec))
-        await asyncio.to_thread(_wait_asked, own_vcsim, method)
+        await asyncio.to_thread(wait_asked, own_vcsim, method)
         await doomed.kill()
         await asyncio.wait({work})
         assert isinstance(work.exception(), ProviderError)
