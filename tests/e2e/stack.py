@@ -1,4 +1,4 @@
-"""The embedded stack over a private libvirtd, as a user has it: kubectl in front, virsh behind."""
+"""The embedded stack as a user has it: kubectl in front, and behind, for most tests, a private libvirtd with virsh."""
 
 from __future__ import annotations
 
@@ -27,16 +27,14 @@ PATIENCE = 60.0
 Object = dict[str, Any]  # Any: JSON
 
 
-class Stack:
-    """One embedded stack. Every question goes through kubectl or virsh; every wait is theirs."""
+class Embedded:
+    """One embedded stack without any hypervisor. Every question goes through kubectl; every wait is its."""
 
-    def __init__(self, home: Path, libvirtd: PrivateLibvirtd, image: Path) -> None:
-        self.home, self.libvirtd, self.image = home, libvirtd, image
+    def __init__(self, home: Path) -> None:
+        self.home = home
         self.kubeconfig = home / "kubeconfig"
 
     def up(self) -> None:
-        (self.home / "images").mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(self.image, self.home / "images" / "virtrigaud-guest.qcow2")
         self.vrtg("up")
 
     def down(self) -> None:
@@ -138,22 +136,6 @@ class Stack:
         items = json.loads(self.kubectl("get", "events", "-n", namespace, "--field-selector", selector, "-o", "json"))
         return [item["reason"] for item in items["items"]]
 
-    # -- virsh -----------------------------------------------------------------------------------------------------
-
-    def virsh(self, *arguments: str) -> str:
-        command = ["virsh", "-q", "-c", self.libvirtd.uri, *arguments]
-        return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
-
-    def domains(self) -> dict[str, str]:
-        """State of every domain, by name."""
-        lines = [line.split(None, 2) for line in self.virsh("list", "--all").splitlines() if line.strip()]
-        return {name: state for _, name, state in lines}
-
-    def volumes(self) -> set[str]:
-        """Names of every volume in the pool, freshly looked up."""
-        self.virsh("pool-refresh", self.libvirtd.pool)
-        return {line.split()[0] for line in self.virsh("vol-list", self.libvirtd.pool).splitlines() if line.strip()}
-
     # -- processes -------------------------------------------------------------------------------------------------
 
     def component_pid(self, name: str) -> int:
@@ -181,6 +163,33 @@ class Stack:
             lines = [line for line in path.read_text(errors="replace").splitlines() if "health.changed" not in line]
             parts.append(f"--- {path.name}\n" + "\n".join(line[:300] for line in lines[-8:]))
         return "\n".join(parts)
+
+
+class Stack(Embedded):
+    """With a private libvirtd, which virsh asks, and the guest image."""
+
+    def __init__(self, home: Path, libvirtd: PrivateLibvirtd, image: Path) -> None:
+        super().__init__(home)
+        self.libvirtd, self.image = libvirtd, image
+
+    def up(self) -> None:
+        (self.home / "images").mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(self.image, self.home / "images" / "virtrigaud-guest.qcow2")
+        super().up()
+
+    def virsh(self, *arguments: str) -> str:
+        command = ["virsh", "-q", "-c", self.libvirtd.uri, *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout
+
+    def domains(self) -> dict[str, str]:
+        """State of every domain, by name."""
+        lines = [line.split(None, 2) for line in self.virsh("list", "--all").splitlines() if line.strip()]
+        return {name: state for _, name, state in lines}
+
+    def volumes(self) -> set[str]:
+        """Names of every volume in the pool, freshly looked up."""
+        self.virsh("pool-refresh", self.libvirtd.pool)
+        return {line.split()[0] for line in self.virsh("vol-list", self.libvirtd.pool).splitlines() if line.strip()}
 
 
 # -- objects -----------------------------------------------------------------------------------------------------------

@@ -28,6 +28,10 @@ class Admin:
             connectionPoolTimeout=-1,
         )
 
+    def log_in(self) -> None:
+        """Open the session again, which somebody has ended."""
+        self.si.content.sessionManager.Login(self.server.user, self.server.password, None)
+
     def __enter__(self) -> Admin:
         return self
 
