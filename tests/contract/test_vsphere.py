@@ -22,6 +22,7 @@ from provider_vsphere.vsphere import Vsphere
 from pyVmomi import vim
 from simulators import ovas
 from simulators.line import Line, line
+from simulators.shelf import Shelf
 from simulators.vcsim import Vcsim, vcsim
 from simulators.vcsim.admin import Admin
 
@@ -276,6 +277,20 @@ class TestImages(ImageContract):
         image = await prepare(subject, request(v1.ImageSource(template=v1.TemplateSource(name=moid))))
         await subject.images.delete_image(v1.DeleteImageRequest(id=image.id), timeout=subject.pace.call)
         assert await world.fingerprint(moid) == before
+
+    async def test_W41_an_item_of_a_content_library_serves(self, subject: Subject) -> None:
+        world = subject.world
+        assert isinstance(world, VsphereWorld)
+        library = f"library-{uuid.uuid4()}"
+        with Shelf(world.server, library) as shelf:
+            await asyncio.to_thread(shelf.put, "small", ovas.package())
+        image = await prepare(subject, request(v1.ImageSource(library=v1.LibrarySource(library=library, item="small"))))
+        assert image.virtual_size_bytes == ovas.CAPACITY
+        spec = subject.spec()
+        spec.disks[0].image = v1.ImageRef(id=image.id)
+        spec.disks[0].size_bytes = 0
+        assert (await subject.settle(spec)).machine.disks[0].image_id == image.id
+        await subject.images.delete_image(v1.DeleteImageRequest(id=image.id), timeout=subject.pace.call)
 
     async def test_P26_a_machine_from_an_imported_disk_runs(self, subject: Subject) -> None:
         """It has its disk, the size that was asked for, and the power that was asked for."""

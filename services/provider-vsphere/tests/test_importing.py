@@ -174,6 +174,20 @@ async def test_P10_what_is_broken_leaves_nothing(vsphere: Vsphere, images: Image
     assert await images.get(images.check(wish)) is None
 
 
+async def test_what_vsphere_holds_against_a_package_is_told(vsphere: Vsphere, images: Images, tmp_path: Path) -> None:
+    items = "".join(
+        f"<Item><rasd:ElementName>{name}</rasd:ElementName><rasd:InstanceID>{key}</rasd:InstanceID>"
+        "<rasd:ResourceType>99</rasd:ResourceType></Item>"
+        for key, name in ((97, "flux capacitor"), (98, "warp core"))
+    )
+    package = {ovas.DESCRIPTOR: ovas.descriptor(len(ovas.vmdk()), extra=items), ovas.DISK: ovas.vmdk()}
+    wish = file(tmp_path, ovas.tar(package))
+    with pytest.raises(NotSupportedError, match="flux capacitor") as refusal:
+        await images.prepare(wish, quiet)
+    assert "warp core" in str(refusal.value)
+    assert stamped(vsphere, images.check(wish)) == []
+
+
 async def test_P10_a_wrong_checksum_leaves_nothing(vsphere: Vsphere, images: Images, tmp_path: Path) -> None:
     wish = file(tmp_path, ovas.ova(), checksum=v1.Checksum(algorithm="sha512", digest="0" * 128))
     with pytest.raises(ChecksumMismatchError, match="was promised"):
