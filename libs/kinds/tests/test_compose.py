@@ -103,6 +103,17 @@ def test_naming_the_boot_disk_does_not_undo_the_type_that_the_class_chose():
         assert spec.disks[0].provisioning.name == provisioning
 
 
+def test_a_storage_policy_of_the_class_serves_disks_that_name_none():
+    disks = [{"name": "data", "sizeGiB": 5}, {"name": "fast", "sizeGiB": 5, "storagePolicy": "gold"}]
+    made = composed(vm(disks=disks), vmclass(diskDefaults={"storagePolicy": "silver"}))
+    assert [disk.storage_policy for disk in made.spec.disks] == ["silver", "silver", "gold"]
+    assert not made.ignored
+
+
+def test_attributes_are_handed_on():
+    assert composed(vm(attributes={"Owner": "web team"})).spec.attributes == {"Owner": "web team"}
+
+
 def test_an_imported_disk_is_not_resized_by_the_class():
     found = compose(
         imported(importedDisk={"diskID": "d", "sizeGiB": 3}),

@@ -313,6 +313,17 @@ async def test_each_provider_gets_its_own_storage():
     assert found == {"libvirt": "fast", "vsphere": "ds1", "proxmox": ""}
 
 
+async def test_a_snapshot_is_one_of_a_template():
+    def image(**source: str) -> VMImage:
+        return msgspec.convert({"metadata": META, "spec": {"source": {"vsphere": source}}}, VMImage)
+
+    named = image(templateName="golden", snapshotName="patched")
+    request = await request_for(named, "vsphere", "o", Vault(), check_only=True)  # type: ignore[arg-type]
+    assert (request.source.template.name, request.source.template.snapshot) == ("golden", "patched")
+    with pytest.raises(InvalidSpecError, match="set templateName, too"):
+        await request_for(image(snapshotName="patched"), "vsphere", "o", Vault(), check_only=True)  # type: ignore[arg-type]
+
+
 async def test_retries_are_a_budget_that_an_edit_renews():
     clock = ManualClock()
     attempts, image = Attempts(clock), image_of(prepare={"retries": 2})

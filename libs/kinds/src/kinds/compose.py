@@ -145,6 +145,7 @@ class _Composer:
             placement=self._placement(),
             power=self._power(),
             tags=list(spec.tags or ()),
+            attributes=dict(spec.attributes),
             extra_config=dict(size.extra_config or {}),
             tuning=self._tuning(),
             gpus=self._gpus(),
@@ -300,6 +301,7 @@ class _Composer:
             disk.size_bytes = _bytes(defaults.size, f"{where}.size")
         disk.provisioning = self._provisioning(defaults.type, f"{where}.type")
         disk.storage = defaults.storage_class or ""
+        disk.storage_policy = defaults.storage_policy or ""
         disk.iops_limit = _uint32(defaults.iops or 0, f"{where}.iops")
 
     def _disk(self, wish: DiskSpec) -> v1.DiskSpec:
@@ -307,6 +309,7 @@ class _Composer:
         defaults = self.vmclass.spec.disk_defaults
         if defaults is not None:
             disk.iops_limit = _uint32(defaults.iops or 0, "VMClass spec.diskDefaults.iops")
+            disk.storage_policy = defaults.storage_policy or ""
         self._settings(disk, wish)
         return disk
 
@@ -322,6 +325,7 @@ class _Composer:
         disk.storage = wish.storage_pool or wish.storage_class or disk.storage
         if wish.storage_pool and wish.storage_class and wish.storage_pool != wish.storage_class:
             self._report(f"{where}.storageClass", "Overridden", f"storagePool {wish.storage_pool} takes precedence")
+        disk.storage_policy = wish.storage_policy or disk.storage_policy
         disk.online_grow = wish.expand_policy == "Online"
         if (scsi := wish.scsi) is not None:
             disk.controller_index = _optional_uint32(scsi.controller, f"{where}.scsi.controller")

@@ -139,6 +139,10 @@ class DiskSpec(Model):
         Annotated[str, Meta(max_length=255)] | None,
         Meta(description="Storage pool or datastore of this disk; wins over storageClass"),
     ] = None
+    storage_policy: Annotated[
+        Annotated[str, Meta(max_length=255)] | None,
+        Meta(description="Storage policy by name or id; unset means the default of the storage"),
+    ] = None
 
 
 class CloudInit(Model):

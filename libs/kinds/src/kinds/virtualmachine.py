@@ -122,6 +122,13 @@ class VirtualMachineSpec(Model):
     snapshot: Annotated[VirtualMachineSnapshot | None, Meta(description="Wishes about snapshots")] = None
     tags: Annotated[list[str], Meta(description="Tags of the machine on the hypervisor", max_length=50)] = []
     user_data: Annotated[UserData | None, Meta(description="First-boot payload")] = None
+    attributes: Annotated[
+        dict[str, str],
+        Meta(
+            description="Facts for people and other tools, on the hypervisor: vSphere's custom attributes",
+            max_length=50,
+        ),
+    ] = {}
     deletion_policy: Annotated[
         Literal["Delete", "Retain"] | None,
         Meta(

@@ -21,6 +21,10 @@ class DiskDefaults(Model):
         Literal["thin", "thick", "eagerzeroedthick", "ssd", "hdd", "nvme"],
         Meta(description="Provisioning type passed through"),
     ] = "thin"
+    storage_policy: Annotated[
+        Annotated[str, Meta(max_length=255)] | None,
+        Meta(description="Storage policy by name or id; of all disks that name none"),
+    ] = None
 
 
 class PerformanceProfile(Model):

@@ -126,6 +126,15 @@ class VMImageSourceVsphere(Model):
     template_name: Annotated[
         Annotated[str, Meta(max_length=255)] | None, Meta(description="Existing template, bare name or inventory path")
     ] = None
+    snapshot_name: Annotated[
+        Annotated[str, Meta(max_length=255)] | None,
+        Meta(
+            description=(
+                "Snapshot of templateName, which may then be a machine as well: machines share its disks and write to "
+                "their own deltas"
+            )
+        ),
+    ] = None
 
 
 class VMImageSource(Model):

@@ -137,7 +137,9 @@ def _libvirt(block: VMImageSourceLibvirt) -> v1.ImageSource:
 
 def _vsphere(block: VMImageSourceVsphere) -> v1.ImageSource:
     if block.template_name:
-        return v1.ImageSource(template=v1.TemplateSource(name=block.template_name))
+        return v1.ImageSource(template=v1.TemplateSource(name=block.template_name, snapshot=block.snapshot_name or ""))
+    if block.snapshot_name:
+        raise InvalidSpecError("spec.source.vsphere.snapshotName: is of a template; set templateName, too")
     if block.content_library is not None:
         library = block.content_library
         return v1.ImageSource(
