@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from common import faults, logging, v1
 from common.clock import Clock
 from common.errors import ForeignMachineError, MachineNotFoundError, NameConflictError, NotSupportedError
+from providerkit.planner import ADOPTED_SETTING
 
 from provider_vsphere import devices, editing, machines, nics, stamp
 from provider_vsphere.login import Login
@@ -63,7 +65,7 @@ async def adopt(vsphere: Vsphere, clock: Clock, machine_id: str, identity: v1.Ma
 def first_stamp(entity: Entity, identity: v1.MachineIdentity, created: int) -> Stamp:
     """Names for its disks and NICs in the order of the devices, which is the guest's. We made none of its disks."""
     board = entity.facts.get("config.hardware.device") or ()
-    record = stamp.of(identity, created)
+    record = replace(stamp.of(identity, created), settings={ADOPTED_SETTING: "true"})
     slots = [devices.slot_of(board, disk) for disk in devices.disks_of(board)]
     for index, slot in enumerate(filter(None, slots)):
         record = record.with_disk(DiskStamp(name=f"disk{index}", slot=slot, owned=False, provisioning=""))
