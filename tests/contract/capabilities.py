@@ -222,10 +222,11 @@ def _edited(first: Wish, second: Wish) -> Exercise:
     return exercise
 
 
-def _added(wish: Wish) -> Exercise:
+def _added(wish: Wish, *, firmware: v1.FirmwareType = v1.FirmwareType.UNSPECIFIED) -> Exercise:
     async def exercise(subject: Subject, spec: v1.MachineSpec) -> None:
         """It holds from the start, and on a machine that was made without it."""
         other = subject.spec()
+        spec.firmware = other.firmware = v1.FirmwareSpec(type=firmware)
         await _from_start(wish)(subject, spec)
         await _holds(subject, other)
         wish(other)
@@ -361,8 +362,12 @@ async def _cpu_topology(subject: Subject, spec: v1.MachineSpec) -> None:
 async def _extra_config(subject: Subject, spec: v1.MachineSpec) -> None:
     for key in (await subject.can()).extra_config_keys:
         one = subject.spec()
-        one.extra_config = {key: "1"}
-        assert (await _holds(subject, one)).settings[key] == "1"
+        value = subject.traits.extra_config.get(key, "1")
+        one.extra_config = {key: value}
+        assert (await _holds(subject, one)).settings[key] == value
+        one.extra_config = {}
+        assert [change.field for change in (await subject.plan(one)).changes] == [f"extra_config[{key}]"]
+        assert key not in (await _holds(subject, one)).settings
 
 
 async def _placements(subject: Subject, spec: v1.MachineSpec) -> None:
@@ -426,7 +431,7 @@ EXERCISES: dict[str, Exercise] = {
     "ignition": _from_start(REFUSED["ignition"]),
     "nested_virtualization": _from_start(REFUSED["nested_virtualization"]),
     "iommu": _added(REFUSED["iommu"]),
-    "virtualization_based_security": _added(REFUSED["virtualization_based_security"]),
+    "virtualization_based_security": _added(REFUSED["virtualization_based_security"], firmware=v1.FirmwareType.UEFI),
     "latency_sensitivity": _edited(
         _field("tuning", v1.Tuning(latency_sensitivity="low")), _field("tuning", v1.Tuning(latency_sensitivity="high"))
     ),

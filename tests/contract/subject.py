@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -118,6 +118,8 @@ class Traits:
     other_network: v1.NetworkRef | None = None
     change_tracking: dict[str, str] = field(default_factory=dict)
     """extra_config of a machine whose changed blocks are to be told, where that must be asked for."""
+    extra_config: Mapping[str, str] = field(default_factory=dict)
+    """A value that makes sense for each key of extra_config; "1" where there is none."""
     media: tuple[str, str] = ("one.iso", "two.iso")
     """Two images of optical disks that are there."""
     guest_obeys: bool = True

@@ -14,7 +14,7 @@ from .capabilities import CapabilityContract
 from .disks import DiskContract
 from .machines import MachineContract
 from .subject import Subject, Traits
-from .test_vsphere import MEDIA, NETWORK, PACE, served_vsphere
+from .test_vsphere import EXTRA_CONFIG, MEDIA, NETWORK, PACE, served_vsphere
 from .watching import WatchContract
 
 pytestmark = pytest.mark.real
@@ -34,7 +34,13 @@ def admin(esxi: Vcsim) -> Iterator[Admin]:
 @pytest.fixture
 async def subject(esxi: Vcsim, admin: Admin, tmp_path: Path) -> AsyncIterator[Subject]:
     network = v1.NetworkRef(kind=v1.NetworkKind.NAMED, name=NETWORK)
-    traits = Traits(network=network, media=MEDIA, pace=PACE, change_tracking={"vsphere.changeTracking": "true"})
+    traits = Traits(
+        network=network,
+        extra_config=EXTRA_CONFIG,
+        media=MEDIA,
+        pace=PACE,
+        change_tracking={"vsphere.changeTracking": "true"},
+    )
     async with served_vsphere(esxi, admin, tmp_path, traits) as subject:
         yield subject
 

@@ -43,6 +43,13 @@ __all__ = ["vcsim"]  # fixture
 
 pytestmark = pytest.mark.real
 CLUSTER, NETWORK, PORT_GROUP = "DC0_C0", "VM Network", "DC0_DVPG0"
+EXTRA_CONFIG = {
+    "vsphere.hardwareVersion": "21",
+    "vsphere.guestId": "debian12_64Guest",
+    "vsphere.changeTracking": "true",
+    "vsphere.hardwareUpgradePolicy": "onSoftPowerOff",
+    "disk.EnableUUID": "TRUE",
+}
 MEDIA = ("[LocalDS_0] iso/one.iso", "[LocalDS_0] iso/two.iso")
 PACE = Pace(call=15.0, settle=15.0, short_wait=1.0, parallel=12)
 
@@ -244,6 +251,7 @@ async def subject(vcsim: Vcsim, admin: Admin, tmp_path: Path) -> AsyncIterator[S
         image=lambda: v1.ImageSource(file=v1.FileSource(path="small.ova")),
         broken_image=lambda: v1.ImageSource(file=v1.FileSource(path="cut.ova")),
         copies_images=True,
+        extra_config=EXTRA_CONFIG,
         media=MEDIA,
         pace=PACE,
         change_tracking={"vsphere.changeTracking": "true"},

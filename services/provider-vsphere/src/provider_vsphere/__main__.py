@@ -68,7 +68,7 @@ def build(settings: VsphereSettings) -> VsphereDriver:
     uploads = Uploads(vsphere, nfc, disks, owner=settings.owner)
     return VsphereDriver(
         vsphere, places, images, creator, tags, disks, uploads, snapshots, cloner, clock,
-        owner=settings.owner, concurrency=settings.concurrency,
+        owner=settings.owner, options=settings.extra_config_keys, concurrency=settings.concurrency,
     )  # fmt: skip
 
 

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from common import v1
 
-from provider_vsphere import hardware, images, nics, packages
+from provider_vsphere import devices, hardware, images, nics, packages
 from provider_vsphere.login import About
 
 MAX_CPUS, MAX_DISKS, MAX_NICS = 768, 256, 10
 """Of the newest virtual hardware; vSphere refuses what an older one lacks. Source: Configuration Maximums 8.0."""
 
 
-def capabilities(about: About, *, has_default_network: bool, keeps_rules: bool, has_keys: bool) -> v1.Capabilities:
+def capabilities(
+    about: About, *, has_default_network: bool, keeps_rules: bool, has_keys: bool, options: Sequence[str] = ()
+) -> v1.Capabilities:
     """What this provider can do here.
 
     Args:
         has_default_network: NICs that ask for no certain network can be plugged in, too.
         keeps_rules: there is a cluster whose DRS keeps machines together or apart.
         has_keys: there is a key provider, without which no machine gets a TPM.
+        options: keys of the extra configuration that the operator lets a spec set.
     """
     placements = [
         v1.PlacementKind.HOST,
@@ -65,8 +70,16 @@ def capabilities(about: About, *, has_default_network: bool, keeps_rules: bool, 
         reset=True,
         nested_virtualization=True,
         iommu=True,
+        virtualization_based_security=True,
+        latency_sensitivity=True,
         cpu_topology=True,
+        cpu_reservation=True,
+        cpu_limit=True,
         cpu_shares=True,
+        memory_reservation=True,
+        memory_limit=True,
+        disk_sharing=True,
+        disk_controllers=list(devices.CONTROLLER_TYPES),
         tags=True,
         attributes=about.is_vcenter,
         consoles=[v1.ConsoleKind.TICKET],
@@ -75,7 +88,7 @@ def capabilities(about: About, *, has_default_network: bool, keeps_rules: bool, 
         affinity=keeps_rules,
         customization=about.is_vcenter,
         sysprep=about.is_vcenter,
-        extra_config_keys=list(hardware.OUR_KEYS),
+        extra_config_keys=[*hardware.OUR_KEYS, *options],
         placements=sorted(placements, key=int),
         image_import=about.is_vcenter,  # an ESXi host has neither templates nor clones
         image_formats=list(packages.FORMATS) if about.is_vcenter else [],

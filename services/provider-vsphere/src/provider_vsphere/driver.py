@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
@@ -66,6 +66,7 @@ class VsphereDriver(Driver):
         clock: Clock,
         *,
         owner: str,
+        options: Sequence[str] = (),
         concurrency: int = 8,
     ) -> None:
         self.vsphere = vsphere
@@ -82,6 +83,7 @@ class VsphereDriver(Driver):
         self._cloner = cloner
         self._clock = clock
         self._owner = owner
+        self._options = options
         self._concurrency = concurrency
         self._changes = Changes()
         vsphere.on_change(self._changes.tell)
@@ -107,6 +109,7 @@ class VsphereDriver(Driver):
                 about,
                 has_default_network=self._places.has_default_network,
                 keeps_rules=affinity.is_kept(self.vsphere.tree),
+                options=self._options,
                 has_keys=await self._creator.keys.are_there(),
             ),
             limits=capable.limits(self._concurrency),
@@ -315,7 +318,12 @@ class VsphereDriver(Driver):
     async def set_tuning(self, uid: str, spec: v1.MachineSpec) -> None:
         """See Driver."""
         await self._upgrade(uid, spec)
-        await self._change.edit(uid, "set tuning", lambda _, record: editing.set_tuning(record, spec))
+
+        def build(entity: Entity, record: Stamp) -> Any:
+            firmware = str(entity.facts.get("config.firmware") or "")
+            return editing.set_tuning(record, spec, firmware=firmware, options=self._options)
+
+        await self._change.edit(uid, "set tuning", build)
 
     async def _upgrade(self, uid: str, spec: v1.MachineSpec) -> None:
         """Bring the virtual hardware to the version that the spec asks for.

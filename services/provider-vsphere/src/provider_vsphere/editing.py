@@ -83,14 +83,27 @@ def set_firmware(present: Sequence[Any], firmware: v1.FirmwareSpec) -> Any:
     return config
 
 
-def set_tuning(record: Stamp, spec: v1.MachineSpec) -> Any:
-    """Flags, latency sensitivity and extra configuration of a machine that is off."""
+def set_tuning(record: Stamp, spec: v1.MachineSpec, *, firmware: str = "efi", options: Sequence[str] = ()) -> Any:
+    """Flags, latency sensitivity and extra configuration of a machine that is off.
+
+    Args:
+        firmware: `config.firmware` of it.
+        options: keys of the extra configuration that a spec may ask for: what it asked for once is taken off again.
+    Raises:
+        NotSupportedError: something needs another firmware than it has.
+    """
+    if spec.tuning is not None and spec.tuning.virtualization_based_security and firmware != "efi":
+        raise NotSupportedError(
+            "virtualization-based security needs UEFI; the machine was made with BIOS, and stays so"
+        )
     wish = v1.MachineSpec(tuning=spec.tuning, extra_config=spec.extra_config)
-    asked = _with_settings(record, hardware.asked(wish), without=("tuning.", *hardware.OUR_KEYS))
-    config = _edit(asked, extra=making.extra_config(spec))
+    asked = _with_settings(record, hardware.asked(wish), without=("tuning.", *hardware.OUR_KEYS, *options))
+    gone = {key: "" for key in options if key in record.settings}  # an empty value removes its key
+    config = _edit(asked, extra=gone | making.extra_config(spec))
     hardware.set_tuning(config, spec, before=record.settings)
     hardware.set_guest_id(config, spec)
     hardware.set_change_tracking(config, spec, before=record.settings)
+    hardware.set_upgrade_policy(config, spec, before=record.settings)
     if config.flags is not None and config.flags.vbsEnabled:
         config.bootOptions = vim.vm.BootOptions(efiSecureBootEnabled=True)
     return config

@@ -21,10 +21,11 @@ _NOTHING: Final[Mapping[str, str]] = MappingProxyType({})
 HARDWARE_VERSION_KEY = "vsphere.hardwareVersion"
 GUEST_ID_KEY = "vsphere.guestId"
 CHANGE_TRACKING_KEY = "vsphere.changeTracking"
+UPGRADE_POLICY_KEY = "vsphere.hardwareUpgradePolicy"
 NESTED, _IOMMU, _VBS = "cpu.nested_virtualization", "tuning.iommu", "tuning.virtualization_based_security"
 _LATENCY = "tuning.latency_sensitivity"
 """Settings of the stamp."""
-OUR_KEYS = (HARDWARE_VERSION_KEY, GUEST_ID_KEY, CHANGE_TRACKING_KEY)
+OUR_KEYS = (HARDWARE_VERSION_KEY, GUEST_ID_KEY, CHANGE_TRACKING_KEY, UPGRADE_POLICY_KEY)
 """Keys of extra_config that are fields of vSphere's own and no extra configuration there."""
 
 
@@ -159,6 +160,20 @@ def version_number(version: str) -> int:
     """19 of "vmx-19"; 0 for what is no version."""
     number = version.strip().lower().removeprefix("vmx-")
     return int(number) if number.isascii() and number.isdigit() else 0
+
+
+def set_upgrade_policy(config: Any, spec: v1.MachineSpec, *, before: Mapping[str, str] = _NOTHING) -> None:
+    """Whether vSphere itself brings the virtual hardware to its newest version: never, onSoftPowerOff or always.
+
+    Raises:
+        InvalidSpecError: none of these.
+    """
+    wish, policy = spec.extra_config.get(UPGRADE_POLICY_KEY, "").strip(), vim.vm.ScheduledHardwareUpgradeInfo
+    known = ("never", "onSoftPowerOff", "always")
+    if wish and wish not in known:
+        raise InvalidSpecError(f"extra_config[{UPGRADE_POLICY_KEY}]: is none of {', '.join(known)}")
+    if wish or UPGRADE_POLICY_KEY in before:
+        config.scheduledHardwareUpgradeInfo = policy(upgradePolicy=wish or "never")
 
 
 def set_guest_id(config: Any, spec: v1.MachineSpec) -> None:

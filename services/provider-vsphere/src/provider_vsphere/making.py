@@ -105,6 +105,7 @@ def shape(config: Any, spec: v1.MachineSpec) -> None:
     hardware.set_firmware(config, spec)
     hardware.set_tuning(config, spec)
     hardware.set_guest_id(config, spec)
+    hardware.set_upgrade_policy(config, spec)
     hardware.set_change_tracking(config, spec)
     if spec.description:
         config.annotation = hardware.printable(spec.description)

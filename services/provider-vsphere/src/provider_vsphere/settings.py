@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import string
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated
 from urllib.parse import urlsplit
 
@@ -32,6 +32,9 @@ class VsphereSettings(ImageSettings):
     default_datastore: Annotated[str, "datastore; wins over a datastore cluster"] = ""
     default_storage_pod: Annotated[str, "datastore cluster"] = ""
     default_network: Annotated[str, "network of NICs that name none"] = ""
+    extra_config_keys: Annotated[
+        list[str], "keys of a VM's extra configuration that a VMClass may set, besides those of the provider's own"
+    ] = field(default_factory=lambda: ["disk.EnableUUID"])
     call_timeout: Annotated[Seconds, "how long vSphere may take for an answer"] = 30.0
     task_timeout: Annotated[Seconds, "how long a task may run before it counts as hanging"] = 3600.0
     concurrency: Annotated[int, "calls, and tasks, that vSphere is asked for at the same time"] = 8
@@ -58,6 +61,9 @@ class VsphereSettings(ImageSettings):
             raise ValueError(
                 "credentials_directory is missing: give one with the files `username` and `password`, or `token`"
             )
+        for key in self.extra_config_keys:
+            if key.lower().startswith(("guestinfo.", "virtrigaud.", "vsphere.")):
+                raise ValueError(f"extra_config_keys: {key} is the provider's own")
         if self.call_timeout < 1:
             raise ValueError("call_timeout: at least 1s")
         if self.task_timeout < 1:
