@@ -62,7 +62,7 @@ NO_PERMISSION = vim.fault.NoPermission(object=VM, privilegeId="VirtualMachine.In
         (vim.fault.OvfInternalError(), errors.InternalError),
         (vim.fault.NumVirtualCpusNotSupported(maxSupportedVcpusDest=4, numCpuVm=8), errors.NotSupportedError),
         (vim.fault.MemorySnapshotOnIndependentDisk(), errors.NotSupportedError),
-        (vim.fault.FilesystemQuiesceFault(), errors.InternalError),
+        (vim.fault.FilesystemQuiesceFault(), errors.WrongPowerStateError),
         (vmodl.fault.NotSupported(), errors.NotSupportedError),
         (vmodl.fault.MethodNotFound(receiver=VM, method="ExportVm"), errors.NotSupportedError),
         (vmodl.fault.SystemError(reason="?"), errors.InternalError),

@@ -92,6 +92,8 @@ _BY_CLASS: dict[Any, type[ProviderError]] = {
     vim.fault.InvalidState: WrongPowerStateError,
     vim.fault.ToolsUnavailable: WrongPowerStateError,  # the guest is not far enough up
     vim.fault.GuestOperationsUnavailable: WrongPowerStateError,
+    vim.fault.FilesystemQuiesceFault: WrongPowerStateError,  # the guest would not hold still
+    vim.fault.ApplicationQuiesceFault: WrongPowerStateError,
     vim.fault.CpuHotPlugNotSupported: WrongPowerStateError,
     vim.fault.MemoryHotPlugNotSupported: WrongPowerStateError,
     vim.fault.DeviceHotPlugNotSupported: WrongPowerStateError,
