@@ -21,7 +21,7 @@ from common.errors import (
     WrongPowerStateError,
 )
 from provider_vsphere import machines, power
-from provider_vsphere.login import Endpoint
+from provider_vsphere.login import Endpoint, Login
 from provider_vsphere.tree import Entity
 from provider_vsphere.vsphere import Vsphere
 from pyVmomi import vim
@@ -167,6 +167,31 @@ async def test_an_expired_session_is_made_anew_and_the_call_repeated(vsphere: Vs
     vcsim.control("sessions/drop")
     await vsphere.task("start it", lambda login: vsphere.machine(entity, login).PowerOnVM_Task(None))
     assert vcsim.vms()[entity.name]["power"] == "poweredOn"
+
+
+async def test_who_holds_a_machine_across_sessions_sees_what_it_is_now(vsphere: Vsphere, vcsim: Vcsim) -> None:
+    """A verb of several tasks must not build the next one upon what was true before the last."""
+    entity, edit = await made(vsphere), vim.vm.ConfigSpec(annotation="by the new session")
+    vcsim.control("sessions/drop")
+    await vsphere.task("edit", lambda login: vsphere.machine(entity, login).ReconfigVM_Task(edit))
+    await vsphere.refresh(entity)
+    assert entity.facts["config.annotation"] == "by the new session"
+
+
+async def test_what_began_before_the_session_ended_is_not_begun_again(vsphere: Vsphere, vcsim: Vcsim) -> None:
+    await vsphere.settle_doubts()
+    uid, begun = str(uuid.uuid4()), []
+    begin = create(vsphere, uid, uid)
+
+    def begin_and_lose(login: Login) -> vim.Task:
+        begun.append(begin(login))
+        vcsim.control("sessions/drop")
+        return begun[-1]
+
+    with pytest.raises(HypervisorUnavailableError):
+        await vsphere.task("create", begin_and_lose)
+    assert len(begun) == 1
+    assert vsphere.doubtful
 
 
 async def test_a_vcenter_that_restarts_is_found_again(own_vcsim: Vcsim, tmp_path: Path) -> None:

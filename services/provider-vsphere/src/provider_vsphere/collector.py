@@ -173,30 +173,6 @@ class Collector:
                 with contextlib.suppress(vmodl.fault.ManagedObjectNotFound):  # it went with its task
                     over.DestroyPropertyFilter()
 
-    def read(self, moids: Iterable[str]) -> list[Update]:
-        """Read machines at once; blocks. One that is gone meanwhile is told to be so."""
-        stub = self._login.instance._stub
-        machines = [vim.VirtualMachine(moid, stub) for moid in moids]
-        collector = self._login.content.propertyCollector
-        options = vmodl.query.PropertyCollector.RetrieveOptions()
-        try:
-            answer = collector.RetrievePropertiesEx([watched.machine_filter(machines)], options)
-        except vmodl.fault.ManagedObjectNotFound:
-            if len(machines) == 1:
-                return [Update("VirtualMachine", machines[0]._moId, gone=True)]
-            return [update for machine in machines for update in self.read([machine._moId])]
-        found = list(answer.objects) if answer is not None else []
-        while answer is not None and answer.token:
-            answer = collector.ContinueRetrievePropertiesEx(answer.token)
-            found += answer.objects
-        wanted = watched.PROPERTIES[vim.VirtualMachine]
-        updates = []
-        for each in found:
-            changed = {p.name: watched.plain(p.val) for p in each.propSet}
-            unset = tuple(path for path in wanted if path not in changed)
-            updates.append(Update(each.obj._wsdlName, each.obj._moId, changed=changed, unset=unset))
-        return updates
-
     # -- on the loop -----------------------------------------------------------------------------------------------
 
     def _take(self, updates: list[Update], complete: bool) -> None:
@@ -280,6 +256,31 @@ class Collector:
     def _told(self, entity: Any) -> None:
         if entity is not None and entity.kind == "VirtualMachine" and entity.uuid:
             self._on_machine(entity.uuid)
+
+
+def read_machines(login: Login, moids: Iterable[str]) -> list[Update]:
+    """Read machines at once; blocks. One that is gone meanwhile is told to be so."""
+    stub = login.instance._stub
+    machines = [vim.VirtualMachine(moid, stub) for moid in moids]
+    collector = login.content.propertyCollector
+    options = vmodl.query.PropertyCollector.RetrieveOptions()
+    try:
+        answer = collector.RetrievePropertiesEx([watched.machine_filter(machines)], options)
+    except vmodl.fault.ManagedObjectNotFound:
+        if len(machines) == 1:
+            return [Update("VirtualMachine", machines[0]._moId, gone=True)]
+        return [update for machine in machines for update in read_machines(login, [machine._moId])]
+    found = list(answer.objects) if answer is not None else []
+    while answer is not None and answer.token:
+        answer = collector.ContinueRetrievePropertiesEx(answer.token)
+        found += answer.objects
+    wanted = watched.PROPERTIES[vim.VirtualMachine]
+    updates = []
+    for each in found:
+        changed = {p.name: watched.plain(p.val) for p in each.propSet}
+        unset = tuple(path for path in wanted if path not in changed)
+        updates.append(Update(each.obj._wsdlName, each.obj._moId, changed=changed, unset=unset))
+    return updates
 
 
 def _members(cluster: watched.Drs) -> set[tuple[str, str]]:

@@ -23,7 +23,7 @@ from provider_vsphere import watched
 from provider_vsphere.login import Login
 from provider_vsphere.transfers import Transfers, cookie
 from provider_vsphere.vim_errors import translate
-from provider_vsphere.vsphere import LOST, Vsphere
+from provider_vsphere.vsphere import LOST, Vsphere, begun
 
 log = logging.get(__name__)
 
@@ -133,7 +133,8 @@ class Nfc:
     async def _begin(self, doing: str, begin: Callable[[Login], Any]) -> str:
         def start(login: Login) -> str:
             lease = begin(login)
-            login.content.propertyCollector.CreateFilter(watched.lease_filter(lease), False)
+            with begun(doing):
+                login.content.propertyCollector.CreateFilter(watched.lease_filter(lease), False)
             return str(lease._moId)
 
         # Not to be interrupted: a lease that began and that nobody knows would hold the machine until its timeout.

@@ -22,7 +22,7 @@ from providerkit.threads import Threads
 from pyVmomi import vim
 
 from provider_vsphere import watched
-from provider_vsphere.collector import LEAVE_SECONDS, Collector, Update
+from provider_vsphere.collector import LEAVE_SECONDS, Collector, Update, read_machines
 from provider_vsphere.login import About, Endpoint, Login, is_unauthenticated, log_in
 from provider_vsphere.tree import Entity, Tree
 from provider_vsphere.vim_errors import mapped, translate
@@ -42,6 +42,17 @@ _MAKING = ("Folder.createVm", "VirtualMachine.clone", "VirtualMachine.instantClo
 somebody's may run for hours."""
 _MACHINE_TASKS = ("snapshot", "consolidate")
 """What `info.descriptionId` of tasks on snapshots has in it: "VirtualMachine.createSnapshot", "vm.Snapshot.revert"."""
+
+
+@contextlib.contextmanager
+def begun(doing: str) -> Iterator[None]:
+    """Around what follows a call that had an effect, in one piece with it: should the session end just there, that
+    piece must not count as refused and be repeated."""
+    try:
+        with mapped("watch it"):
+            yield
+    except ProviderError as error:
+        raise HypervisorUnavailableError(f"{doing}: it began, and nothing tells of its end: {error}") from None
 
 
 class Vsphere:
@@ -165,15 +176,27 @@ class Vsphere:
         return kind(entity.moid, login.instance._stub)
 
     async def refresh(self, *entities: Entity) -> None:
-        """Bring these machines in the tree up to date, without waiting for the collector."""
-        collector = self._collector
-        if collector is None or not entities:
+        """Bring these machines up to date, in the tree and in the caller's hands, without waiting for the collector.
+
+        In a new session the tree has new objects: who is in the middle of something holds the old ones, and must not
+        go on with what they said before.
+        """
+        if not entities:
             return
         moids = [entity.moid for entity in entities]
-        with collector.reading(moids) as reading:
-            updates = await self.call("read machines", lambda _login: collector.read(moids))
-            if collector is self._collector:
-                collector.take_read(reading, updates)
+        while True:
+            self.login("read machines")
+            collector = self._collector
+            assert collector is not None  # there is a login
+            with collector.reading(moids) as reading:
+                updates = await self.call("read machines", lambda login: read_machines(login, moids))
+                if collector is self._collector:
+                    collector.take_read(reading, updates)
+                    break
+        for entity in entities:
+            known = self.tree.get(entity.moid)
+            if known is not None:
+                entity.facts = known.facts
 
     def forget(self, entity: Entity) -> None:
         """It was destroyed: take it out of the tree, without waiting for the collector."""
@@ -215,7 +238,8 @@ class Vsphere:
     async def _begin(self, doing: str, begin: Callable[[Login], Any]) -> str:
         def start(login: Login) -> str:
             task = begin(login)
-            login.content.propertyCollector.CreateFilter(watched.task_filter(task), False)
+            with begun(doing):
+                login.content.propertyCollector.CreateFilter(watched.task_filter(task), False)
             return str(task._moId)
 
         # Not to be interrupted: a task that began and that nobody knows would be a machine that nobody knows.
