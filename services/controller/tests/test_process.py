@@ -16,7 +16,7 @@ from common.clock import ManualClock, SystemClock
 from common.pki import Authority
 from common.tls import CONTROLLER
 from controller.runtime import RuntimeState
-from controller.runtime.process import ProcessRuntime, ProcessSettings, refuse_password
+from controller.runtime.process import SHARED_IMAGES, ProcessRuntime, ProcessSettings, refuse_password
 from controller.secrets import Secrets
 from controller_harness import OWNER, until
 from kinds.provider import Provider
@@ -148,7 +148,9 @@ async def test_a_vsphere_provider_gets_its_endpoint_and_defaults(tmp_path: Path)
         )
     directory = str(tmp_path / "run" / UID / "credentials")
     assert Path(bare.command[0]).name == "virtrigaud-provider-vsphere"
-    assert bare.command[-4:] == ("--credentials-directory", directory, "--endpoint", "https://vc.example")
+    images = tuple(f"--image-directory={each}" for each in (tmp_path / "images", SHARED_IMAGES))
+    given = ("--credentials-directory", directory, "--endpoint", "https://vc.example", *images)
+    assert bare.command[-len(given) :] == given
     wanted = ("--insecure-skip-verify", "--default-cluster=c1", "--default-network=VM Network")
     assert full.command[len(bare.command) :] == (*wanted, "--default-resource-pool=lab")
     assert not [word for word in full.command if "first-secret" in word]

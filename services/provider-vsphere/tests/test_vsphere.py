@@ -258,8 +258,14 @@ async def test_wrong_credentials_and_unknown_certificates_are_named_and_kept_sec
 async def test_a_thumbprint_stands_for_an_authority_and_only_the_right_one(vcsim: Vcsim, tmp_path: Path) -> None:
     directory = credentials_of(vcsim, tmp_path)
     (directory / "ca.crt").unlink()
-    for thumbprint, good in ((vcsim.thumbprint, True), ("00" * 32, False)):
-        endpoint = Endpoint(vcsim.url, thumbprint=thumbprint, credentials=directory)
+    for thumbprint, good, in_a_file in (
+        (vcsim.thumbprint, True, False),
+        ("00" * 32, False, False),
+        (vcsim.thumbprint, True, True),
+        ("00" * 32, False, True),
+    ):
+        (directory / "thumbprint").write_text(f"{thumbprint}\n" if in_a_file else "")
+        endpoint = Endpoint(vcsim.url, thumbprint="" if in_a_file else thumbprint, credentials=directory)
         vsphere = Vsphere(endpoint, clock=SystemClock())
         async with vsphere.session():
             if good:

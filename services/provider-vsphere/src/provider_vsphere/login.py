@@ -35,8 +35,8 @@ class Endpoint:
     thumbprint: str = ""
     insecure_skip_verify: bool = False
     credentials: Path | None = None
-    """Directory with `username` and `password`, or `token` (SAML, of the SSO service); `ca.crt` if wanted. Read anew at
-    each login, so that rotated ones are used."""
+    """Directory with `username` and `password`, or `token` (SAML, of the SSO service); `ca.crt` or
+    `thumbprint` if wanted. Read anew at each login, so that rotated ones are used."""
 
     def secret(self, name: str) -> str | None:
         """The content of a credentials file without its line end; None if there is none."""
@@ -45,8 +45,8 @@ class Endpoint:
 
     def trust(self) -> ssl.SSLContext:
         """How the server's certificate is checked."""
-        if self.thumbprint:
-            return PinnedContext(self.thumbprint)
+        if pin := self.thumbprint or (self.secret("thumbprint") or "").strip():
+            return PinnedContext(pin)
         authority = self.credentials / "ca.crt" if self.credentials is not None else None
         context = ssl.create_default_context(
             cafile=authority if authority is not None and authority.is_file() else None

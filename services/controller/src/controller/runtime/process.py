@@ -204,10 +204,9 @@ class ProcessRuntime:
         spec = provider.spec
         if spec.type == "fake":
             return ["--world", str(place / "world.json")]
-        if spec.type == "vsphere":
-            return ["--endpoint", spec.endpoint, *_vsphere_flags(spec)]
         directories = (self._settings.images, self._settings.shared_images)
-        return ["--endpoint", spec.endpoint, *(f"--image-directory={each}" for each in directories)]
+        flags = ["--endpoint", spec.endpoint, *(f"--image-directory={each}" for each in directories)]
+        return flags + _vsphere_flags(spec) if spec.type == "vsphere" else flags
 
     async def _credentials(self, provider: Provider, place: Path) -> str:
         """Write them where only this child looks; answers with their digest."""
