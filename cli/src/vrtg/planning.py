@@ -218,12 +218,21 @@ def _image_id(image: Object, provider: Object) -> str:
 def _boot(objects: Objects, spec: Object, namespace: str, composing: Any) -> composing.BootSources:  # Any: the module
     user = spec.get("userData") or {}
     cloud, ignition = user.get("cloudInit") or {}, user.get("ignition") or {}
+    sysprep = (spec.get("customization") or {}).get("sysprep") or {}
     meta = (spec.get("metaData") or {}).get("cloudInit") or {}
     return composing.BootSources(  # type: ignore[no-any-return]  # the module is passed in
         user_data=_secret(objects, cloud.get("secretRef"), namespace, USER_DATA_KEYS),
         meta_data=_secret(objects, meta.get("secretRef"), namespace, META_DATA_KEYS),
         ignition=_secret(objects, ignition.get("secretRef"), namespace, IGNITION_KEYS),
+        admin_password=_password(objects, sysprep.get("adminPassword"), namespace),
+        join_password=_password(objects, (sysprep.get("joinDomain") or {}).get("password"), namespace),
     )
+
+
+def _password(objects: Objects, wish: Object | None, namespace: str) -> str | None:
+    if not wish:
+        return None
+    return _secret(objects, wish.get("secretRef"), namespace, (wish.get("secretKey") or "password",))
 
 
 def _secret(objects: Objects, reference: Object | None, namespace: str, keys: tuple[str, ...]) -> str | None:

@@ -134,6 +134,19 @@ async def test_a_secret_that_lacks_the_key_is_named_and_never_shown(cluster: Clu
         assert "canary" not in str(refused.value)
 
 
+async def test_passwords_of_a_customization_come_from_secrets(cluster: Cluster, namespace: str):
+    await cluster.namespace(namespace)
+    await cluster.secret(namespace, "windows", admin="canary-admin", password="canary-join")
+    join = {"domain": "lab.example", "username": "joiner", "password": {"secretRef": {"name": "windows"}}}
+    admin = {"secretRef": {"name": "windows"}, "secretKey": "admin"}
+    sysprep = {"enabled": True, "adminPassword": admin, "joinDomain": join}
+    await cluster.create("VirtualMachine", namespace, "web", machine(customization={"sysprep": sysprep}))
+    async with connect(str(cluster.kubeconfig)) as api:
+        boot = await Secrets(api).boot_sources(await api.get(VIRTUAL_MACHINES, namespace, "web"))
+    assert (boot.admin_password, boot.join_password) == ("canary-admin", "canary-join")
+    assert "canary" not in scrub("bad password canary-admin of canary-join", boot) + repr(boot)
+
+
 @pytest.mark.parametrize(
     ("selector", "labels", "allowed"),
     [

@@ -23,8 +23,9 @@ from common import v1
 from common.errors import InvalidSpecError
 
 from . import duration, quantity
+from .customization import Sysprep
 from .provider import Provider, ProviderDefaults
-from .shared import DiskSpec, VMNetworkRef
+from .shared import DiskSpec, PasswordSpec, VMNetworkRef
 from .virtualmachine import VirtualMachine
 from .vmclass import VMClass
 from .vmnetworkattachment import IpAllocation, VMNetworkAttachment
@@ -62,11 +63,13 @@ class FieldReport:
 
 @dataclass(frozen=True)
 class BootSources:
-    """Contents of the Secrets that the VM's boot data refer to; None where none is referred to."""
+    """Contents of the Secrets that the VM's boot data and customization refer to; None where none is referred to."""
 
     user_data: str | None = None
     meta_data: str | None = None
     ignition: str | None = None
+    admin_password: str | None = None
+    join_password: str | None = None
 
     def __repr__(self) -> str:
         return "BootSources(...)"  # the contents are secret
@@ -146,6 +149,7 @@ class _Composer:
             power=self._power(),
             tags=list(spec.tags or ()),
             attributes=dict(spec.attributes),
+            customization=self._customization(),
             extra_config=dict(size.extra_config or {}),
             tuning=self._tuning(),
             gpus=self._gpus(),
@@ -460,6 +464,8 @@ class _Composer:
                 if part
             ),
         )
+        if self.vm.spec.customization is not None:
+            data.hostname = self.vm.spec.customization.hostname or ""
         if ignition is not None and ignition.inline and self.boot.ignition:
             raise InvalidSpecError(
                 "spec.userData.ignition: inline and secretRef are both given; Ignition has one document"
@@ -468,6 +474,43 @@ class _Composer:
         if data.ignition and data.user_data:
             raise InvalidSpecError("spec.userData: cloudInit and ignition are both given; a guest reads one of them")
         return data if data != v1.BootData() else None
+
+    def _customization(self) -> v1.Customization | None:
+        wish, where = self.vm.spec.customization, "spec.customization"
+        if wish is None:
+            return None
+        self._not_yet(wish.certificates, f"{where}.certificates", "certificates for the guest are")
+        self._not_yet(wish.guest_commands, f"{where}.guestCommands", "commands in the guest are")
+        for value, name in ((wish.networks, "networks"), (wish.tags, "tags"), (wish.user_data, "userData")):
+            if value:
+                self._report(f"{where}.{name}", "NotUsed", f"a machine has those of spec.{name}")
+        return v1.Customization(
+            stored=wish.stored or "",
+            domain=wish.domain or "",
+            time_zone=wish.time_zone or "",
+            sysprep=self._sysprep(wish.sysprep, f"{where}.sysprep"),
+        )
+
+    def _sysprep(self, wish: Sysprep | None, where: str) -> v1.Sysprep | None:
+        if wish is None or not wish.enabled:
+            if wish is not None:
+                self._report(where, "NoEffect", "sysprep without enabled: true has no effect")
+            return None
+        made = v1.Sysprep(
+            full_name=wish.owner or "",
+            organization=wish.organization or "",
+            product_key=wish.product_key or "",
+            commands=list(wish.custom_commands),
+        )
+        if wish.admin_password is not None:
+            made.admin_password = _password(wish.admin_password, self.boot.admin_password, f"{where}.adminPassword")
+        if (join := wish.join_domain) is not None:
+            made.join_domain, made.join_user = join.domain, join.username
+            made.join_password = _password(join.password, self.boot.join_password, f"{where}.joinDomain.password")
+            if join.organizational_unit:
+                path = f"{where}.joinDomain.organizationalUnit"
+                self._report(path, "NotSupportedYet", "the unit of a domain cannot be chosen yet")
+        return made
 
     def _placement(self) -> v1.Placement | None:
         wish, fallback = self.vm.spec.placement, self.defaults.placement
@@ -644,6 +687,14 @@ def _mime_subtype(text: str) -> str:
         if first.startswith(start):
             return subtype
     return "jinja2" if first.startswith("## template: jinja") else "cloud-config"
+
+
+def _password(wish: PasswordSpec, found: str | None, where: str) -> str:
+    if wish.value is not None:
+        raise InvalidSpecError(f"{where}.value: whoever may read the object would know it; use {where}.secretRef")
+    if found is None:
+        raise InvalidSpecError(f"{where}: names no Secret; set secretRef, and secretKey if its key is not `password`")
+    return found
 
 
 def _uint32(value: int, where: str, least: int = 0) -> int:

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from msgspec import Meta
 from msgspec import field as named
 
+from .customization import Customization
 from .metadata import Conditions, Model, Resource
 from .shared import (
     CdromSpec,
@@ -122,6 +123,10 @@ class VirtualMachineSpec(Model):
     snapshot: Annotated[VirtualMachineSnapshot | None, Meta(description="Wishes about snapshots")] = None
     tags: Annotated[list[str], Meta(description="Tags of the machine on the hypervisor", max_length=50)] = []
     user_data: Annotated[UserData | None, Meta(description="First-boot payload")] = None
+    customization: Annotated[
+        Customization | None,
+        Meta(description="Personalisation of the guest, once, by the hypervisor's own tools and not by cloud-init"),
+    ] = None
     attributes: Annotated[
         dict[str, str],
         Meta(

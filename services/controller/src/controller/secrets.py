@@ -64,7 +64,7 @@ class Secrets:
         return value
 
     async def boot_sources(self, vm: VirtualMachine) -> BootSources:
-        """What the VM's boot data refer to."""
+        """What the VM's boot data and its customization refer to."""
         user, meta = vm.spec.user_data, vm.spec.meta_data
         found: dict[str, str | None] = {"user_data": None, "meta_data": None, "ignition": None}
         wanted = (
@@ -76,7 +76,25 @@ class Secrets:
             if source is not None and source.secret_ref is not None and source.secret_ref.name:
                 ref = source.secret_ref.name
                 found[name] = await self.text(vm.metadata.namespace, ref, keys, f"{where}.secretRef")
-        return BootSources(**found)
+        return BootSources(**found, **await self._passwords(vm))
+
+    async def _passwords(self, vm: VirtualMachine) -> dict[str, str]:
+        """What the VM's customization refers to, masked in every log from now on."""
+        custom = vm.spec.customization
+        sysprep = custom.sysprep if custom is not None else None
+        if sysprep is None or not sysprep.enabled:
+            return {}
+        where, join = "spec.customization.sysprep", sysprep.join_domain
+        wanted = (
+            ("admin_password", sysprep.admin_password, f"{where}.adminPassword"),
+            ("join_password", join.password if join is not None else None, f"{where}.joinDomain.password"),
+        )
+        found = {}
+        for name, wish, path in wanted:
+            if wish is not None and wish.secret_ref is not None:
+                namespace, place = vm.metadata.namespace, f"{path}.secretRef"
+                found[name] = await self.credential(namespace, wish.secret_ref.name, (wish.secret_key,), place)
+        return found
 
     def _mask(self, text: str) -> None:
         """Once each: every new one makes the register of all logs larger."""
@@ -93,6 +111,7 @@ def scrub(message: str, boot: BootSources) -> str:
         for line in (text or "").splitlines():
             _, _, value = line.partition(":")
             parts |= {line.strip(), value.strip().strip("\"',")}
+    parts |= {boot.admin_password or "", boot.join_password or ""}
     for part in sorted(parts, key=len, reverse=True):
         if len(part) >= SHORTEST:
             message = message.replace(part, redact.MASK)
