@@ -8,7 +8,13 @@ from common import faults, v1
 from common.errors import NameConflictError, WrongPowerStateError
 
 from providerkit.driver import Progress
-from providerkit.planner import BOOT_DATA_SETTING, boot_data_digest, hypervisor_name
+from providerkit.planner import (
+    ADOPTED_SETTING,
+    BOOT_DATA_SETTING,
+    DESCRIPTION_SETTING,
+    boot_data_digest,
+    hypervisor_name,
+)
 
 from . import hardware
 from .hardware import OFF, ON
@@ -88,6 +94,9 @@ class Clones:
         machine.power, machine.power_reason, machine.addresses, machine.guest = OFF, "", [], None
         machine.tags, machine.create_time = sorted(set(target.tags)), self._world.clock.now()
         machine.description = target.description or machine.description
+        machine.settings.pop(ADOPTED_SETTING, None)
+        if target.description:
+            machine.settings[DESCRIPTION_SETTING] = "true"
         machine.pending_restart = []
         for disk, name in zip(machine.disks, names, strict=True):
             disk.name, disk.id, disk.owned = name, f"{uid}/{name}", True
