@@ -394,7 +394,8 @@ class MachineContract:
         await subject.settle(spec)
         spec.cpu.count = 2
         spec.memory.size_bytes *= 2
-        spec.disks[0].size_bytes *= 2
+        if (await subject.can()).disk_offline_grow:
+            spec.disks[0].size_bytes *= 2
         spec.disks += [v1.DiskSpec(name=name, size_bytes=subject.traits.disk_bytes) for name in ("log", "data")]
         spec.nics.append(v1.NicSpec(name="net1", network=copy.deepcopy(subject.traits.network)))
         answer = await subject.settle(spec)
