@@ -18,8 +18,8 @@ from common.status import Action, action
 from controller.conditions import Wish, find, is_true, merged
 from controller.patches import merge_patch
 from controller.status import Deletion, Outcome, Problem, deleting_status, happenings, status_of
-from kinds.compose import FieldReport
 from kinds.metadata import Condition, ObjectMeta
+from kinds.reports import FieldReport
 from kinds.shared import ObjectRef
 from kinds.virtualmachine import BoundProvider, VirtualMachine, VirtualMachineSpec, VirtualMachineStatus
 

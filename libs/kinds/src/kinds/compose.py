@@ -9,36 +9,32 @@ Shared by the controller and `vrtg plan`, so that both always mean the same mach
 
 from __future__ import annotations
 
-import ipaddress
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from email.generator import Generator
 from email.mime.multipart import MIMEMultipart
 from email.mime.text import MIMEText
 from io import StringIO
-from typing import TypeVar
 
 from common import v1
 from common.errors import InvalidSpecError
 
-from . import duration, quantity
 from .customization import Sysprep
 from .provider import Provider, ProviderDefaults
+from .reading import byte_count, check_cidr, mac_address, meaning, optional_uint32, seconds_of, uint32, uint64
+from .reports import FieldReport
 from .shared import DiskSpec, PasswordSpec, VMNetworkRef
 from .virtualmachine import VirtualMachine
 from .vmclass import VMClass
 from .vmnetworkattachment import IpAllocation, VMNetworkAttachment
-
-W = TypeVar("W")
+from .wires import Wire
 
 GIB, MIB = 1 << 30, 1 << 20
 ROOT = "root"
 """Name of the boot disk. An entry of this name in spec.disks describes the boot disk itself, not another one."""
 DEFAULT_DISK_TYPE = "thin"
 """The schema writes this default into every disk: it is no wish against what the class has chosen."""
-DEFAULT_MTU = 1500
-"""The schema writes this default into every attachment: it is no wish."""
 DEFAULT_TOOLS_POLICY = "install"
 """Likewise for VMClass guestToolsPolicy: a policy that nobody chose must not make every machine incomplete."""
 
@@ -49,16 +45,6 @@ INFORMATIONAL = frozenset(
         "VMNetworkAttachment spec.metadata",
     }
 )
-
-
-@dataclass(frozen=True)
-class FieldReport:
-    """A field that asks for something which is not done."""
-
-    field: str
-    """Path from the root of the object, with the kind where it is not the VirtualMachine."""
-    reason: str
-    message: str
 
 
 @dataclass(frozen=True)
@@ -185,22 +171,22 @@ class _Composer:
         if wish is not None and wish.cpu is not None:
             count, where = wish.cpu, "spec.resources.cpu"
         profile, limits = size.performance_profile, size.resource_limits
-        cpu = v1.CpuSpec(count=_uint32(count, where, least=1))
+        cpu = v1.CpuSpec(count=uint32(count, where, least=1))
         if profile is not None:
             cpu.hot_add = bool(profile.cpu_hot_add_enabled)
             cpu.nested_virtualization = bool(profile.nested_virtualization)
         if limits is not None:
             where = "VMClass spec.resourceLimits"
-            cpu.reservation_mhz = _optional_uint32(limits.cpu_reservation, f"{where}.cpuReservation")
-            cpu.limit_mhz = _optional_uint32(limits.cpu_limit, f"{where}.cpuLimit")
-            cpu.shares = _optional_uint32(limits.cpu_shares, f"{where}.cpuShares")
+            cpu.reservation_mhz = optional_uint32(limits.cpu_reservation, f"{where}.cpuReservation")
+            cpu.limit_mhz = optional_uint32(limits.cpu_limit, f"{where}.cpuLimit")
+            cpu.shares = optional_uint32(limits.cpu_shares, f"{where}.cpuShares")
         return cpu
 
     def _memory(self) -> v1.MemorySpec:
         size, wish = self.vmclass.spec, self.vm.spec.resources
-        count = _bytes(size.memory, "VMClass spec.memory")
+        count = byte_count(size.memory, "VMClass spec.memory")
         if wish is not None and wish.memory_mib is not None:
-            count = _uint64(wish.memory_mib * MIB, "spec.resources.memoryMiB")
+            count = uint64(wish.memory_mib * MIB, "spec.resources.memoryMiB")
         if count < MIB:
             raise InvalidSpecError("VMClass spec.memory: a machine needs at least 1Mi; write a quantity such as 4Gi")
         memory = v1.MemorySpec(size_bytes=count)
@@ -209,16 +195,16 @@ class _Composer:
         if (limits := size.resource_limits) is not None:
             where = "VMClass spec.resourceLimits"
             if limits.memory_reservation is not None:
-                memory.reservation_bytes = _bytes(limits.memory_reservation, f"{where}.memoryReservation")
+                memory.reservation_bytes = byte_count(limits.memory_reservation, f"{where}.memoryReservation")
             if limits.memory_limit is not None:
-                memory.limit_bytes = _bytes(limits.memory_limit, f"{where}.memoryLimit")
+                memory.limit_bytes = byte_count(limits.memory_limit, f"{where}.memoryLimit")
         return memory
 
     def _firmware(self) -> v1.FirmwareSpec:
         size = self.vmclass.spec
         kinds = {"BIOS": v1.FirmwareType.BIOS, "UEFI": v1.FirmwareType.UEFI, "EFI": v1.FirmwareType.UEFI}
         firmware = v1.FirmwareSpec(
-            type=_word(size.firmware, kinds, "VMClass spec.firmware", v1.FirmwareType.UNSPECIFIED)
+            type=meaning(size.firmware, kinds, "VMClass spec.firmware", v1.FirmwareType.UNSPECIFIED)
         )
         if (profile := size.security_profile) is not None:
             firmware.secure_boot = bool(profile.secure_boot)
@@ -254,9 +240,9 @@ class _Composer:
         if wish is None or wish.gpu is None:
             return []
         where, gpu = "spec.resources.gpu", wish.gpu
-        memory = _uint64((gpu.memory or 0) * MIB, f"{where}.memory")
+        memory = uint64((gpu.memory or 0) * MIB, f"{where}.memory")
         return [
-            v1.GpuSpec(count=_uint32(gpu.count, f"{where}.count", least=1), model=gpu.type or "", memory_bytes=memory)
+            v1.GpuSpec(count=uint32(gpu.count, f"{where}.count", least=1), model=gpu.type or "", memory_bytes=memory)
         ]
 
     # -- disks -----------------------------------------------------------------------------------------------------
@@ -302,17 +288,17 @@ class _Composer:
             return
         where = "VMClass spec.diskDefaults"
         if defaults.size is not None:
-            disk.size_bytes = _bytes(defaults.size, f"{where}.size")
+            disk.size_bytes = byte_count(defaults.size, f"{where}.size")
         disk.provisioning = self._provisioning(defaults.type, f"{where}.type")
         disk.storage = defaults.storage_class or ""
         disk.storage_policy = defaults.storage_policy or ""
-        disk.iops_limit = _uint32(defaults.iops or 0, f"{where}.iops")
+        disk.iops_limit = uint32(defaults.iops or 0, f"{where}.iops")
 
     def _disk(self, wish: DiskSpec) -> v1.DiskSpec:
         disk = v1.DiskSpec(name=wish.name)
         defaults = self.vmclass.spec.disk_defaults
         if defaults is not None:
-            disk.iops_limit = _uint32(defaults.iops or 0, "VMClass spec.diskDefaults.iops")
+            disk.iops_limit = uint32(defaults.iops or 0, "VMClass spec.diskDefaults.iops")
             disk.storage_policy = defaults.storage_policy or ""
         self._settings(disk, wish)
         return disk
@@ -320,19 +306,19 @@ class _Composer:
     def _settings(self, disk: v1.DiskSpec, wish: DiskSpec) -> None:
         where = f"spec.disks[{wish.name}]"
         if wish.size_gib is not None:
-            disk.size_bytes = _uint64(wish.size_gib * GIB, f"{where}.sizeGiB")
+            disk.size_bytes = uint64(wish.size_gib * GIB, f"{where}.sizeGiB")
         # The schema writes the default into every entry, so that it says nothing against what the class has chosen.
         if wish.type != DEFAULT_DISK_TYPE or disk.provisioning is v1.DiskProvisioning.UNSPECIFIED:
             disk.provisioning = self._provisioning(wish.type, f"{where}.type")
         buses = {bus.name.lower(): bus for bus in v1.DiskBus if bus.name and bus is not v1.DiskBus.UNSPECIFIED}
-        disk.bus = _word((wish.bus or "").lower() or None, buses, f"{where}.bus", v1.DiskBus.UNSPECIFIED)
+        disk.bus = meaning((wish.bus or "").lower() or None, buses, f"{where}.bus", v1.DiskBus.UNSPECIFIED)
         disk.storage = wish.storage_pool or wish.storage_class or disk.storage
         if wish.storage_pool and wish.storage_class and wish.storage_pool != wish.storage_class:
             self._report(f"{where}.storageClass", "Overridden", f"storagePool {wish.storage_pool} takes precedence")
         disk.storage_policy = wish.storage_policy or disk.storage_policy
         disk.online_grow = wish.expand_policy == "Online"
         if (scsi := wish.scsi) is not None:
-            disk.controller_index = _optional_uint32(scsi.controller, f"{where}.scsi.controller")
+            disk.controller_index = optional_uint32(scsi.controller, f"{where}.scsi.controller")
             disk.controller_type = scsi.controller_type or ""
             disk.sharing = scsi.shared_bus or ""
 
@@ -349,7 +335,7 @@ class _Composer:
             "thick": v1.DiskProvisioning.THICK,
             "eagerzeroedthick": v1.DiskProvisioning.EAGER_ZEROED_THICK,
         }
-        return _word(word, kinds, where, v1.DiskProvisioning.UNSPECIFIED)
+        return meaning(word, kinds, where, v1.DiskProvisioning.UNSPECIFIED)
 
     # -- network ---------------------------------------------------------------------------------------------------
 
@@ -361,10 +347,10 @@ class _Composer:
                 f"spec.networks: the name {nic.name!r} is given twice; names are unique in a machine"
             )
         attachment = self.networks.get(nic.name)
-        spec = v1.NicSpec(name=nic.name, mac=_mac(nic.mac_address or "", f"{where}.macAddress"))
+        spec = v1.NicSpec(name=nic.name, mac=mac_address(nic.mac_address or "", f"{where}.macAddress"))
         if attachment is not None:
             wire = Wire(attachment, self.defaults.provider_type)
-            spec.network, spec.model, spec.mtu = wire.network(), wire.model, _uint32(wire.mtu, f"{wire.where}.mtu")
+            spec.network, spec.model, spec.mtu = wire.network(), wire.model, uint32(wire.mtu, f"{wire.where}.mtu")
             self.ignored += [report for report in wire.reports() if report not in self.ignored]
         elif nic.network_ref is not None:
             raise InvalidSpecError(f"{where}.networkRef: VMNetworkAttachment {nic.network_ref.name} was not given")
@@ -373,7 +359,7 @@ class _Composer:
         else:
             spec.network = v1.NetworkRef(kind=v1.NetworkKind.NAT)
         if nic.mtu is not None:
-            spec.mtu = _uint32(nic.mtu, f"{where}.mtu")
+            spec.mtu = uint32(nic.mtu, f"{where}.mtu")
         spec.addressing = self._addressing(nic, attachment, where)
         return spec
 
@@ -398,7 +384,7 @@ class _Composer:
         if attachment is not None:
             self._allocation(own, attachment)
         for address in own.addresses:
-            _check_cidr(address, where)
+            check_cidr(address, where)
         return own if own != v1.GuestAddressing() else None
 
     def _allocation(self, own: v1.GuestAddressing, attachment: VMNetworkAttachment) -> None:
@@ -420,7 +406,7 @@ class _Composer:
                 v1.Route(
                     destination=route.destination,
                     via=route.gateway,
-                    metric=_uint32(route.metric or 0, f"{where}.staticConfig.routes.metric"),
+                    metric=uint32(route.metric or 0, f"{where}.staticConfig.routes.metric"),
                 )
                 for route in static.routes or ()
             ]
@@ -542,126 +528,14 @@ class _Composer:
         }
         wish = self.vm.spec.power_state or "On"
         power = v1.PowerSpec(
-            state=_word(wish, states, "spec.powerState", v1.PowerState.ON), graceful=wish == "OffGraceful"
+            state=meaning(wish, states, "spec.powerState", v1.PowerState.ON), graceful=wish == "OffGraceful"
         )
         lifecycle = self.vm.spec.lifecycle
         if lifecycle is not None and lifecycle.graceful_shutdown_timeout:
             where = "spec.lifecycle.gracefulShutdownTimeout"
-            seconds = _seconds(lifecycle.graceful_shutdown_timeout, where)
+            seconds = seconds_of(lifecycle.graceful_shutdown_timeout, where)
             power.graceful_timeout = timedelta(seconds=seconds)
         return power
-
-
-class Wire:
-    """What a VMNetworkAttachment means to one type of provider."""
-
-    def __init__(self, attachment: VMNetworkAttachment, provider_type: str) -> None:
-        self.where = f"VMNetworkAttachment {attachment.metadata.name} spec.network"
-        self._attachment, self._spec = attachment, attachment.spec.network
-        self._kind = provider_type if provider_type in ("libvirt", "vsphere", "proxmox") else self._first()
-        self.model = ""
-        self.mtu = 0 if self._spec.mtu in (None, DEFAULT_MTU) else self._spec.mtu or 0
-
-    def _first(self) -> str:
-        return next(
-            (name for name in ("libvirt", "proxmox", "vsphere") if getattr(self._spec, name) is not None), "libvirt"
-        )
-
-    def network(self) -> v1.NetworkRef:
-        """Kind and name of the network. Raises: InvalidSpecError."""
-        found: v1.NetworkRef | None = getattr(self, f"_{self._kind}")()
-        if found is not None:
-            return found
-        if self._spec.type == "nat":
-            return v1.NetworkRef(kind=v1.NetworkKind.NAT)
-        cure = {
-            "libvirt": "libvirt.networkName or libvirt.bridge.name",
-            "vsphere": "vsphere.portgroup",
-            "proxmox": "proxmox.bridge",
-        }[self._kind]
-        raise InvalidSpecError(f"{self.where}: names no network for a {self._kind} provider; set {cure}, or type: nat")
-
-    def _libvirt(self) -> v1.NetworkRef | None:
-        block = self._spec.libvirt
-        if block is None:
-            return None
-        self.model = block.model or ""
-        if block.network_name and block.bridge is not None:
-            raise InvalidSpecError(f"{self.where}.libvirt: networkName and bridge are both given; keep one")
-        if block.network_name:
-            return v1.NetworkRef(kind=v1.NetworkKind.NAMED, name=block.network_name)
-        if block.bridge is not None:
-            return v1.NetworkRef(kind=v1.NetworkKind.BRIDGE, name=block.bridge.name)
-        return None
-
-    def _vsphere(self) -> v1.NetworkRef | None:
-        block = self._spec.vsphere
-        if block is None:
-            return None
-        self.model = block.adapter_type or ""
-        vlan = block.vlan.vlan_id or 0 if block.vlan is not None else 0
-        network = v1.NetworkRef(name=block.portgroup or "", vlan=_uint32(vlan, f"{self.where}.vsphere.vlan.vlanID"))
-        if block.distributed_switch is not None:
-            network.kind = v1.NetworkKind.DISTRIBUTED
-            network.switch = block.distributed_switch.uuid or block.distributed_switch.name
-        else:
-            network.kind = v1.NetworkKind.NAMED
-        return network if network.name else None
-
-    def _proxmox(self) -> v1.NetworkRef | None:
-        block = self._spec.proxmox
-        if block is None or not block.bridge:
-            return None
-        self.model = block.model or ""
-        if block.mtu is not None:
-            self.mtu = block.mtu
-        vlan = _uint32(block.vlan_tag or 0, f"{self.where}.proxmox.vlanTag")
-        return v1.NetworkRef(kind=v1.NetworkKind.BRIDGE, name=block.bridge, vlan=vlan)
-
-    def reports(self) -> Iterable[FieldReport]:
-        """What the attachment asks for and nothing does."""
-        name, spec = self._attachment.metadata.name, self._attachment.spec
-        for block, path, what in (
-            (spec.qos, "qos", "traffic shaping is"),
-            (spec.security, "security", "network security settings are"),
-        ):
-            if block is not None:
-                yield FieldReport(
-                    f"VMNetworkAttachment {name} spec.{path}", "NotSupportedYet", f"{what} not supported yet"
-                )
-        for path in self._unread():
-            yield FieldReport(
-                f"{self.where}.{self._kind}.{path}", "NotSupportedYet", "this setting is not supported yet"
-            )
-        if self._spec.type in ("isolated", "host-only") and getattr(self._spec, self._kind) is not None:
-            yield FieldReport(
-                f"{self.where}.type",
-                "NotChecked",
-                "the network is used as the hypervisor has it; its type is not checked",
-            )
-
-    def _unread(self) -> Iterable[str]:
-        """Fields of the provider's own block that are set (not at the schema's default) and that no one reads."""
-        if self._kind == "libvirt" and (libvirt := self._spec.libvirt) is not None:
-            yield from ("driver",) if libvirt.driver is not None else ()
-            yield from ("filterRef",) if libvirt.filter_ref is not None else ()
-            if libvirt.bridge is not None:
-                yield from ("bridge.stp",) if libvirt.bridge.stp else ()
-                yield from ("bridge.delay",) if libvirt.bridge.delay else ()
-        if self._kind == "vsphere" and (vsphere := self._spec.vsphere) is not None:
-            yield from ("pciSlotNumber",) if vsphere.pci_slot_number is not None else ()
-            yield from ("security",) if vsphere.security is not None else ()
-            yield from ("trafficShaping",) if vsphere.traffic_shaping is not None else ()
-            if vsphere.distributed_switch is not None and vsphere.distributed_switch.portgroup_type:
-                yield "distributedSwitch.portgroupType"
-            if (vlan := vsphere.vlan) is not None:
-                yield from ("vlan.type",) if vlan.type in ("pvlan", "trunk") else ()
-                yield from ("vlan.primaryVlanID",) if vlan.primary_vlan_id is not None else ()
-                yield from ("vlan.secondaryVlanID",) if vlan.secondary_vlan_id is not None else ()
-                yield from ("vlan.trunkVlanIDs",) if vlan.trunk_vlan_ids else ()
-        if self._kind == "proxmox" and (proxmox := self._spec.proxmox) is not None:
-            yield from ("firewall",) if proxmox.firewall else ()
-            yield from ("rateLimit",) if proxmox.rate_limit is not None else ()
 
 
 def _joined_user_data(inline: str | None, secret: str | None) -> str:
@@ -695,60 +569,3 @@ def _password(wish: PasswordSpec, found: str | None, where: str) -> str:
     if found is None:
         raise InvalidSpecError(f"{where}: names no Secret; set secretRef, and secretKey if its key is not `password`")
     return found
-
-
-def _uint32(value: int, where: str, least: int = 0) -> int:
-    if not least <= value < 1 << 32:
-        raise InvalidSpecError(f"{where}: {value} is out of range; the least is {least}")
-    return value
-
-
-def _optional_uint32(value: int | None, where: str) -> int | None:
-    return None if value is None else _uint32(value, where)
-
-
-def _uint64(value: int, where: str) -> int:
-    if not 0 <= value < 1 << 60:
-        raise InvalidSpecError(f"{where}: {value} bytes is out of range; at most 1 EiB")
-    return value
-
-
-def _bytes(text: str | int, where: str) -> int:
-    try:
-        return _uint64(quantity.parse(text), where)
-    except (ValueError, OverflowError, ArithmeticError) as error:
-        raise InvalidSpecError(f"{where}: {text!r} is no quantity of bytes; write for example 4Gi") from error
-
-
-def _seconds(text: str, where: str) -> float:
-    try:
-        seconds = duration.parse(text)
-    except (ValueError, OverflowError) as error:
-        raise InvalidSpecError(f"{where}: {text!r} is no duration; write for example 90s") from error
-    if not 0 <= seconds <= 86400:
-        raise InvalidSpecError(f"{where}: {text!r} is out of range; at most 24h")
-    return seconds
-
-
-def _word(word: str | None, words: Mapping[str, W], where: str, unset: W) -> W:
-    """The value that a word stands for."""
-    if not word:
-        return unset
-    if word not in words:
-        raise InvalidSpecError(f"{where}: {word!r} is none of {', '.join(words)}")
-    return words[word]
-
-
-def _mac(text: str, where: str) -> str:
-    mac = text.lower().replace("-", ":")
-    parts = mac.split(":")
-    if mac and (len(parts) != 6 or not all(len(part) == 2 and set(part) <= set("0123456789abcdef") for part in parts)):
-        raise InvalidSpecError(f"{where}: {text!r} is no MAC address; write for example 52:54:00:12:34:56")
-    return mac
-
-
-def _check_cidr(text: str, where: str) -> None:
-    try:
-        ipaddress.ip_interface(text)
-    except ValueError as error:
-        raise InvalidSpecError(f"{where}: {text!r} is no address with a prefix length; write 192.0.2.7/24") from error

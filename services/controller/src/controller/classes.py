@@ -6,9 +6,9 @@ import msgspec
 from common.clock import Clock
 from common.errors import InvalidSpecError, ProviderError
 from kinds import quantity
-from kinds.compose import Wire
 from kinds.vmclass import VMClass
 from kinds.vmnetworkattachment import VMNetworkAttachment
+from kinds.wires import Wire
 
 from .conditions import Truth, Wish, merged
 from .holds import Hold

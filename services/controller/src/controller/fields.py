@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import msgspec
-from kinds.compose import FieldReport
 from kinds.provider import Provider
+from kinds.reports import FieldReport
 from kinds.vmimage import Prepare, VMImage
 
 from .conditions import Wish

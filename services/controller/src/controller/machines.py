@@ -14,8 +14,9 @@ from common.errors import (
     ProviderError,
 )
 from common.status import Action, action
-from kinds.compose import BootSources, Defaults, FieldReport, compose
+from kinds.compose import BootSources, Defaults, compose
 from kinds.provider import Provider
+from kinds.reports import FieldReport
 from kinds.virtualmachine import BoundProvider, VirtualMachine
 from kinds.vmclass import VMClass
 from kinds.vmimage import VMImage

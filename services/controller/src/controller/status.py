@@ -21,7 +21,7 @@ from common.errors import (
     OutcomeUnknownError,
     ProviderError,
 )
-from kinds.compose import FieldReport
+from kinds.reports import FieldReport
 from kinds.virtualmachine import (
     Address,
     BoundProvider,
