@@ -104,7 +104,7 @@ class Uploads:
         if mark is None or not mark.owned:
             raise NotSupportedError(f"{disk.doing}: its file is somebody else's and is not replaced")
         if not disk.has_flat_file:
-            raise NotSupportedError(f"{disk.doing}: it has snapshots, or is no file; remove the snapshots first")
+            raise NotSupportedError(f"{disk.doing}: it stands on another (snapshots, a linked clone), or is no file")
 
     # -- the shell -------------------------------------------------------------------------------------------------
 
