@@ -32,7 +32,7 @@ from provider_vsphere.images import Images, Source
 from provider_vsphere.keyproviders import KeyProviders
 from provider_vsphere.login import Login
 from provider_vsphere.places import Place, Places
-from provider_vsphere.snapshots import pending_files
+from provider_vsphere.snapshots import Snapshots, pending_files
 from provider_vsphere.tree import Entity
 from provider_vsphere.vsphere import Vsphere
 
@@ -71,6 +71,7 @@ class Creator:
         self._images = images
         self._clock = clock
         self._owner = owner
+        self._snapshots = Snapshots(vsphere, owner=owner)
         self.keys = KeyProviders(vsphere, clock)
 
     # -- making ----------------------------------------------------------------------------------------------------
@@ -279,8 +280,10 @@ class Creator:
         await faults.point(DESTROYED)
 
     async def _unplug_foreign(self, entity: Entity, doing: str) -> None:
-        """Destroy_Task takes the files of every disk that is plugged in. Judged by what is true now, not lately."""
+        """Destroy_Task takes the files of every disk that is plugged in, or that a snapshot holds. Judged by what is
+        true now, not lately."""
         await self._vsphere.refresh(entity)
+        await self._snapshots.let_go_of_foreign(entity, doing)
         present = entity.facts.get("config.hardware.device") or ()
         edit = making.detach_unowned(present, machines.stamp_of(entity))
         if edit is not None:
@@ -288,10 +291,13 @@ class Creator:
             await self._vsphere.task(doing, lambda login: self._vsphere.machine(entity, login).ReconfigVM_Task(edit))
 
     async def _remove_kept(self, entity: Entity, doing: str) -> None:
-        """Disks of ours that are unplugged."""
+        """Disks of ours that are unplugged, but for those that somebody has given to another VM."""
         mark, datacenter = machines.stamp_of(entity), self._vsphere.tree.datacenter(entity)
-        kept = {*editing.kept_files(mark).values(), *pending_files(entity).values()} if mark is not None else ()
-        for file in kept:
+        kept = {*editing.kept_files(mark).values(), *pending_files(entity).values()} if mark is not None else set()
+        taken = kept & machines.files_of_others(self._vsphere.tree, entity) if kept else set()
+        for file in taken:
+            log.warning("vsphere.disk.taken", uid=entity.uuid, file=file)
+        for file in kept - taken:
 
             def delete(login: Login, file: str = file) -> Any:
                 where = vim.Datacenter(datacenter.moid, login.instance._stub) if datacenter is not None else None

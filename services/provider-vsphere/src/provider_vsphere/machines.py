@@ -97,6 +97,18 @@ def standing_on(tree: Tree, entity: Entity) -> list[Entity]:
     return [each for each in tree.of_kind("VirtualMachine") if each is not entity and files & set(_below(each))]
 
 
+def files_of_others(tree: Tree, entity: Entity) -> set[str]:
+    """Files of the disks of every other VM in its datacenter, where a path means the same file."""
+    datacenter = tree.datacenter(entity)
+    return {
+        file
+        for each in tree.of_kind("VirtualMachine")
+        if each.moid != entity.moid and tree.datacenter(each) is datacenter
+        for disk in devices.disks_of(each.facts.get("config.hardware.device") or ())
+        for file in devices.chain_of(disk)
+    }
+
+
 def _below(machine: Entity) -> Iterator[str]:
     """Files that a VM's disks stand on."""
     for disk in devices.disks_of(machine.facts.get("config.hardware.device") or ()):

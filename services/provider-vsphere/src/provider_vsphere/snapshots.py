@@ -198,6 +198,20 @@ class Snapshots:
             )
             await self._vsphere.refresh(entity)
 
+    async def let_go_of_foreign(self, entity: Entity, doing: str) -> None:
+        """Before a machine is destroyed: with disks of others in its snapshots, remove these. What they hold is merged
+        into the disks themselves, which can be unplugged then."""
+        if not _nodes(entity):
+            return
+        held = [Held(_board(entity), machines.stamp_of(entity)), *(await self.held(_nodes(entity), doing)).values()]
+        if any(making.detach_unowned(each.devices, each.record) is not None for each in held):
+            log.info("vsphere.snapshot.all.removed", uid=entity.uuid)
+            await self._vsphere.task(
+                doing, lambda login: self._vsphere.machine(entity, login).RemoveAllSnapshots_Task(True)
+            )
+            await self._vsphere.refresh(entity)
+            await self._consolidate(entity, doing)
+
     async def refuse_used_machine(self, entity: Entity, doing: str) -> None:
         """Raises: SnapshotInUseError: linked clones stand on disks of the machine, which would go with it."""
         home = devices.directory_of(str(entity.facts.get("config.files.vmPathName") or ""))
@@ -243,6 +257,7 @@ class Snapshots:
         snapshotted = {file for each in every.values() for file in each.files}
         for name in loose(now, _board(entity), snapshotted):
             await self._unplug(entity, name, doing)
+        await self._unplug_foreign(entity, snapshotted, doing)
         now = machines.record_of(entity)
         kept = merged(node.kept or {}, unplugged(now, then.record, snapshotted))
         after = reverted(now, then.record, kept)
@@ -279,6 +294,18 @@ class Snapshots:
         edit = editing.detach_disk(_board(entity), machines.record_of(entity), name)
         await self._vsphere.task(doing, lambda login: self._vsphere.machine(entity, login).ReconfigVM_Task(edit))
         await self._vsphere.refresh(entity)
+
+    async def _unplug_foreign(self, entity: Entity, snapshotted: set[str], doing: str) -> None:
+        """A revert takes away every disk that no snapshot holds: somebody else's stays as a file."""
+        board = devices.Board(_board(entity))
+        for disk in devices.disks_of(_board(entity)):
+            if not snapshotted & set(devices.chain_of(disk)):
+                board.remove(disk)
+        if board.changes:
+            edit = vim.vm.ConfigSpec(deviceChange=board.changes)
+            edit.changeVersion = entity.facts.get("config.changeVersion")
+            await self._vsphere.task(doing, lambda login: self._vsphere.machine(entity, login).ReconfigVM_Task(edit))
+            await self._vsphere.refresh(entity)
 
     async def _describe(self, node: Node, text: str, doing: str) -> None:
         def rename(login: Login) -> None:

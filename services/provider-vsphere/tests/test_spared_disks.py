@@ -1,0 +1,122 @@
+"""Disks of others outlive what is done to the machine that has them, and so does a disk of ours that others have."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from common import v1
+from provider_vsphere import devices, machines
+from provider_vsphere.driver import VsphereDriver
+from provider_vsphere.tree import Entity
+from pyVmomi import vim
+from simulators.vcsim import Vcsim
+from simulators.vcsim.admin import Admin
+
+from .conftest import OWNER, driver_on
+
+pytestmark = pytest.mark.real
+MIB = 1 << 20
+
+
+def silent(_part: float, _phase: str) -> None:
+    """Nobody looks at the progress."""
+
+
+@pytest.fixture(scope="module")
+def admin(vcsim: Vcsim) -> Iterator[Admin]:
+    with Admin(vcsim) as admin:
+        yield admin
+
+
+@pytest.fixture
+async def driver(vcsim: Vcsim, tmp_path: Path) -> AsyncIterator[VsphereDriver]:
+    vcsim.control("behaviours", unplugged_stay=True)
+    driver = driver_on(vcsim, tmp_path, default_cluster="DC0_C0", default_network="VM Network")
+    async with driver.session():
+        yield driver
+    vcsim.control("reset")
+
+
+def identity() -> v1.MachineIdentity:
+    uid = str(uuid.uuid4())
+    return v1.MachineIdentity(uid=uid, namespace="lab", name=f"m-{uid[:8]}", owner=OWNER)
+
+
+async def adopted(driver: VsphereDriver, admin: Admin) -> str:
+    """A machine whose disk is somebody else's."""
+    who = identity()
+    vm = admin.create(f"theirs-{who.uid[:8]}", disks=1)
+    await until(driver, lambda: driver.vsphere.tree.get(vm._moId))
+    await driver.adopt(vm._moId, who)
+    return who.uid
+
+
+async def until(driver: VsphereDriver, holds: Callable[[], object]) -> None:
+    """Wait until the provider has heard of it."""
+    heard = asyncio.Event()
+    driver.vsphere.on_change(lambda _uid: heard.set())
+    async with asyncio.timeout(10):
+        while not holds():
+            heard.clear()
+            await heard.wait()
+
+
+def entity_of(driver: VsphereDriver, uid: str) -> Entity:
+    return machines.get(driver.vsphere.tree, uid, OWNER)
+
+
+def files(driver: VsphereDriver, uid: str) -> list[str]:
+    board = entity_of(driver, uid).facts["config.hardware.device"]
+    return [devices.file_of(disk) for disk in devices.disks_of(board)]
+
+
+def plug(admin: Admin, vm: Any, file: str, *, create: bool = False) -> None:
+    """Give a VM another disk."""
+    controller = next(each for each in vm.config.hardware.device if devices.family_of(each) is devices.SCSI)
+    backing = vim.vm.device.VirtualDisk.FlatVer2BackingInfo(fileName=file, diskMode="persistent")
+    disk = vim.vm.device.VirtualDisk(
+        key=-1, controllerKey=controller.key, unitNumber=5, backing=backing, capacityInKB=8192
+    )
+    change = vim.vm.device.VirtualDeviceSpec(operation="add", fileOperation="create" if create else None, device=disk)
+    admin.wait(vm.ReconfigVM_Task(vim.vm.ConfigSpec(deviceChange=[change])))
+
+
+async def test_an_adopted_machines_disk_outlives_it_and_its_snapshots(driver: VsphereDriver, admin: Admin) -> None:
+    uid = await adopted(driver, admin)
+    [file] = files(driver, uid)
+    request = v1.CreateSnapshotRequest(machine_uid=uid, uid=str(uuid.uuid4()), name="before")
+    await driver.create_snapshot(request, silent)
+    assert files(driver, uid) != [file], "it goes on in a delta"
+    await driver.destroy(uid, silent)
+    assert admin.path_of(file).exists()
+
+
+async def test_a_disk_that_somebody_plugged_in_outlives_a_revert(driver: VsphereDriver, admin: Admin) -> None:
+    uid = await adopted(driver, admin)
+    request = v1.CreateSnapshotRequest(machine_uid=uid, uid=str(uuid.uuid4()), name="before")
+    await driver.create_snapshot(request, silent)
+    plug(admin, admin.find(uid), "[LocalDS_0]", create=True)
+    await until(driver, lambda: len(files(driver, uid)) == 2)
+    file = files(driver, uid)[1]
+    await driver.revert_snapshot(v1.RevertSnapshotRequest(machine_uid=uid, uid=request.uid), silent)
+    assert len(files(driver, uid)) == 1
+    assert admin.path_of(file).exists()
+
+
+async def test_an_unplugged_disk_that_another_vm_has_outlives_its_machine(driver: VsphereDriver, admin: Admin) -> None:
+    who = identity()
+    disks = [v1.DiskSpec(name=name, size_bytes=8 * MIB) for name in ("root", "data")]
+    size = v1.MemorySpec(size_bytes=64 * MIB)
+    await driver.create(v1.MachineSpec(identity=who, cpu=v1.CpuSpec(count=1), memory=size, disks=disks), silent)
+    file = files(driver, who.uid)[1]
+    await driver.detach_disk(who.uid, "data", live=False)
+    other = admin.create(f"other-{who.uid[:8]}", disks=1)
+    plug(admin, other, file)
+    await until(driver, lambda: file in machines.files_of_others(driver.vsphere.tree, entity_of(driver, who.uid)))
+    await driver.destroy(who.uid, silent)
+    assert admin.path_of(file).exists()
