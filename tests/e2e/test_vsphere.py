@@ -68,6 +68,20 @@ def test_a_machine_from_a_template_runs_and_tells_its_address(stack: VsphereStac
     assert stack.admin.orphans() == []
 
 
+def test_attributes_and_customization_reach_the_vcenter(stack: VsphereStack, namespace: str) -> None:
+    """vCenter names the new guest, and shows whose it is."""
+    wish = {"hostname": "front", "domain": "example.org"}
+    stack.apply(box(namespace, attributes={"Owner": "web team"}, customization=wish))
+    stack.wait("vm", "box", ON, namespace)
+    stack.wait("vm", "box", "condition=Ready", namespace)
+    body = stack.get("vm", "box", namespace)
+    vm = stack.admin.find(body["metadata"]["uid"])
+    names = {field.key: field.name for field in vm.availableField}
+    assert {names[each.key]: each.value for each in vm.customValue}["Owner"] == "web team"
+    assert vm.guest.hostName == "front"
+    assert "pendingChanges" not in body["status"]
+
+
 def test_power_follows_the_spec(stack: VsphereStack, namespace: str) -> None:
     stack.apply(box(namespace))
     stack.wait("vm", "box", ON, namespace)
