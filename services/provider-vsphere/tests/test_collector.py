@@ -96,3 +96,16 @@ async def test_equal_facts_are_told_to_nobody(collector: Collector, heard: Heard
     assert heard.machines == ["u"]
     collector.take([Update("Task", "task-1", changed={"info.state": "success"})])
     assert heard.tasks == ["task-1"]
+
+
+async def test_a_machine_whose_files_cannot_be_reached_is_still_there(collector: Collector) -> None:
+    """It loses its whole configuration; a stamp that alone goes was taken off."""
+    collector.take([vm(uuid="u", version="1", cpus=2)])
+    collector.take([Update("VirtualMachine", "vm-1", unset=("config.instanceUuid", VERSION, CPUS))])
+    assert [entity.moid for entity in tree_of(collector).with_uuid("u")] == ["vm-1"]
+    assert fact(collector, CPUS) == 2
+    with collector.reading(["vm-1"]) as reading:
+        collector.take_read(reading, [Update("VirtualMachine", "vm-1", unset=("config.instanceUuid", CPUS))])
+    assert tree_of(collector).with_uuid("u")
+    collector.take([Update("VirtualMachine", "vm-1", unset=(CPUS,))])
+    assert fact(collector, CPUS) is None

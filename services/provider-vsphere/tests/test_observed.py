@@ -177,6 +177,11 @@ def test_the_state_of_a_machine_on_a_host_that_does_not_answer_is_old(tree: Tree
     assert look(tree).power_reason == "host esx1 does not answer; this is the last state known"
 
 
+def test_the_state_of_a_machine_that_cannot_be_read_is_old(tree: Tree) -> None:
+    reason = look(tree, runtime__connectionState="inaccessible").power_reason
+    assert reason == "vSphere cannot read it (inaccessible); this is the last state known"
+
+
 # -- processor, memory, firmware -----------------------------------------------------------------------------------
 
 

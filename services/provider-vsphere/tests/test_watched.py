@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from provider_vsphere import watched
 from pyVmomi import SoapAdapter, vim
+from pyVmomi.Version import IsChildVersion
 
 NEWER = "guest.customizationInfo"
 
@@ -26,3 +27,29 @@ def test_paths_that_a_server_lacks_are_left_out(version: str, there: bool) -> No
         (paths,) = (spec.pathSet for spec in each.propSet if spec.type is vim.VirtualMachine)
         assert (NEWER in paths) is there
         assert "name" in paths
+
+
+OLDEST = "vim.version.v7_0"
+"""The first API of the servers that we support."""
+READS: list[tuple[Any, tuple[str, ...]]] = [
+    *watched.PROPERTIES.items(),
+    (vim.Task, (*watched.TASK, *watched.RECENT_TASK)),
+    (vim.HttpNfcLease, watched.LEASE),
+    (vim.vm.Snapshot, ("config.hardware.device", watched.STAMP)),
+]
+
+
+@pytest.mark.parametrize(("kind", "path"), [(kind, path) for kind, paths in READS for path in paths])
+def test_every_path_is_one_of_the_declared_types(kind: Any, path: str) -> None:
+    """A server judges a path by the types that its API declares, whatever the object at hand may be more than that."""
+    declared = kind
+    for step in path.partition("[")[0].split("."):
+        found = next((each for each in _properties(declared) if each.name == step), None)
+        assert found is not None, f"{declared.__name__} has no {step}"
+        assert IsChildVersion(OLDEST, found.version) or path == NEWER, f"{step} came with {found.version}"
+        declared = found.type
+
+
+def _properties(declared: Any) -> list[Any]:
+    properties: list[Any] = list(declared._GetPropertyList(True))
+    return properties

@@ -37,6 +37,8 @@ _LATEST = 1 << 37
 _MOST_ADDRESSES = 64
 _MOST_TEXT = 256
 """Limits for what a guest says of itself."""
+_UNREADABLE = ("inaccessible", "invalid", "orphaned")
+"""Without a configuration. Source: VirtualMachineConnectionState."""
 
 
 def machine(entity: Entity, tree: Tree, owner: str) -> v1.Machine:
@@ -82,13 +84,15 @@ def machine(entity: Entity, tree: Tree, owner: str) -> v1.Machine:
 
 
 def _power_reason(facts: dict[str, Any], host: Entity | None) -> str:
-    """Why it is not what it should be: its host is away, or vSphere waits for a person's answer (often for a disk that
-    is full, or a file that is missing), or its guest could not be customized."""
+    """Why it is not what it should be: its host or its files are away, or vSphere waits for a person's answer
+    (often for a full disk, or a file that is missing), or its guest could not be customized."""
     question = facts.get("runtime.question")
     if question is not None:
         return f"vSphere asks, and waits for an answer: {_said(' '.join(str(question.text or '').split()))}"
     state = host.facts.get("runtime.connectionState") if host is not None else None
     if host is None or state in (None, "connected"):
+        if (own := facts.get("runtime.connectionState")) in _UNREADABLE:
+            return f"vSphere cannot read it ({own}); this is the last state known"
         return _customization_failure(facts)
     why = "does not answer" if state == "notResponding" else "is disconnected"
     return f"host {host.name} {why}; this is the last state known"

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+IDENTITY = "config.instanceUuid"
+
 
 @dataclass
 class Entity:
@@ -32,13 +34,19 @@ class Entity:
 
     @property
     def uuid(self) -> str:
-        """`instanceUuid` of a VM, lower case; empty for everything else, and for a VM that cannot be read now."""
-        return str(self.facts.get("config.instanceUuid") or "").lower()
+        """`instanceUuid` of a VM, lower case; empty for everything else, and for a VM that could not be read yet."""
+        return str(self.facts.get(IDENTITY) or "").lower()
 
     @property
     def parent(self) -> str | None:
         """moid of the parent; None for the root folder and for a VM in a vApp."""
         return self.facts.get("parent")
+
+
+def _really_unset(unset: tuple[str, ...]) -> tuple[str, ...]:
+    """A VM whose files vSphere cannot reach loses its whole configuration, and is none the less who it was: taken for
+    gone, it would be made a second time, or never be removed. One that can be read always has an `instanceUuid`."""
+    return unset if IDENTITY not in unset else tuple(path for path in unset if not path.startswith("config."))
 
 
 def plain_name(raw: str) -> str:
@@ -67,7 +75,7 @@ class Tree:
             entity = self._entities[moid] = Entity(kind, moid)
             self._by_kind.setdefault(kind, {})[moid] = entity
         facts = entity.facts | changed
-        for path in unset:
+        for path in _really_unset(unset):
             facts.pop(path, None)
         before, entity.facts = entity.uuid, facts
         if entity.uuid != before:

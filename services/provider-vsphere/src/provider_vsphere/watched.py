@@ -81,6 +81,7 @@ PROPERTIES: dict[Any, tuple[str, ...]] = {
         IMAGE_STAMP,
         UPLOAD_STAMP,
         "runtime.powerState",
+        "runtime.connectionState",
         "runtime.host",
         "resourcePool",
         "datastore",
