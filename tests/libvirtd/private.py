@@ -82,7 +82,9 @@ if [ "$2" != kvm ] && [ -e /dev/kvm ]; then
     mount --bind "$1/no-kvm" /dev/kvm
     mount -o remount,bind,ro /dev/kvm # not writable is what libvirt takes for "no KVM"
 fi
-for pair in etc:/etc/libvirt run:/run/libvirt lib:/var/lib/libvirt log:/var/log/libvirt cache:/var/cache/libvirt; do
+# Locks of consoles too: they name process ids, which mean another process in another daemon's namespace.
+for pair in etc:/etc/libvirt run:/run/libvirt lib:/var/lib/libvirt log:/var/log/libvirt cache:/var/cache/libvirt \
+    lock:/run/lock; do
     mkdir -p "${pair#*:}"
     mount --bind "$1/${pair%%:*}" "${pair#*:}"
 done
@@ -191,7 +193,16 @@ class PrivateLibvirtd:
         self.close()
 
     def _write_configuration(self) -> None:
-        for name in ("etc/qemu/networks/autostart", "etc/storage/autostart", "run", "lib", "log", "cache", "images"):
+        for name in (
+            "etc/qemu/networks/autostart",
+            "etc/storage/autostart",
+            "run",
+            "lib",
+            "log",
+            "cache",
+            "lock",
+            "images",
+        ):
             (self.path / name).mkdir(parents=True)
         if self._cache is not None:
             self._cache.mkdir(parents=True, exist_ok=True)
