@@ -111,6 +111,34 @@ def test_slow_clone_moves_and_cancels_without_a_trace(si, vcsim):
     outcome(source.PowerOnVM_Task())
 
 
+def test_a_filter_that_is_made_during_a_wait_tells_of_a_task_that_has_ended(si, vcsim):
+    """Nothing changes after that, so nothing else would wake the collector."""
+    collector = si.content.propertyCollector.CreatePropertyCollector()
+    machine_ = make(si, "quiet")
+    task = machine_.PowerOnVM_Task()
+    outcome(task)
+    options = vmodl.query.PropertyCollector.WaitOptions(maxWaitSeconds=20)
+    collector.CreateFilter(states_of(machine_, "runtime.powerState"), False)
+    version = collector.WaitForUpdatesEx("", options).version
+    found = []
+    waiting = threading.Thread(target=lambda: found.append(collector.WaitForUpdatesEx(version, options)))
+    vcsim.control("requests/reset")
+    waiting.start()
+    until(lambda: vcsim.requests().get("WaitForUpdatesEx"), "it does not wait")
+    collector.CreateFilter(states_of(task, "info.state"), False)
+    waiting.join(10)
+    assert [(each.obj, each.changeSet[0].val) for each in found[0].filterSet[0].objectSet] == [(task, "success")]
+    collector.Destroy()
+
+
+def states_of(target, path):
+    """A filter on one property of one object."""
+    return vmodl.query.PropertyCollector.FilterSpec(
+        propSet=[vmodl.query.PropertyCollector.PropertySpec(type=type(target), pathSet=[path])],
+        objectSet=[vmodl.query.PropertyCollector.ObjectSpec(obj=target)],
+    )
+
+
 def test_released_clone_ends_with_its_machine(si, vcsim):
     source = make(si, "origin")
     vcsim.control("slow", method="CloneVM_Task", cancelable=False)

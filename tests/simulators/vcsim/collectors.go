@@ -2,6 +2,7 @@ package main
 
 import (
 	"github.com/vmware/govmomi/simulator"
+	"github.com/vmware/govmomi/vim25"
 	"github.com/vmware/govmomi/vim25/types"
 )
 
@@ -44,4 +45,11 @@ func (d *Double) makeStale(struct{}) (any, error) {
 	defer d.mu.Unlock()
 	d.staleness++
 	return nil, nil
+}
+
+// tellOfFilter has collectors that wait look at a filter that was made meanwhile. The simulator looks only when something
+// changes, so a filter on a task that had ended already never told of its end. Source: PropertyCollector.CreateFilter
+// and WaitForUpdatesEx: the first update of a filter is the state of everything in it.
+func (d *Double) tellOfFilter() {
+	d.registry.AtomicUpdate(&simulator.Context{Map: d.registry}, d.registry.Get(vim25.ServiceInstance), nil)
 }

@@ -137,6 +137,9 @@ func (d *Double) serveSDK(w http.ResponseWriter, r *http.Request) {
 		panic(http.ErrAbortHandler) // net/http closes the connection without a word
 	case strings.HasPrefix(method, "WaitForUpdates"):
 		d.serveWait(w, r, key)
+	case method == "CreateFilter":
+		d.service.ServeSDK(w, r)
+		d.tellOfFilter()
 	case method == "Fetch":
 		d.serveFetch(w, r, content)
 	case strings.HasPrefix(method, "RetrieveProperties") || method == "ContinueRetrievePropertiesEx":
