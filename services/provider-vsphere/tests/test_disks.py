@@ -54,7 +54,7 @@ def admin(vcsim: Vcsim) -> Iterator[Admin]:
 @pytest.fixture
 async def driver(vcsim: Vcsim, credentials: Path) -> AsyncIterator[VsphereDriver]:
     settings = VsphereSettings(
-        endpoint=vcsim.url, credentials_directory=credentials, owner=OWNER, insecure=True, call_timeout=10.0,
+        endpoint=vcsim.url, credentials_directory=credentials, owner=OWNER, insecure=True,
         default_cluster="DC0_C0", default_network="VM Network",
     )  # fmt: skip
     driver = build(settings)
