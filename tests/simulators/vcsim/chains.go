@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"time"
 
 	"github.com/vmware/govmomi/object"
 	"github.com/vmware/govmomi/simulator"
@@ -270,6 +271,9 @@ func (d *Double) keepShared(ctx *simulator.Context, vm *simulator.VirtualMachine
 	for _, file := range unplugged {
 		for _, name := range []string{file, flatFile(file)} {
 			aside := directory + ".kept." + path.Base(name)
+			if kept[aside] != "" { // a linked clone needs it, too: what lies there now is empty
+				continue
+			}
 			if os.Rename(name, aside) == nil {
 				kept[aside] = name
 			}
@@ -282,6 +286,16 @@ func (d *Double) keepShared(ctx *simulator.Context, vm *simulator.VirtualMachine
 		for aside, name := range kept {
 			_ = os.Rename(aside, name)
 		}
+	}
+}
+
+// waitGone waits a moment for the end of a deletion that the simulator begins and leaves to itself.
+func waitGone(directory string) {
+	for range 2000 {
+		if _, err := os.Stat(directory); err != nil {
+			return
+		}
+		time.Sleep(time.Millisecond)
 	}
 }
 

@@ -344,9 +344,11 @@ func destroy(c *call) soap.HasFault {
 			}
 		}
 		snapshots := c.double.snapshots(vm.Self)
+		directory := path.Dir(c.double.file(vm.Self, vm.Config.Files.VmPathName))
 		defer c.double.keepShared(c.ctx, vm)()
 		_, fault := c.outcome(c.original())
 		if fault == nil {
+			waitGone(directory)
 			for _, snapshot := range snapshots {
 				c.double.registry.Remove(c.ctx, snapshot.Self)
 			}
