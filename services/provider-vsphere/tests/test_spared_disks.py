@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 from common import v1
-from provider_vsphere import devices, machines
+from common.errors import ForeignMachineError, SnapshotInUseError
+from provider_vsphere import devices, machines, making, uploadstamp
 from provider_vsphere.driver import VsphereDriver
 from provider_vsphere.tree import Entity
 from pyVmomi import vim
@@ -120,3 +121,27 @@ async def test_an_unplugged_disk_that_another_vm_has_outlives_its_machine(driver
     await until(driver, lambda: file in machines.files_of_others(driver.vsphere.tree, entity_of(driver, who.uid)))
     await driver.destroy(who.uid, silent)
     assert admin.path_of(file).exists()
+
+
+async def test_a_disk_that_others_stand_on_without_a_snapshot_is_not_destroyed(
+    driver: VsphereDriver, admin: Admin
+) -> None:
+    """Somebody removed the snapshot, and vSphere let them."""
+    uid = await adopted(driver, admin)
+    child = entity_of(driver, await adopted(driver, admin))
+    disk = vim.vm.device.VirtualDisk(key=2000, backing=vim.vm.device.VirtualDisk.FlatVer2BackingInfo(fileName="[ds] c"))
+    disk.backing.parent = vim.vm.device.VirtualDisk.FlatVer2BackingInfo(fileName=files(driver, uid)[0])
+    driver.vsphere.learn(child, {"config.hardware.device": [disk]})
+    with pytest.raises(SnapshotInUseError, match=child.name):
+        await driver.destroy(uid, silent)
+    assert admin.find(uid).runtime.powerState == "poweredOff"
+
+
+async def test_the_shell_of_an_upload_is_nobodys_to_adopt(driver: VsphereDriver, admin: Admin) -> None:
+    """It goes with the upload, and a machine of somebody's would go with it."""
+    mark = uploadstamp.UploadStamp(str(uuid.uuid4()), "root", OWNER)
+    options = making.options({uploadstamp.KEY: mark.text()})
+    vm = admin.create("virtrigaud-upload", uid=mark.instance_uuid(), extraConfig=options)
+    await until(driver, lambda: driver.vsphere.tree.get(vm._moId))
+    with pytest.raises(ForeignMachineError):
+        await driver.adopt(vm._moId, identity())

@@ -26,7 +26,7 @@ async def adopt(vsphere: Vsphere, clock: Clock, machine_id: str, identity: v1.Ma
 
     Raises:
         MachineNotFoundError: there is no VM with this id.
-        ForeignMachineError: it carries a stamp already.
+        ForeignMachineError: it carries a stamp already, or is no machine of its own.
         NotSupportedError: it is a template, which vSphere lets nobody change; machines are made from it as an image.
         NameConflictError: another VM has the UID.
     """
@@ -48,6 +48,8 @@ async def adopt(vsphere: Vsphere, clock: Clock, machine_id: str, identity: v1.Ma
         raise ForeignMachineError(f"{doing}: it carries the stamp of {mark.owner} for {mark.namespace}/{mark.name}")
     if machines.image_stamp_of(entity) is not None:
         raise ForeignMachineError(f"{doing}: it is an image")
+    if machines.upload_of(entity) is not None:
+        raise ForeignMachineError(f"{doing}: it lends a disk its way in, and goes when that is there")
     if others := [each for each in vsphere.tree.with_uuid(identity.uid) if each.moid != machine_id]:
         raise NameConflictError(f"{doing}: {vsphere.tree.path(others[0])} has the UID {identity.uid} already")
     edit = editing.adopt(first_stamp(entity, identity, int(clock.now().timestamp())), entity.uuid)

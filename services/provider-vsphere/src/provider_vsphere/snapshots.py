@@ -216,6 +216,7 @@ class Snapshots:
         """Raises: SnapshotInUseError: linked clones stand on disks of the machine, which would go with it."""
         home = devices.directory_of(str(entity.facts.get("config.files.vmPathName") or ""))
         own = {file for file in _parents(entity) if devices.directory_of(file) == home}
+        own |= {devices.file_of(disk) for disk in devices.disks_of(_board(entity))} - {""}
         self._refuse_stood_on(entity, own, doing)
         if nodes := _nodes(entity):
             await self._refuse_used(entity, nodes, doing)
