@@ -1,1 +1,1 @@
-"""The whole stack on a real libvirtd, spoken to through kubectl alone."""
+"""The whole stack on a real libvirtd, and on simulated vCenters, spoken to through kubectl alone."""
