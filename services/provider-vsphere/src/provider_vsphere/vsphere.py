@@ -55,6 +55,27 @@ def begun(doing: str) -> Iterator[None]:
         raise HypervisorUnavailableError(f"{doing}: it began, and nothing tells of its end: {error}") from None
 
 
+class _Told:
+    """What the collector told of one task or lease, for everybody who listens: several may wait for the same end."""
+
+    def __init__(self) -> None:
+        self.listeners: list[asyncio.Queue[dict[str, Any]]] = []
+        self._said: list[dict[str, Any]] = []
+
+    def tell(self, changed: dict[str, Any]) -> None:
+        self._said.append(changed)
+        for each in self.listeners:
+            each.put_nowait(changed)
+
+    def listen(self) -> asyncio.Queue[dict[str, Any]]:
+        """Everything from the beginning on."""
+        updates: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+        for said in self._said:
+            updates.put_nowait(said)
+        self.listeners.append(updates)
+        return updates
+
+
 class Vsphere:
     """One endpoint."""
 
@@ -95,7 +116,8 @@ class Vsphere:
         self._lost = asyncio.Event()
         self._up = asyncio.Event()
         self._reason: ProviderError = HypervisorUnavailableError(f"{endpoint.url}: not connected yet")
-        self._tasks: dict[str, asyncio.Queue[dict[str, Any]]] = {}
+        self._told: dict[str, _Told] = {}
+        """By id of a task or lease."""
         self._tell: Callable[[str | None], None] = lambda _uid: None
 
     def on_change(self, tell: Callable[[str | None], None]) -> None:
@@ -233,45 +255,47 @@ class Vsphere:
                     await asyncio.shield(self._cancel(doing, moid))
                 raise
             finally:
-                self._tasks.pop(moid, None)
+                self._forget(moid)
 
     async def _begin(self, doing: str, begin: Callable[[Login], Any]) -> str:
-        def start(login: Login) -> str:
+        def start(login: Login) -> tuple[str, Login]:
             task = begin(login)
             with begun(doing):
                 login.content.propertyCollector.CreateFilter(watched.task_filter(task), False)
-            return str(task._moId)
+            return str(task._moId), login
 
         # Not to be interrupted: a task that began and that nobody knows would be a machine that nobody knows.
         beginning = asyncio.ensure_future(self.call(doing, start))
         try:
-            moid = await asyncio.shield(beginning)
+            moid, login = await asyncio.shield(beginning)
+            if login is not self._login:  # and its filters went with it
+                raise HypervisorUnavailableError(f"{doing}: it began, and the session ended")
         except asyncio.CancelledError:
             self.doubtful = True
             with contextlib.suppress(ProviderError):
-                await self._cancel(doing, await beginning)
+                await self._cancel(doing, (await beginning)[0])
             raise
         except (HypervisorUnavailableError, InternalError):
             self.doubtful = True
             raise
-        self._tasks.setdefault(moid, asyncio.Queue())
+        self._told.setdefault(moid, _Told())
         return moid
 
     async def _await(self, doing: str, moid: str, progress: Progress | None) -> Any:
         known: dict[str, Any] = {}
-        updates = self._tasks.setdefault(moid, asyncio.Queue())
         try:
-            async with asyncio.timeout(self._task_timeout):
-                while True:
-                    known |= await updates.get()
-                    if (state := known.get("info.state")) == "success":
-                        return known.get("info.result")
-                    if state == "error":
-                        raise translate(known.get("info.error"), doing)
-                    if state is None:
-                        raise HypervisorUnavailableError(f"{doing}: the session ended before the task did")
-                    if progress is not None and known.get("info.progress"):
-                        progress(known["info.progress"] / 100, doing)
+            with self._listening(moid) as updates:
+                async with asyncio.timeout(self._task_timeout):
+                    while True:
+                        known |= await updates.get()
+                        if (state := known.get("info.state")) == "success":
+                            return known.get("info.result")
+                        if state == "error":
+                            raise translate(known.get("info.error"), doing)
+                        if state is None:
+                            raise HypervisorUnavailableError(f"{doing}: the session ended before the task did")
+                        if progress is not None and known.get("info.progress"):
+                            progress(known["info.progress"] / 100, doing)
         except TimeoutError:
             raise HypervisorUnavailableError(f"{doing}: the task has not ended in {self._task_timeout:g} s") from None
 
@@ -294,13 +318,28 @@ class Vsphere:
     def followed(self, moid: str) -> Iterator[asyncio.Queue[dict[str, Any]]]:
         """What the collector tells of an object that somebody made a filter for; LOST when the session ends first."""
         try:
-            yield self._tasks.setdefault(moid, asyncio.Queue())
+            with self._listening(moid) as updates:
+                yield updates
         finally:
-            self._tasks.pop(moid, None)
+            self._forget(moid)
+
+    @contextlib.contextmanager
+    def _listening(self, moid: str) -> Iterator[asyncio.Queue[dict[str, Any]]]:
+        """The same, and what was told stays: whoever began the task may not listen yet."""
+        told = self._told.setdefault(moid, _Told())
+        updates = told.listen()
+        try:
+            yield updates
+        finally:
+            told.listeners.remove(updates)
+
+    def _forget(self, moid: str) -> None:
+        if moid in self._told and not self._told[moid].listeners:
+            del self._told[moid]
 
     def _on_task(self, moid: str, changed: dict[str, Any]) -> None:
-        if moid in self._tasks or "gone" not in changed:
-            self._tasks.setdefault(moid, asyncio.Queue()).put_nowait(changed)
+        if moid in self._told or "gone" not in changed:
+            self._told.setdefault(moid, _Told()).tell(changed)
 
     async def settle_doubts(self) -> bool:
         """Wait until no task runs that may make a machine and that nobody here waits for; whether there was a doubt."""
@@ -353,7 +392,6 @@ class Vsphere:
         for moid in await self.call("look for running tasks", running_now):
             with contextlib.suppress(ProviderError):
                 await self._await("wait for a task that was begun before", moid, None)
-            self._tasks.pop(moid, None)
 
     # -- the keeper ------------------------------------------------------------------------------------------------
 
@@ -409,8 +447,9 @@ class Vsphere:
             for future in parts:
                 future.cancel()
             await asyncio.wait(parts)
-            for updates in self._tasks.values():
-                updates.put_nowait(LOST)
+            for told in self._told.values():
+                told.tell(LOST)
+            self._told = {moid: told for moid, told in self._told.items() if told.listeners}
             with contextlib.suppress(ProviderError):  # a server that does not answer forgets us by itself
                 await self._calls.run(login.close, timeout=LEAVE_SECONDS, doing="log out")
 
