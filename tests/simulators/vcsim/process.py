@@ -177,6 +177,7 @@ class Vcsim:
     def _end(self, how: Any) -> None:  # Any: Popen is generic, its unbound methods do not compare
         if self._process is None:
             return
+        died = "" if self._process.poll() is None else self.log()[-4000:] or "it said nothing"
         how(self._process)
         try:
             self._process.wait(10)
@@ -189,6 +190,8 @@ class Vcsim:
         if self._home is not None:
             self._home.cleanup()
         self._process, self._log, self._home = None, None, None
+        if died:
+            raise RuntimeError(f"vcsim ended by itself, which no request may bring about: {died}")
 
     def control(self, name: str, /, **body: Any) -> Any:  # Any: each switch has its own JSON, listed in the README
         """POST /`name` to the control port.
