@@ -81,6 +81,21 @@ def test_what_is_added_and_removed_is_neither() -> None:
     assert record_in(config).disks == ()
 
 
+def test_fields_of_one_structure_may_come_from_two_changes() -> None:
+    shares = vim.ResourceAllocationInfo(shares=vim.SharesInfo(level="custom", shares=7))
+    limit = vim.ResourceAllocationInfo(limit=100)
+    config = joined(
+        entity(),
+        RECORD,
+        [
+            lambda _machine, _record: vim.vm.ConfigSpec(cpuAllocation=shares, numCPUs=1),
+            lambda _machine, _record: vim.vm.ConfigSpec(cpuAllocation=limit, numCPUs=2),
+        ],
+    )
+    assert config is not None
+    assert (config.cpuAllocation.limit, config.cpuAllocation.shares.shares, config.numCPUs) == (100, 7, 2)
+
+
 def test_nothing_to_do_is_nothing() -> None:
     assert joined(entity(), RECORD, [lambda _machine, _record: None]) is None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,7 +22,7 @@ from common.errors import (
     WrongPowerStateError,
 )
 from provider_vsphere import machines, power
-from provider_vsphere.login import Endpoint, Login
+from provider_vsphere.login import Endpoint, Login, plain_user
 from provider_vsphere.tree import Entity
 from provider_vsphere.vsphere import Vsphere
 from pyVmomi import vim
@@ -247,6 +248,32 @@ async def test_everybody_who_waits_for_a_task_hears_of_its_end(vsphere: Vsphere)
         vsphere._on_task("task-x", end)
         with vsphere.followed("task-x") as late:
             assert one.get_nowait() == other.get_nowait() == late.get_nowait() == end
+
+
+@pytest.mark.parametrize(
+    ("name", "plain"),
+    [("VSPHERE.LOCAL\\Administrator", "administrator"), ("svc@corp.example", "svc"), ("root", "root")],
+)
+def test_a_user_is_the_same_however_its_domain_is_written(name: str, plain: str) -> None:
+    assert plain_user(name) == plain
+
+
+async def test_other_peoples_tasks_are_not_waited_for(own_vcsim: Vcsim, tmp_path: Path) -> None:
+    """A clone of somebody else's may take hours."""
+    credentials = credentials_of(own_vcsim, tmp_path)
+    own_vcsim.control("slow", method="CreateVM_Task", seconds=0, progress=True)
+    began = asyncio.Event()
+    async with connected(own_vcsim, credentials) as theirs, asyncio.timeout(20):
+        creating = asyncio.ensure_future(
+            theirs.task("create", create(theirs, str(uuid.uuid4()), "theirs"), lambda _part, _doing: began.set())
+        )
+        await began.wait()
+        creating.cancel()
+        await asyncio.wait({creating})
+    async with connected(own_vcsim, credentials) as vsphere, asyncio.timeout(10):
+        vsphere._login = replace(vsphere.login("look"), user="somebody-else")  # the simulator has one user only
+        assert await vsphere.settle_doubts()
+    own_vcsim.control("slow/release")
 
 
 async def test_wrong_credentials_and_unknown_certificates_are_named_and_kept_secret(

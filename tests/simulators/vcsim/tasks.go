@@ -81,6 +81,9 @@ func (d *Double) startSlow(c *call, rule *slowRule) soap.HasFault {
 	}
 	task.Info.Cancelable = slow.cancelable
 	task.Info.DescriptionId = descriptionID(c.entity().Reference().Type, c.name)
+	if c.ctx.Session != nil { // whose it is. Source: TaskInfo.reason, TaskReasonUser
+		task.Info.Reason = &types.TaskReasonUser{UserName: c.ctx.Session.UserName}
+	}
 	d.registry.Put(task)
 	slow.ref = task.Self
 	d.registry.AtomicUpdate(c.ctx, task, []types.PropertyChange{

@@ -104,6 +104,8 @@ class Login:
     instance: Any
     content: Any
     about: About
+    user: str = ""
+    """Who we are to the server, without the domain."""
 
     def close(self) -> None:
         """Log out; the server does it by itself when the line is gone."""
@@ -112,6 +114,11 @@ class Login:
         with contextlib.suppress(Exception):
             self.instance._stub.poolSize = 0  # a call that nobody waits for closes its connection when it comes back
             self.instance._stub.DropConnections()
+
+
+def plain_user(name: str) -> str:
+    r"""A user's name without its domain, which is written in several ways: DOMAIN\user, user@domain."""
+    return name.rpartition("\\")[2].partition("@")[0].lower()
 
 
 def log_in(endpoint: Endpoint) -> Login:
@@ -135,15 +142,15 @@ def log_in(endpoint: Endpoint) -> Login:
             content = instance.RetrieveContent()
             if token is not None:
                 stub.samlToken = token
-                content.sessionManager.LoginByToken()
+                session = content.sessionManager.LoginByToken()
                 stub.samlToken = None  # it goes with the login alone
             else:
-                content.sessionManager.Login(user or "", password or "", None)
+                session = content.sessionManager.Login(user or "", password or "", None)
         except BaseException:
             stub.DropConnections()
             raise
     about = About(str(content.about.fullName), content.about.apiType == "VirtualCenter")
-    return Login(instance, content, about)
+    return Login(instance, content, about, plain_user(str(session.userName or "")))
 
 
 def _stub(endpoint: Endpoint) -> Any:

@@ -120,12 +120,23 @@ def _merged(first: Any, second: Any) -> Any:
     """Both; what both say is as the second says."""
     whole = vim.vm.ConfigSpec()
     for name in {prop.name for prop in first._GetPropertyList()} - {"deviceChange", "extraConfig"}:
-        value = getattr(second, name)
-        setattr(whole, name, getattr(first, name) if value is None or value == [] else value)
+        setattr(whole, name, _either(getattr(first, name), getattr(second, name)))
     whole.deviceChange = _devices(first.deviceChange or (), second.deviceChange or ())
     options = _options(first) | _options(second)
     whole.extraConfig = [vim.option.OptionValue(key=key, value=value) for key, value in options.items()]
     return whole
+
+
+def _either(first: Any, second: Any) -> Any:
+    """One value of two: the second where there is one; of two structures, each field so."""
+    if second is None or second == []:
+        return first
+    if type(first) is not type(second) or not hasattr(second, "_GetPropertyList"):
+        return second
+    both = type(second)()
+    for prop in second._GetPropertyList():
+        setattr(both, prop.name, _either(getattr(first, prop.name), getattr(second, prop.name)))
+    return both
 
 
 def _devices(first: Sequence[Any], second: Sequence[Any]) -> list[Any]:

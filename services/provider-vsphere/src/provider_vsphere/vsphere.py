@@ -23,7 +23,7 @@ from pyVmomi import vim
 
 from provider_vsphere import watched
 from provider_vsphere.collector import LEAVE_SECONDS, Collector, Update, read_machines
-from provider_vsphere.login import About, Endpoint, Login, is_unauthenticated, log_in
+from provider_vsphere.login import About, Endpoint, Login, is_unauthenticated, log_in, plain_user
 from provider_vsphere.tree import Entity, Tree
 from provider_vsphere.vim_errors import mapped, translate
 
@@ -375,8 +375,8 @@ class Vsphere:
         await self.refresh(entity)
 
     async def _until_ended(self, wanted: Callable[[dict[str, str]], bool]) -> None:
-        """Wait for tasks that run now, whoever began them. Whether they succeed does not matter: what is true is looked
-        up afterwards."""
+        """Wait for tasks of our user that run now, whichever process began them. Whether they succeed does not matter:
+        what is true is looked up afterwards. Other people's machines may take hours, and are none of ours."""
 
         def running_now(login: Login) -> list[str]:
             collector, found = login.content.propertyCollector, []
@@ -384,7 +384,8 @@ class Vsphere:
             for each in collector.RetrieveContents([recent]):
                 told = dict.fromkeys(watched.RECENT_TASK, "")
                 told |= {change.name: str(watched.plain(change.val)) for change in each.propSet}
-                if told["info.state"] in ("running", "queued") and wanted(told):
+                ours = plain_user(told["info.reason"]) == login.user
+                if told["info.state"] in ("running", "queued") and ours and wanted(told):
                     collector.CreateFilter(watched.task_filter(each.obj), False)
                     found.append(str(each.obj._moId))
             return found

@@ -112,7 +112,7 @@ VIEWED = [
 ]
 """Types of the container view; subtypes come along."""
 
-RECENT_TASK = ("info.state", "info.descriptionId", "info.entity")
+RECENT_TASK = ("info.state", "info.descriptionId", "info.entity", "info.reason")
 TASK = ("info.state", "info.progress", "info.error", "info.result")
 LEASE = ("state", "error")
 
@@ -217,6 +217,10 @@ def plain(value: Any) -> Any:
         return drs(value)
     if isinstance(value, vim.vm.SnapshotInfo):
         return snapshot_tree.nodes(value)
+    if isinstance(value, vim.TaskReasonUser):
+        return str(value.userName or "")
+    if isinstance(value, vim.TaskReason):
+        return ""  # an alarm or a schedule began it
     if isinstance(value, vim.OpaqueNetwork.Summary):
         return {"id": value.opaqueNetworkId, "type": value.opaqueNetworkType}
     return value
