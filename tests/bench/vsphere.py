@@ -29,7 +29,7 @@ import processes
 from common import v1
 from common.rpc import Stub
 from processes import delete, settle
-from provider_vsphere import watched
+from provider_vsphere.session import watched
 from pyVmomi import vim, vmodl
 from simulators.vcsim import Vcsim
 from simulators.vcsim.admin import Admin

@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 from common import v1
-from provider_vsphere import stamp
 from provider_vsphere.__main__ import build
 from provider_vsphere.driver import VsphereDriver
+from provider_vsphere.session.tree import Entity, Tree
+from provider_vsphere.session.vsphere import Vsphere
 from provider_vsphere.settings import VsphereSettings
-from provider_vsphere.tree import Entity, Tree
-from provider_vsphere.vsphere import Vsphere
+from provider_vsphere.stamps import stamp
 from pyVmomi import vim
 from simulators import ovas
 from simulators.line import Line, line

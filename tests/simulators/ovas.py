@@ -7,7 +7,7 @@ import io
 import tarfile
 from collections.abc import Mapping
 
-from provider_vsphere.vmdk import Writer
+from provider_vsphere.content.vmdk import Writer
 
 CAPACITY = 1 << 20
 DESCRIPTOR, DISK, MANIFEST = "small.ovf", "small-disk1.vmdk", "small.mf"

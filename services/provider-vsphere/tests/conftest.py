@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 from common.clock import SystemClock
-from provider_vsphere import stamp
 from provider_vsphere.__main__ import build
 from provider_vsphere.driver import VsphereDriver
-from provider_vsphere.login import Endpoint
+from provider_vsphere.session.login import Endpoint
+from provider_vsphere.session.tree import Entity
+from provider_vsphere.session.vsphere import Vsphere
 from provider_vsphere.settings import VsphereSettings
-from provider_vsphere.tree import Entity
-from provider_vsphere.vsphere import Vsphere
+from provider_vsphere.stamps import stamp
 from pyVmomi import vim
 from simulators.vcsim import Vcsim, own_vcsim, vcsim
 

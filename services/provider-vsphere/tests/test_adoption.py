@@ -6,10 +6,12 @@ import pytest
 from common import v1
 from common.clock import SystemClock
 from common.errors import ForeignMachineError, MachineNotFoundError, NameConflictError
-from provider_vsphere import adoption, editing, machines, stamp
-from provider_vsphere.stamp import DiskStamp, NicStamp
-from provider_vsphere.tree import Entity
-from provider_vsphere.vsphere import Vsphere
+from provider_vsphere import adoption, machines
+from provider_vsphere.config import editing
+from provider_vsphere.session.tree import Entity
+from provider_vsphere.session.vsphere import Vsphere
+from provider_vsphere.stamps import stamp
+from provider_vsphere.stamps.stamp import DiskStamp, NicStamp
 from pyVmomi import vim
 from simulators.vcsim import Vcsim
 

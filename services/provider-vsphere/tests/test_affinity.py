@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 from common import v1
 from common.errors import NotSupportedError
-from provider_vsphere import affinity, editing
-from provider_vsphere.affinity import Affinity, Rule
+from provider_vsphere.around import affinity
+from provider_vsphere.around.affinity import Affinity, Rule
+from provider_vsphere.config import editing
 from provider_vsphere.machines import record_of
-from provider_vsphere.stamp import Stamp
-from provider_vsphere.tree import Entity, Tree
-from provider_vsphere.vsphere import Vsphere
-from provider_vsphere.watched import DRS, STAMP, Drs, DrsRule
+from provider_vsphere.session.tree import Entity, Tree
+from provider_vsphere.session.vsphere import Vsphere
+from provider_vsphere.session.watched import DRS, STAMP, Drs, DrsRule
+from provider_vsphere.stamps.stamp import Stamp
 from pyVmomi import vim
 
 from .conftest import OWNER, create

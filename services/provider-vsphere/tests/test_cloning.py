@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from common import v1
-from provider_vsphere import bootdata, devices, stamp
 from provider_vsphere.cloning import UNFINISHED, Original, copied, forked, nics_of
+from provider_vsphere.config import bootdata, devices
 from provider_vsphere.places import Place
-from provider_vsphere.stamp import DiskStamp, NicStamp, Stamp
-from provider_vsphere.tree import Entity
+from provider_vsphere.session.tree import Entity
+from provider_vsphere.stamps import stamp
+from provider_vsphere.stamps.stamp import DiskStamp, NicStamp, Stamp
 from pyVmomi import vim
 
 from .conftest import OWNER

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from provider_vsphere.collector import Collector, Update
-from provider_vsphere.tree import Tree
+from provider_vsphere.session.collector import Collector, Update
+from provider_vsphere.session.tree import Tree
 
 VERSION, POWER, CPUS = "config.changeVersion", "runtime.powerState", "config.hardware.numCPU"
 

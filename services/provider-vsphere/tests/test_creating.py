@@ -11,12 +11,13 @@ import pytest
 from common import v1
 from common.clock import SystemClock
 from common.errors import ForeignMachineError, ImageNotFoundError, InvalidSpecError, NameConflictError
-from provider_vsphere import devices, machines, nics
+from provider_vsphere import machines
+from provider_vsphere.config import devices, nics
 from provider_vsphere.creating import Creator
-from provider_vsphere.images import Images
+from provider_vsphere.images.images import Images
 from provider_vsphere.places import Defaults, Places
-from provider_vsphere.tree import Entity
-from provider_vsphere.vsphere import Vsphere
+from provider_vsphere.session.tree import Entity
+from provider_vsphere.session.vsphere import Vsphere
 from pyVmomi import vim
 from simulators.vcsim import Vcsim
 from simulators.vcsim.admin import Admin

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from common import v1
 from common.errors import InvalidSpecError, ResourceNotFoundError
-from provider_vsphere import bootdata, customization
-from provider_vsphere.vsphere import Vsphere
+from provider_vsphere.config import bootdata, customization
+from provider_vsphere.session.vsphere import Vsphere
 from pyVmomi import vim
 
 custom = vim.vm.customization

@@ -24,11 +24,13 @@ from common.errors import (
     WrongPowerStateError,
 )
 from common.faults import FaultPlan
-from provider_vsphere import devices, machines, uploads
+from provider_vsphere import machines
 from provider_vsphere.__main__ import build
+from provider_vsphere.config import devices
+from provider_vsphere.content import uploads
 from provider_vsphere.driver import VsphereDriver
 from provider_vsphere.settings import VsphereSettings
-from provider_vsphere.stamp import Stamp
+from provider_vsphere.stamps.stamp import Stamp
 from providerkit import extents
 from providerkit.extents import Incoming
 from simulators.vcsim import Vcsim

@@ -10,10 +10,10 @@ import pytest
 from common.clock import SystemClock
 from common.errors import HypervisorUnavailableError, WrongPowerStateError
 from provider_vsphere import power
-from provider_vsphere.display import Display, file_url, url_of
-from provider_vsphere.transfers import Transfers
-from provider_vsphere.tree import Entity
-from provider_vsphere.vsphere import Vsphere
+from provider_vsphere.around.display import Display, file_url, url_of
+from provider_vsphere.session.transfers import Transfers
+from provider_vsphere.session.tree import Entity
+from provider_vsphere.session.vsphere import Vsphere
 from pyVmomi import vim
 from simulators.vcsim import Vcsim
 from simulators.vcsim.admin import Admin

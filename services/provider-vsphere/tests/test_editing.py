@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from common import v1
 from common.errors import InvalidSpecError, ResourceNotFoundError
-from provider_vsphere import bootdata, devices, editing, making, nics, stamp
-from provider_vsphere.tree import Entity
+from provider_vsphere.config import bootdata, devices, editing, making, nics
+from provider_vsphere.session.tree import Entity
+from provider_vsphere.stamps import stamp
 from pyVmomi import SoapAdapter, vim
 
 UID = "0a1b2c3d-0000-4000-8000-0123456789ab"

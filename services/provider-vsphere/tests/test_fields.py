@@ -6,10 +6,10 @@ import uuid
 from dataclasses import replace
 
 import pytest
-from provider_vsphere import fields
-from provider_vsphere.stamp import Stamp
-from provider_vsphere.tree import Entity
-from provider_vsphere.vsphere import Vsphere
+from provider_vsphere.around import fields
+from provider_vsphere.session.tree import Entity
+from provider_vsphere.session.vsphere import Vsphere
+from provider_vsphere.stamps.stamp import Stamp
 from pyVmomi import vim
 
 from .conftest import OWNER, create

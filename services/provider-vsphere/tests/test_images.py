@@ -11,14 +11,17 @@ from common import v1
 from common.errors import ImageNotFoundError, InvalidSpecError
 from hypothesis import given
 from hypothesis import strategies as st
-from provider_vsphere import imagestamp, machines, making, references
-from provider_vsphere.images import Images
-from provider_vsphere.imagestamp import ImageStamp
+from provider_vsphere import machines
+from provider_vsphere.config import making
+from provider_vsphere.images import references
+from provider_vsphere.images.images import Images
+from provider_vsphere.images.references import Reference
 from provider_vsphere.places import Defaults, Places
-from provider_vsphere.references import Reference
-from provider_vsphere.stamp import KEY
-from provider_vsphere.tree import Entity
-from provider_vsphere.vsphere import Vsphere
+from provider_vsphere.session.tree import Entity
+from provider_vsphere.session.vsphere import Vsphere
+from provider_vsphere.stamps import imagestamp
+from provider_vsphere.stamps.imagestamp import ImageStamp
+from provider_vsphere.stamps.stamp import KEY
 from pyVmomi import vim
 
 from .conftest import OWNER, create, eventually, one

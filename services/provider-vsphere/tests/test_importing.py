@@ -17,15 +17,16 @@ from common.errors import (
     InvalidSpecError,
     NotSupportedError,
 )
-from provider_vsphere import imagestamp, machines
-from provider_vsphere.images import Images
-from provider_vsphere.importing import Importer
-from provider_vsphere.login import Endpoint
-from provider_vsphere.nfc import Nfc
+from provider_vsphere import machines
+from provider_vsphere.content.nfc import Nfc
+from provider_vsphere.images.images import Images
+from provider_vsphere.images.importing import Importer
 from provider_vsphere.places import Defaults, Places
-from provider_vsphere.transfers import Transfers
-from provider_vsphere.tree import Entity
-from provider_vsphere.vsphere import Vsphere
+from provider_vsphere.session.login import Endpoint
+from provider_vsphere.session.transfers import Transfers
+from provider_vsphere.session.tree import Entity
+from provider_vsphere.session.vsphere import Vsphere
+from provider_vsphere.stamps import imagestamp
 from pyVmomi import vim
 from simulators import ovas
 

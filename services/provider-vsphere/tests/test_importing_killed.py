@@ -17,7 +17,7 @@ from aiohttp.test_utils import TestServer
 from common import v1
 from common.errors import ProviderError
 from common.rpc import Stub
-from provider_vsphere import imagestamp
+from provider_vsphere.stamps import imagestamp
 from simulators import ovas
 from simulators.vcsim import Vcsim
 from simulators.vcsim.admin import Admin

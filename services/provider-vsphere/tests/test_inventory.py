@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from common import v1
 from provider_vsphere.inventory import inventory
-from provider_vsphere.tree import Tree
+from provider_vsphere.session.tree import Tree
 
 GIB = 1 << 30
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from common.clock import ManualClock
 from common.errors import ResourceNotFoundError
-from provider_vsphere import keyproviders
-from provider_vsphere.keyproviders import REMEMBERED_SECONDS, KeyProviders
+from provider_vsphere.around import keyproviders
+from provider_vsphere.around.keyproviders import REMEMBERED_SECONDS, KeyProviders
 from pyVmomi import vim
 from simulators.vcsim import Vcsim
 from simulators.vcsim.admin import Admin

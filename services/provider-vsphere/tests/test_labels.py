@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from common import v1
 from common.faults import FaultPlan, InjectedFaultError
-from provider_vsphere import fields, tagging
+from provider_vsphere.around import fields, tagging
 from provider_vsphere.driver import VsphereDriver
-from provider_vsphere.vapi import Request, Vapi
+from provider_vsphere.session.vapi import Request, Vapi
 from simulators.vcsim import Vcsim
 from simulators.vcsim.fixtures import start_vcsim
 

@@ -11,14 +11,14 @@ from common import v1
 from common.clock import SystemClock
 from common.errors import BrokenImageError, ImageNotFoundError, InvalidSpecError, NotSupportedError
 from provider_vsphere import machines
-from provider_vsphere.images import Images
-from provider_vsphere.importing import Importer
-from provider_vsphere.library import Library
-from provider_vsphere.nfc import Nfc
+from provider_vsphere.content.nfc import Nfc
+from provider_vsphere.images.images import Images
+from provider_vsphere.images.importing import Importer
+from provider_vsphere.images.library import Library
 from provider_vsphere.places import Defaults, Places
-from provider_vsphere.transfers import Transfers
-from provider_vsphere.vapi import Vapi
-from provider_vsphere.vsphere import Vsphere
+from provider_vsphere.session.transfers import Transfers
+from provider_vsphere.session.vapi import Vapi
+from provider_vsphere.session.vsphere import Vsphere
 from simulators import ovas
 from simulators.shelf import LIBRARY, Shelf
 from simulators.vcsim import Vcsim

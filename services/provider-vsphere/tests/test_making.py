@@ -13,8 +13,9 @@ from common import v1
 from common.errors import InvalidSpecError, NotSupportedError, ResourceNotFoundError
 from hypothesis import given
 from hypothesis import strategies as st
-from provider_vsphere import bootdata, imagestamp, making, nics, stamp
-from provider_vsphere.tree import Entity
+from provider_vsphere.config import bootdata, making, nics
+from provider_vsphere.session.tree import Entity
+from provider_vsphere.stamps import imagestamp, stamp
 from pyVmomi import SoapAdapter, vim
 
 UID = "0a1b2c3d-0000-4000-8000-0123456789ab"

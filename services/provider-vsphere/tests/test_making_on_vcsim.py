@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 from common import v1
-from provider_vsphere import devices, editing, making, nics, stamp
+from provider_vsphere.config import devices, editing, making, nics
 from provider_vsphere.machines import stamp_of
-from provider_vsphere.tree import Entity
-from provider_vsphere.vsphere import Vsphere
+from provider_vsphere.session.tree import Entity
+from provider_vsphere.session.vsphere import Vsphere
+from provider_vsphere.stamps import stamp
 from pyVmomi import vim
 
 from .conftest import OWNER, one

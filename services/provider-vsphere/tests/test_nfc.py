@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from common.clock import ManualClock
 from common.errors import ProviderError, ResourceNotFoundError
-from provider_vsphere import vmdk
-from provider_vsphere.nfc import Nfc
-from provider_vsphere.transfers import Transfers
-from provider_vsphere.vsphere import Vsphere
+from provider_vsphere.content import vmdk
+from provider_vsphere.content.nfc import Nfc
+from provider_vsphere.session.transfers import Transfers
+from provider_vsphere.session.vsphere import Vsphere
 from pyVmomi import vim
 from simulators.vcsim import Vcsim
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from common import v1
 from provider_vsphere import observed
-from provider_vsphere.stamp import DiskStamp, NicStamp, Stamp
-from provider_vsphere.tree import Entity, Tree
-from provider_vsphere.watched import STAMP
+from provider_vsphere.session.tree import Entity, Tree
+from provider_vsphere.session.watched import STAMP
+from provider_vsphere.stamps.stamp import DiskStamp, NicStamp, Stamp
 from providerkit.planner import BOOT_DATA_SETTING, plan
 from pyVmomi import vim
 

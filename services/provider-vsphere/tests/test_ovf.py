@@ -12,8 +12,10 @@ from common import v1
 from common.errors import BrokenImageError, ChecksumMismatchError, NotSupportedError, ProviderError
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from provider_vsphere import ova, ovf, packages, transfers, vmdk
-from provider_vsphere.ova import Seal, Stream, Tar
+from provider_vsphere.content import vmdk
+from provider_vsphere.images import ova, ovf, packages
+from provider_vsphere.images.ova import Seal, Stream, Tar
+from provider_vsphere.session import transfers
 from simulators import ovas
 
 DISK = ovas.vmdk()

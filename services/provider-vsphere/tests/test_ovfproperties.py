@@ -7,7 +7,7 @@ import uuid
 from typing import Any
 
 from common import v1
-from provider_vsphere import ovfproperties
+from provider_vsphere.config import ovfproperties
 from pyVmomi import SoapAdapter, vim
 
 UID = str(uuid.uuid4())

@@ -14,7 +14,7 @@ from common.errors import (
 from hypothesis import given
 from hypothesis import strategies as st
 from provider_vsphere.places import Defaults, Place, Places
-from provider_vsphere.tree import Tree
+from provider_vsphere.session.tree import Tree
 
 GIB = 1 << 30
 CONNECTED = {"runtime.connectionState": "connected", "runtime.inMaintenanceMode": False}

@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 from common import v1
 from common.errors import InvalidSpecError, NotSupportedError, ResourceNotFoundError
-from provider_vsphere import editing, making, policies, stamp
-from provider_vsphere.policies import pick
-from provider_vsphere.vsphere import Vsphere
+from provider_vsphere.around import policies
+from provider_vsphere.around.policies import pick
+from provider_vsphere.config import editing, making
+from provider_vsphere.session.vsphere import Vsphere
+from provider_vsphere.stamps import stamp
 from pyVmomi import VmomiSupport, vim
 from simulators.vcsim import Vcsim
 from simulators.vcsim.fixtures import start_vcsim

@@ -8,8 +8,8 @@ import uuid
 import pytest
 from common.errors import OperationInProgressError
 from provider_vsphere import observed, power
-from provider_vsphere.tree import Entity
-from provider_vsphere.vsphere import Vsphere
+from provider_vsphere.session.tree import Entity
+from provider_vsphere.session.vsphere import Vsphere
 from simulators.vcsim import Vcsim
 from simulators.vcsim.admin import Admin
 

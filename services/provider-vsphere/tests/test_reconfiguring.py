@@ -8,11 +8,13 @@ from typing import Any
 import pytest
 from common import v1
 from common.errors import InvalidSpecError, StalePreconditionError
-from provider_vsphere import devices, editing, machines, stamp
+from provider_vsphere import machines
+from provider_vsphere.config import devices, editing
 from provider_vsphere.reconfiguring import Build, Reconfiguring, joined
-from provider_vsphere.stamp import Stamp
-from provider_vsphere.tree import Entity
-from provider_vsphere.vsphere import Vsphere
+from provider_vsphere.session.tree import Entity
+from provider_vsphere.session.vsphere import Vsphere
+from provider_vsphere.stamps import stamp
+from provider_vsphere.stamps.stamp import Stamp
 from pyVmomi import vim
 from simulators.vcsim import Vcsim
 

@@ -8,13 +8,14 @@ from dataclasses import replace
 import pytest
 from common import v1
 from common.errors import HypervisorUnavailableError, OperationInProgressError, WrongPowerStateError
-from provider_vsphere import devices, editing, snapshot_tree
+from provider_vsphere.config import devices, editing
 from provider_vsphere.machines import record_of
-from provider_vsphere.snapshot_tree import Node
+from provider_vsphere.session import snapshot_tree
+from provider_vsphere.session.snapshot_tree import Node
+from provider_vsphere.session.tree import Entity
+from provider_vsphere.session.vsphere import Vsphere
 from provider_vsphere.snapshots import Snapshots, loose, merged, reverted, unplugged
-from provider_vsphere.stamp import DiskStamp, NicStamp, Stamp
-from provider_vsphere.tree import Entity
-from provider_vsphere.vsphere import Vsphere
+from provider_vsphere.stamps.stamp import DiskStamp, NicStamp, Stamp
 from pyVmomi import vim
 from simulators.vcsim import Vcsim
 

@@ -11,9 +11,11 @@ from typing import Any
 import pytest
 from common import v1
 from common.errors import ForeignMachineError, SnapshotInUseError
-from provider_vsphere import devices, machines, making, uploadstamp
+from provider_vsphere import machines
+from provider_vsphere.config import devices, making
 from provider_vsphere.driver import VsphereDriver
-from provider_vsphere.tree import Entity
+from provider_vsphere.session.tree import Entity
+from provider_vsphere.stamps import uploadstamp
 from pyVmomi import vim
 from simulators.vcsim import Vcsim
 from simulators.vcsim.admin import Admin

@@ -8,8 +8,8 @@ import pytest
 from common import v1
 from hypothesis import given
 from hypothesis import strategies as st
-from provider_vsphere import stamp
-from provider_vsphere.stamp import DiskStamp, NicStamp, Stamp
+from provider_vsphere.stamps import stamp
+from provider_vsphere.stamps.stamp import DiskStamp, NicStamp, Stamp
 
 IDENTITY = v1.MachineIdentity(
     uid="0a6b5d6e-3c1c-4a53-9d3e-0000000000a1", namespace="lab", name="web", owner="installation"

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 from common import v1
 from common.errors import HostFullError
-from provider_vsphere import devices, storagedrs
+from provider_vsphere.around import storagedrs
+from provider_vsphere.around.storagedrs import Choice
+from provider_vsphere.config import devices
 from provider_vsphere.driver import VsphereDriver
-from provider_vsphere.storagedrs import Choice
-from provider_vsphere.watched import POD_ENABLED
+from provider_vsphere.session.watched import POD_ENABLED
 from pyVmomi import vim, vmodl
 from simulators.vcsim import Vcsim
 from simulators.vcsim.admin import Admin

@@ -8,13 +8,13 @@ from dataclasses import replace
 
 import pytest
 from common.errors import InvalidSpecError
-from provider_vsphere import tagging
+from provider_vsphere.around import tagging
+from provider_vsphere.around.tagging import ATTACHED, Tags
 from provider_vsphere.machines import record_of
-from provider_vsphere.stamp import Stamp
-from provider_vsphere.tagging import ATTACHED, Tags
-from provider_vsphere.tree import Entity
-from provider_vsphere.vapi import Request, Vapi
-from provider_vsphere.vsphere import Vsphere
+from provider_vsphere.session.tree import Entity
+from provider_vsphere.session.vapi import Request, Vapi
+from provider_vsphere.session.vsphere import Vsphere
+from provider_vsphere.stamps.stamp import Stamp
 from pyVmomi import vim
 
 from .conftest import OWNER, create

@@ -21,8 +21,8 @@ from common.errors import (
     ProviderError,
     ResourceNotFoundError,
 )
-from provider_vsphere.login import Endpoint
-from provider_vsphere.transfers import CHUNK, Transfers
+from provider_vsphere.session.login import Endpoint
+from provider_vsphere.session.transfers import CHUNK, Transfers
 
 
 class Files(BaseHTTPRequestHandler):

@@ -25,9 +25,9 @@ from common.errors import (
     ProviderError,
     ResourceNotFoundError,
 )
-from provider_vsphere.login import Endpoint
-from provider_vsphere.vapi import API, REST, SESSION_HEADER, Request, Vapi, exchange, refused_as
-from provider_vsphere.vsphere import Vsphere
+from provider_vsphere.session.login import Endpoint
+from provider_vsphere.session.vapi import API, REST, SESSION_HEADER, Request, Vapi, exchange, refused_as
+from provider_vsphere.session.vsphere import Vsphere
 from simulators.vcsim import Vcsim
 from simulators.vcsim.fixtures import start_vcsim
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from common import errors
 from common.errors import ProviderError
-from provider_vsphere.vim_errors import mapped, translate, words
+from provider_vsphere.session.vim_errors import mapped, translate, words
 from pyVmomi import VmomiSupport, vim, vmodl
 from pyVmomi.Security import ThumbprintMismatchException
 

@@ -14,8 +14,8 @@ import pytest
 from common.errors import BrokenImageError, NotSupportedError
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from provider_vsphere import vmdk
-from provider_vsphere.vmdk import GRAIN, SECTOR, Reader, Writer
+from provider_vsphere.content import vmdk
+from provider_vsphere.content.vmdk import GRAIN, SECTOR, Reader, Writer
 
 MIB = 1 << 20
 Pieces = list[tuple[int, bytes]]

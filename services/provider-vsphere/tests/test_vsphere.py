@@ -22,9 +22,9 @@ from common.errors import (
     WrongPowerStateError,
 )
 from provider_vsphere import machines, power
-from provider_vsphere.login import Endpoint, Login, plain_user
-from provider_vsphere.tree import Entity
-from provider_vsphere.vsphere import Vsphere
+from provider_vsphere.session.login import Endpoint, Login, plain_user
+from provider_vsphere.session.tree import Entity
+from provider_vsphere.session.vsphere import Vsphere
 from pyVmomi import vim
 from simulators.vcsim import Vcsim
 

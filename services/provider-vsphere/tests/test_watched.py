@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from provider_vsphere import watched
+from provider_vsphere.session import watched
 from pyVmomi import SoapAdapter, vim
 from pyVmomi.Version import IsChildVersion
 

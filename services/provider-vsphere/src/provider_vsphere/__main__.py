@@ -9,23 +9,23 @@ from common.clock import SystemClock
 from common.settings import SettingsError, load
 from providerkit.runner import run_provider
 
+from provider_vsphere.around.tagging import Tags
 from provider_vsphere.cloning import Cloner
+from provider_vsphere.content.disks import Disks
+from provider_vsphere.content.nfc import Nfc
+from provider_vsphere.content.uploads import Uploads
 from provider_vsphere.creating import Creator
-from provider_vsphere.disks import Disks
 from provider_vsphere.driver import VsphereDriver
-from provider_vsphere.images import Images
-from provider_vsphere.importing import Importer
-from provider_vsphere.library import Library
-from provider_vsphere.login import Endpoint
-from provider_vsphere.nfc import Nfc
+from provider_vsphere.images.images import Images
+from provider_vsphere.images.importing import Importer
+from provider_vsphere.images.library import Library
 from provider_vsphere.places import Places
+from provider_vsphere.session.login import Endpoint
+from provider_vsphere.session.transfers import Transfers
+from provider_vsphere.session.vapi import Vapi
+from provider_vsphere.session.vsphere import Vsphere
 from provider_vsphere.settings import VsphereSettings
 from provider_vsphere.snapshots import Snapshots
-from provider_vsphere.tagging import Tags
-from provider_vsphere.transfers import Transfers
-from provider_vsphere.uploads import Uploads
-from provider_vsphere.vapi import Vapi
-from provider_vsphere.vsphere import Vsphere
 
 
 def build(settings: VsphereSettings) -> VsphereDriver:

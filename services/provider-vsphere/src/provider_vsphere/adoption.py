@@ -10,11 +10,13 @@ from common.clock import Clock
 from common.errors import ForeignMachineError, MachineNotFoundError, NameConflictError, NotSupportedError
 from providerkit.planner import ADOPTED_SETTING
 
-from provider_vsphere import devices, editing, machines, nics, stamp
-from provider_vsphere.login import Login
-from provider_vsphere.stamp import DiskStamp, NicStamp, Stamp
-from provider_vsphere.tree import Entity
-from provider_vsphere.vsphere import Vsphere
+from provider_vsphere import machines
+from provider_vsphere.config import devices, editing, nics
+from provider_vsphere.session.login import Login
+from provider_vsphere.session.tree import Entity
+from provider_vsphere.session.vsphere import Vsphere
+from provider_vsphere.stamps import stamp
+from provider_vsphere.stamps.stamp import DiskStamp, NicStamp, Stamp
 
 log = logging.get(__name__)
 

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 from common import v1
 
-from provider_vsphere import devices, hardware, images, nics, packages
-from provider_vsphere.login import About
+from provider_vsphere.config import devices, hardware, nics
+from provider_vsphere.images import images, packages
+from provider_vsphere.session.login import About
 
 MAX_CPUS, MAX_DISKS, MAX_NICS = 768, 256, 10
 """Of the newest virtual hardware; vSphere refuses what an older one lacks. Source: Configuration Maximums 8.0."""

@@ -25,28 +25,19 @@ from providerkit.driver import Progress
 from providerkit.planner import boot_data_digest
 from pyVmomi import vim
 
-from provider_vsphere import (
-    bootdata,
-    customization,
-    devices,
-    editing,
-    hardware,
-    machines,
-    making,
-    nics,
-    power,
-    snapshot_tree,
-    stamp,
-)
+from provider_vsphere import machines, power
+from provider_vsphere.config import bootdata, customization, devices, editing, hardware, making, nics
+from provider_vsphere.config.devices import Board
 from provider_vsphere.creating import Creator, asked_places
-from provider_vsphere.devices import Board
-from provider_vsphere.login import Login
 from provider_vsphere.places import Place, Places
+from provider_vsphere.session import snapshot_tree
+from provider_vsphere.session.login import Login
+from provider_vsphere.session.tree import Entity
+from provider_vsphere.session.vsphere import Vsphere
+from provider_vsphere.session.watched import STAMP
 from provider_vsphere.snapshots import Snapshots
-from provider_vsphere.stamp import DiskStamp, Stamp
-from provider_vsphere.tree import Entity
-from provider_vsphere.vsphere import Vsphere
-from provider_vsphere.watched import STAMP
+from provider_vsphere.stamps import stamp
+from provider_vsphere.stamps.stamp import DiskStamp, Stamp
 
 log = logging.get(__name__)
 

@@ -15,26 +15,17 @@ from common.errors import InvalidSpecError, NameConflictError, ResourceNotFoundE
 from providerkit.driver import Progress
 from pyVmomi import vim
 
-from provider_vsphere import (
-    customization,
-    devices,
-    editing,
-    hardware,
-    machines,
-    making,
-    nics,
-    policies,
-    power,
-    stamp,
-    storagedrs,
-)
-from provider_vsphere.images import Images, Source
-from provider_vsphere.keyproviders import KeyProviders
-from provider_vsphere.login import Login
+from provider_vsphere import machines, power
+from provider_vsphere.around import policies, storagedrs
+from provider_vsphere.around.keyproviders import KeyProviders
+from provider_vsphere.config import customization, devices, editing, hardware, making, nics
+from provider_vsphere.images.images import Images, Source
 from provider_vsphere.places import Place, Places
+from provider_vsphere.session.login import Login
+from provider_vsphere.session.tree import Entity
+from provider_vsphere.session.vsphere import Vsphere
 from provider_vsphere.snapshots import Snapshots, pending_files
-from provider_vsphere.tree import Entity
-from provider_vsphere.vsphere import Vsphere
+from provider_vsphere.stamps import stamp
 
 log = logging.get(__name__)
 

@@ -14,35 +14,24 @@ from providerkit.driver import ConsoleTicket, Driver, Progress
 from providerkit.extents import Incoming
 from pyVmomi import vim
 
-from provider_vsphere import (
-    adoption,
-    affinity,
-    capable,
-    editing,
-    fields,
-    inventory,
-    machines,
-    nics,
-    observed,
-    policies,
-    power,
-    tagging,
-)
-from provider_vsphere.affinity import Affinity
+from provider_vsphere import adoption, capable, inventory, machines, observed, power
+from provider_vsphere.around import affinity, fields, policies, tagging
+from provider_vsphere.around.affinity import Affinity
+from provider_vsphere.around.display import Display
+from provider_vsphere.around.tagging import Tags
 from provider_vsphere.cloning import Cloner
+from provider_vsphere.config import editing, nics
+from provider_vsphere.content.disks import Disks
+from provider_vsphere.content.uploads import Uploads
 from provider_vsphere.creating import Creator
-from provider_vsphere.disks import Disks
-from provider_vsphere.display import Display
-from provider_vsphere.images import Images
+from provider_vsphere.images.images import Images
 from provider_vsphere.places import Place, Places
 from provider_vsphere.reconfiguring import Reconfiguring
+from provider_vsphere.session.transfers import Transfers
+from provider_vsphere.session.tree import Entity
+from provider_vsphere.session.vsphere import Vsphere
 from provider_vsphere.snapshots import Snapshots
-from provider_vsphere.stamp import Stamp
-from provider_vsphere.tagging import Tags
-from provider_vsphere.transfers import Transfers
-from provider_vsphere.tree import Entity
-from provider_vsphere.uploads import Uploads
-from provider_vsphere.vsphere import Vsphere
+from provider_vsphere.stamps.stamp import Stamp
 
 
 class VsphereDriver(Driver):

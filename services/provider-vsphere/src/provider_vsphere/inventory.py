@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from common import v1
 
-from provider_vsphere.tree import Entity, Tree
+from provider_vsphere.session.tree import Entity, Tree
 
 NETWORKS = ("Network", "DistributedVirtualPortgroup", "OpaqueNetwork")
 """Kinds that a NIC can be plugged into."""

@@ -6,12 +6,13 @@ from collections.abc import Iterator
 
 from common.errors import ForeignMachineError, MachineNotFoundError, OperationInProgressError
 
-from provider_vsphere import devices, imagestamp, stamp, uploadstamp
-from provider_vsphere.imagestamp import ImageStamp
-from provider_vsphere.stamp import Stamp
-from provider_vsphere.tree import Entity, Tree
-from provider_vsphere.uploadstamp import UploadStamp
-from provider_vsphere.watched import IMAGE_STAMP, STAMP, UPLOAD_STAMP
+from provider_vsphere.config import devices
+from provider_vsphere.session.tree import Entity, Tree
+from provider_vsphere.session.watched import IMAGE_STAMP, STAMP, UPLOAD_STAMP
+from provider_vsphere.stamps import imagestamp, stamp, uploadstamp
+from provider_vsphere.stamps.imagestamp import ImageStamp
+from provider_vsphere.stamps.stamp import Stamp
+from provider_vsphere.stamps.uploadstamp import UploadStamp
 
 
 def stamp_of(entity: Entity) -> Stamp | None:

@@ -11,9 +11,12 @@ from common import v1
 from providerkit.planner import BOOT_DATA_SETTING
 from pyVmomi import vim
 
-from provider_vsphere import affinity, devices, editing, fields, hardware, machines, nics, snapshot_tree, tagging
-from provider_vsphere.stamp import DiskStamp, NicStamp, Stamp
-from provider_vsphere.tree import Entity, Tree
+from provider_vsphere import machines
+from provider_vsphere.around import affinity, fields, tagging
+from provider_vsphere.config import devices, editing, hardware, nics
+from provider_vsphere.session import snapshot_tree
+from provider_vsphere.session.tree import Entity, Tree
+from provider_vsphere.stamps.stamp import DiskStamp, NicStamp, Stamp
 
 E = TypeVar("E")
 Device = Any  # pyvmomi makes its types at run time

@@ -21,7 +21,7 @@ from common.errors import (
 )
 
 from provider_vsphere.inventory import NETWORKS, memory_used
-from provider_vsphere.tree import Entity, Tree
+from provider_vsphere.session.tree import Entity, Tree
 
 _SHOWN = 10
 """So many candidates are named in a message."""

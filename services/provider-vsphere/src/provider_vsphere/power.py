@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from common.errors import WrongPowerStateError
 
-from provider_vsphere.login import Login
-from provider_vsphere.tree import Entity
-from provider_vsphere.vsphere import Vsphere
+from provider_vsphere.session.login import Login
+from provider_vsphere.session.tree import Entity
+from provider_vsphere.session.vsphere import Vsphere
 
 ON, OFF, SUSPENDED = "poweredOn", "poweredOff", "suspended"
 

@@ -11,10 +11,11 @@ from typing import Any
 from common.errors import MachineNotFoundError, StalePreconditionError
 from pyVmomi import vim
 
-from provider_vsphere import machines, stamp
-from provider_vsphere.stamp import Stamp
-from provider_vsphere.tree import Entity
-from provider_vsphere.vsphere import Vsphere
+from provider_vsphere import machines
+from provider_vsphere.session.tree import Entity
+from provider_vsphere.session.vsphere import Vsphere
+from provider_vsphere.stamps import stamp
+from provider_vsphere.stamps.stamp import Stamp
 
 _ATTEMPTS = 3
 """So often a change is built anew upon what somebody else has changed meanwhile."""

@@ -19,12 +19,15 @@ from common.errors import (
 from providerkit.driver import Progress
 from pyVmomi import vim
 
-from provider_vsphere import devices, editing, machines, making, power, snapshot_tree, stamp, watched
-from provider_vsphere.login import Login
-from provider_vsphere.snapshot_tree import FACT, Node
-from provider_vsphere.stamp import Stamp
-from provider_vsphere.tree import Entity
-from provider_vsphere.vsphere import Vsphere
+from provider_vsphere import machines, power
+from provider_vsphere.config import devices, editing, making
+from provider_vsphere.session import snapshot_tree, watched
+from provider_vsphere.session.login import Login
+from provider_vsphere.session.snapshot_tree import FACT, Node
+from provider_vsphere.session.tree import Entity
+from provider_vsphere.session.vsphere import Vsphere
+from provider_vsphere.stamps import stamp
+from provider_vsphere.stamps.stamp import Stamp
 
 log = logging.get(__name__)
 T = TypeVar("T")

@@ -14,8 +14,8 @@ from common.errors import InvalidSpecError, NotSupportedError, ResourceNotFoundE
 from pyVmomi import VmomiSupport, pbm
 from pyVmomi.SoapAdapter import SoapStubAdapter
 
-from provider_vsphere.login import Login
-from provider_vsphere.vsphere import Vsphere
+from provider_vsphere.session.login import Login
+from provider_vsphere.session.vsphere import Vsphere
 
 _PATH, _VERSION = "/pbm/sdk", "pbm.version.version1"
 _COOKIE = "vcSessionCookie"

@@ -29,14 +29,16 @@ from providerkit import extents
 from providerkit.extents import PIECE, Piece
 from pyVmomi import vim, vmodl
 
-from provider_vsphere import devices, machines, vmdk
-from provider_vsphere.login import Login
-from provider_vsphere.nfc import Device, Lease, Nfc
+from provider_vsphere import machines
+from provider_vsphere.config import devices
+from provider_vsphere.content import vmdk
+from provider_vsphere.content.nfc import Device, Lease, Nfc
+from provider_vsphere.session.login import Login
+from provider_vsphere.session.transfers import Transfers, cookie
+from provider_vsphere.session.tree import Entity
+from provider_vsphere.session.vsphere import Vsphere
 from provider_vsphere.snapshots import Snapshots
-from provider_vsphere.stamp import Stamp
-from provider_vsphere.transfers import Transfers, cookie
-from provider_vsphere.tree import Entity
-from provider_vsphere.vsphere import Vsphere
+from provider_vsphere.stamps.stamp import Stamp
 
 log = logging.get(__name__)
 

@@ -16,10 +16,10 @@ from typing import Any
 from common.errors import HypervisorUnavailableError, ProviderError
 from pyVmomi import vim, vmodl
 
-from provider_vsphere import watched
-from provider_vsphere.login import WAIT_SECONDS, Login
-from provider_vsphere.tree import Tree
-from provider_vsphere.vim_errors import translate
+from provider_vsphere.session import watched
+from provider_vsphere.session.login import WAIT_SECONDS, Login
+from provider_vsphere.session.tree import Tree
+from provider_vsphere.session.vim_errors import translate
 
 PAGE = 500
 """Objects in one answer; more would hold the interpreter's lock for long while they are decoded."""

@@ -19,11 +19,11 @@ from common.errors import HypervisorUnavailableError, InternalError, ProviderErr
 from providerkit.background import running
 from pyVmomi import vim
 
-from provider_vsphere import watched
-from provider_vsphere.login import Login
-from provider_vsphere.transfers import Transfers, cookie
-from provider_vsphere.vim_errors import translate
-from provider_vsphere.vsphere import LOST, Vsphere, begun
+from provider_vsphere.session import watched
+from provider_vsphere.session.login import Login
+from provider_vsphere.session.transfers import Transfers, cookie
+from provider_vsphere.session.vim_errors import translate
+from provider_vsphere.session.vsphere import LOST, Vsphere, begun
 
 log = logging.get(__name__)
 

@@ -32,17 +32,20 @@ from providerkit.fetch import Download, LocalFile, Policy
 from providerkit.violations import shown
 from pyVmomi import vim
 
-from provider_vsphere import imagestamp, machines, making, nics, ovf, packages, stamp
-from provider_vsphere.imagestamp import ImageStamp
+from provider_vsphere import machines
+from provider_vsphere.config import making, nics
+from provider_vsphere.content.nfc import Nfc
+from provider_vsphere.images import ovf, packages
+from provider_vsphere.images.library import TEMPLATE, Library
+from provider_vsphere.images.packages import Origin, Package
 from provider_vsphere.inventory import NETWORKS
-from provider_vsphere.library import TEMPLATE, Library
-from provider_vsphere.login import Login
-from provider_vsphere.nfc import Nfc
-from provider_vsphere.packages import Origin, Package
 from provider_vsphere.places import Place, Places
-from provider_vsphere.tree import Entity
-from provider_vsphere.vim_errors import translate, words
-from provider_vsphere.vsphere import Vsphere
+from provider_vsphere.session.login import Login
+from provider_vsphere.session.tree import Entity
+from provider_vsphere.session.vim_errors import translate, words
+from provider_vsphere.session.vsphere import Vsphere
+from provider_vsphere.stamps import imagestamp, stamp
+from provider_vsphere.stamps.imagestamp import ImageStamp
 
 log = logging.get(__name__)
 

@@ -10,8 +10,8 @@ from common import v1
 from common.errors import InvalidSpecError, ResourceNotFoundError
 from pyVmomi import vim
 
-from provider_vsphere.stamp import NicStamp
-from provider_vsphere.tree import Entity
+from provider_vsphere.session.tree import Entity
+from provider_vsphere.stamps.stamp import NicStamp
 
 _dev: Final = vim.vm.device
 

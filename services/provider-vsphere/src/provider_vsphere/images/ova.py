@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from common.errors import BrokenImageError, ChecksumMismatchError
 from providerkit.violations import shown
 
-from provider_vsphere import ovf
-from provider_vsphere.ovf import ALGORITHMS, MOST_DESCRIPTOR, MOST_MANIFEST
+from provider_vsphere.images import ovf
+from provider_vsphere.images.ovf import ALGORITHMS, MOST_DESCRIPTOR, MOST_MANIFEST
 
 PIECE = 256 << 10
 """Bytes that are passed on at a time: what `transfers` takes in one step."""

@@ -14,9 +14,9 @@ from common.clock import Clock
 from common.errors import ProviderError, ResourceNotFoundError
 from pyVmomi import vim
 
-from provider_vsphere.login import About, Login
-from provider_vsphere.tree import Entity
-from provider_vsphere.vsphere import Vsphere
+from provider_vsphere.session.login import About, Login
+from provider_vsphere.session.tree import Entity
+from provider_vsphere.session.vsphere import Vsphere
 
 REMEMBERED_SECONDS = 300.0
 """So late a key provider that somebody adds shows as a capability."""

@@ -13,7 +13,8 @@ from pyVmomi import vim, vmodl
 from pyVmomi.Version import IsChildVersion
 from pyVmomi.VmomiSupport import ManagedObject
 
-from provider_vsphere import imagestamp, snapshot_tree, stamp, uploadstamp
+from provider_vsphere.session import snapshot_tree
+from provider_vsphere.stamps import imagestamp, stamp, uploadstamp
 
 STAMP = f'config.extraConfig["{stamp.KEY}"]'
 IMAGE_STAMP = f'config.extraConfig["{imagestamp.KEY}"]'

@@ -21,11 +21,11 @@ from providerkit.driver import Progress
 from providerkit.threads import Threads
 from pyVmomi import vim
 
-from provider_vsphere import watched
-from provider_vsphere.collector import LEAVE_SECONDS, Collector, Update, read_machines
-from provider_vsphere.login import About, Endpoint, Login, is_unauthenticated, log_in, plain_user
-from provider_vsphere.tree import Entity, Tree
-from provider_vsphere.vim_errors import mapped, translate
+from provider_vsphere.session import watched
+from provider_vsphere.session.collector import LEAVE_SECONDS, Collector, Update, read_machines
+from provider_vsphere.session.login import About, Endpoint, Login, is_unauthenticated, log_in, plain_user
+from provider_vsphere.session.tree import Entity, Tree
+from provider_vsphere.session.vim_errors import mapped, translate
 
 log = logging.get(__name__)
 T = TypeVar("T")

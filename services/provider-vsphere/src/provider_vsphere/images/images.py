@@ -25,14 +25,17 @@ from providerkit.driver import Progress
 from providerkit.violations import has_control, shown
 from pyVmomi import vim, vmodl
 
-from provider_vsphere import devices, imagestamp, machines, packages, references
-from provider_vsphere.imagestamp import ImageStamp
-from provider_vsphere.importing import Importer, is_ready
-from provider_vsphere.login import Login
+from provider_vsphere import machines
+from provider_vsphere.config import devices
+from provider_vsphere.images import packages, references
+from provider_vsphere.images.importing import Importer, is_ready
+from provider_vsphere.images.references import Reference
 from provider_vsphere.places import Places
-from provider_vsphere.references import Reference
-from provider_vsphere.tree import Entity, Tree
-from provider_vsphere.vsphere import Vsphere
+from provider_vsphere.session.login import Login
+from provider_vsphere.session.tree import Entity, Tree
+from provider_vsphere.session.vsphere import Vsphere
+from provider_vsphere.stamps import imagestamp
+from provider_vsphere.stamps.imagestamp import ImageStamp
 
 log = logging.get(__name__)
 

@@ -14,10 +14,11 @@ from common.errors import InvalidSpecError, NotSupportedError, ResourceNotFoundE
 from providerkit.planner import DESCRIPTION_SETTING, boot_data_digest
 from pyVmomi import vim
 
-from provider_vsphere import bootdata, devices, hardware, making, nics, stamp
-from provider_vsphere.devices import Board
-from provider_vsphere.stamp import Stamp
-from provider_vsphere.tree import Entity
+from provider_vsphere.config import bootdata, devices, hardware, making, nics
+from provider_vsphere.config.devices import Board
+from provider_vsphere.session.tree import Entity
+from provider_vsphere.stamps import stamp
+from provider_vsphere.stamps.stamp import Stamp
 
 KEPT: Final = "kept["
 """Settings of the stamp that begin so hold the file of a disk that was unplugged and is still ours: "kept[data]"."""

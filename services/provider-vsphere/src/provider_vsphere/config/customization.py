@@ -17,9 +17,9 @@ from common import v1
 from common.errors import InvalidSpecError, NotSupportedError, ResourceNotFoundError
 from pyVmomi import vim
 
-from provider_vsphere.hardware import printable
-from provider_vsphere.login import Login
-from provider_vsphere.vsphere import Vsphere
+from provider_vsphere.config.hardware import printable
+from provider_vsphere.session.login import Login
+from provider_vsphere.session.vsphere import Vsphere
 
 LONGEST_WINDOWS_NAME = 15
 """Characters of a NetBIOS name."""

@@ -14,11 +14,12 @@ from common.errors import InvalidSpecError, NotSupportedError
 from providerkit.planner import boot_data_digest, hypervisor_name
 from pyVmomi import vim
 
-from provider_vsphere import bootdata, devices, hardware, imagestamp, nics, ovfproperties, stamp, uploadstamp
-from provider_vsphere.devices import Board, slot_of
-from provider_vsphere.nics import macs
-from provider_vsphere.stamp import DiskStamp, Stamp
-from provider_vsphere.tree import Entity
+from provider_vsphere.config import bootdata, devices, hardware, nics, ovfproperties
+from provider_vsphere.config.devices import Board, slot_of
+from provider_vsphere.config.nics import macs
+from provider_vsphere.session.tree import Entity
+from provider_vsphere.stamps import imagestamp, stamp, uploadstamp
+from provider_vsphere.stamps.stamp import DiskStamp, Stamp
 
 __all__ = ["detach_unowned", "disk_locators", "machine_name", "macs", "new_machine", "slot_of"]
 

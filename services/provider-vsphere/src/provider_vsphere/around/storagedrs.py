@@ -17,13 +17,13 @@ from common import logging
 from common.errors import HostFullError
 from pyVmomi import vim, vmodl
 
-from provider_vsphere import devices
-from provider_vsphere.login import Login
+from provider_vsphere.config import devices
 from provider_vsphere.places import Place
-from provider_vsphere.tree import Entity
-from provider_vsphere.vim_errors import words
-from provider_vsphere.vsphere import Vsphere
-from provider_vsphere.watched import POD_ENABLED
+from provider_vsphere.session.login import Login
+from provider_vsphere.session.tree import Entity
+from provider_vsphere.session.vim_errors import words
+from provider_vsphere.session.vsphere import Vsphere
+from provider_vsphere.session.watched import POD_ENABLED
 
 log = logging.get(__name__)
 

@@ -14,10 +14,10 @@ from typing import Any
 from common import faults
 from pyVmomi import vim
 
-from provider_vsphere.login import Login
-from provider_vsphere.stamp import Stamp
-from provider_vsphere.tree import Entity
-from provider_vsphere.vsphere import Vsphere
+from provider_vsphere.session.login import Login
+from provider_vsphere.session.tree import Entity
+from provider_vsphere.session.vsphere import Vsphere
+from provider_vsphere.stamps.stamp import Stamp
 
 CLAIMED = faults.declare("vsphere.attributes.claimed", "the stamp says which fields are ours, and none is written yet")
 TEXTS = "customValue"

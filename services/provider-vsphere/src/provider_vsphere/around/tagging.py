@@ -22,10 +22,10 @@ from common.errors import InvalidSpecError, NameConflictError, NotSupportedError
 from providerkit.background import running
 
 from provider_vsphere import machines
-from provider_vsphere.stamp import Stamp
-from provider_vsphere.tree import Entity
-from provider_vsphere.vapi import Request, Vapi
-from provider_vsphere.vsphere import Vsphere
+from provider_vsphere.session.tree import Entity
+from provider_vsphere.session.vapi import Request, Vapi
+from provider_vsphere.session.vsphere import Vsphere
+from provider_vsphere.stamps.stamp import Stamp
 
 log = logging.get(__name__)
 

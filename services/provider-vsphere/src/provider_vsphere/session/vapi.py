@@ -42,9 +42,9 @@ from common.errors import (
 )
 from providerkit.threads import Threads
 
-from provider_vsphere.login import Endpoint, Login
-from provider_vsphere.vim_errors import mapped
-from provider_vsphere.vsphere import Vsphere
+from provider_vsphere.session.login import Endpoint, Login
+from provider_vsphere.session.vim_errors import mapped
+from provider_vsphere.session.vsphere import Vsphere
 
 SESSION_HEADER = "vmware-api-session-id"
 

@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 from common import v1
 
-from provider_vsphere.tree import plain_name
+from provider_vsphere.session.tree import plain_name
 
 FACT = "snapshot"
 """Property of a VM, whose value the tree keeps as a tuple of nodes; absent while there is no snapshot."""

@@ -29,10 +29,10 @@ from common.errors import (
 from providerkit.background import running
 from providerkit.violations import shown
 
-from provider_vsphere import packages
-from provider_vsphere.packages import Package
-from provider_vsphere.transfers import Download, Transfers
-from provider_vsphere.vapi import Request, Vapi
+from provider_vsphere.images import packages
+from provider_vsphere.images.packages import Package
+from provider_vsphere.session.transfers import Download, Transfers
+from provider_vsphere.session.vapi import Request, Vapi
 
 _SESSION = "content/library/item/download-session"
 _FILES = "com/vmware/content/library/item/downloadsession/file"

@@ -18,8 +18,9 @@ from common.errors import BrokenImageError, DownloadFailedError, ImageNotFoundEr
 from providerkit.fetch import Digests
 from providerkit.violations import shown
 
-from provider_vsphere import ova, ovf, vmdk
-from provider_vsphere.ova import Seal, Stream, Tar
+from provider_vsphere.content import vmdk
+from provider_vsphere.images import ova, ovf
+from provider_vsphere.images.ova import Seal, Stream, Tar
 
 FORMATS = ("ova", "ovf", "vmdk", "raw")
 """What `source.format` may say."""

@@ -27,15 +27,20 @@ from common.errors import (
 from providerkit.extents import Digest, Incoming
 from pyVmomi import vim
 
-from provider_vsphere import devices, editing, machines, making, policies, stamp, uploadstamp, vmdk, watched
-from provider_vsphere.disks import Disk, Disks
-from provider_vsphere.login import Login
-from provider_vsphere.nfc import Lease, Nfc
-from provider_vsphere.stamp import Stamp
-from provider_vsphere.transfers import CHUNK
-from provider_vsphere.tree import Entity
-from provider_vsphere.uploadstamp import UploadStamp
-from provider_vsphere.vsphere import Vsphere
+from provider_vsphere import machines
+from provider_vsphere.around import policies
+from provider_vsphere.config import devices, editing, making
+from provider_vsphere.content import vmdk
+from provider_vsphere.content.disks import Disk, Disks
+from provider_vsphere.content.nfc import Lease, Nfc
+from provider_vsphere.session import watched
+from provider_vsphere.session.login import Login
+from provider_vsphere.session.transfers import CHUNK
+from provider_vsphere.session.tree import Entity
+from provider_vsphere.session.vsphere import Vsphere
+from provider_vsphere.stamps import stamp, uploadstamp
+from provider_vsphere.stamps.stamp import Stamp
+from provider_vsphere.stamps.uploadstamp import UploadStamp
 
 log = logging.get(__name__)
 

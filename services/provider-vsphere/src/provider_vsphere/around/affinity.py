@@ -22,11 +22,11 @@ from providerkit.planner import affinity_words
 from pyVmomi import vim
 
 from provider_vsphere import machines
-from provider_vsphere.login import Login
-from provider_vsphere.stamp import Stamp
-from provider_vsphere.tree import Entity, Tree
-from provider_vsphere.vsphere import Vsphere
-from provider_vsphere.watched import DRS, STAMP, Drs, DrsRule, drs
+from provider_vsphere.session.login import Login
+from provider_vsphere.session.tree import Entity, Tree
+from provider_vsphere.session.vsphere import Vsphere
+from provider_vsphere.session.watched import DRS, STAMP, Drs, DrsRule, drs
+from provider_vsphere.stamps.stamp import Stamp
 
 log = logging.get(__name__)
 

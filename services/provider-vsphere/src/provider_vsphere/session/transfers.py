@@ -24,8 +24,8 @@ from common.errors import (
 )
 from providerkit.threads import Threads
 
-from provider_vsphere.login import Endpoint, Login, PinnedContext
-from provider_vsphere.vim_errors import mapped
+from provider_vsphere.session.login import Endpoint, Login, PinnedContext
+from provider_vsphere.session.vim_errors import mapped
 
 CHUNK = 256 << 10
 """Bytes of one step; whoever takes longer than SILENCE_SECONDS for so few counts as dead, too."""

@@ -18,7 +18,7 @@ from common.errors import CredentialsRefusedError, HypervisorUnavailableError
 from pyVim import connect
 from pyVmomi import vim
 
-from provider_vsphere.vim_errors import mapped
+from provider_vsphere.session.vim_errors import mapped
 
 WAIT_SECONDS = 50
 """How long one wait for updates may last; it keeps the session alive besides (vCenter forgets one after 30 min)."""

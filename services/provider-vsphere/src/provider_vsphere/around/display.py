@@ -20,10 +20,10 @@ from providerkit.driver import ConsoleTicket
 from pyVmomi import vim
 
 from provider_vsphere import power
-from provider_vsphere.login import Login
-from provider_vsphere.transfers import Transfers, cookie
-from provider_vsphere.tree import Entity
-from provider_vsphere.vsphere import Vsphere
+from provider_vsphere.session.login import Login
+from provider_vsphere.session.transfers import Transfers, cookie
+from provider_vsphere.session.tree import Entity
+from provider_vsphere.session.vsphere import Vsphere
 
 log = logging.get(__name__)
 

@@ -1,0 +1,1 @@
+"""What is around a machine and not part of its hardware."""

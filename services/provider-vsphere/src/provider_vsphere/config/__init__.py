@@ -1,0 +1,1 @@
+"""A machine as vSphere's configuration: how it is made and changed. Pure: no session, no lookups."""

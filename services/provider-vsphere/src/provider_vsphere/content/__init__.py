@@ -1,0 +1,1 @@
+"""What is on disks: the format, the leases, and disks read and written."""
