@@ -1,8 +1,13 @@
 package main
 
 import (
+	"reflect"
+	"sync"
+	"unsafe"
+
 	"github.com/vmware/govmomi/simulator"
 	"github.com/vmware/govmomi/vim25"
+	"github.com/vmware/govmomi/vim25/mo"
 	"github.com/vmware/govmomi/vim25/types"
 )
 
@@ -51,5 +56,37 @@ func (d *Double) makeStale(struct{}) (any, error) {
 // changes, so a filter on a task that had ended already never told of its end. Source: PropertyCollector.CreateFilter
 // and WaitForUpdatesEx: the first update of a filter is the state of everything in it.
 func (d *Double) tellOfFilter() {
+	d.loosenFilters()
 	d.registry.AtomicUpdate(&simulator.Context{Map: d.registry}, d.registry.Get(vim25.ServiceInstance), nil)
+}
+
+// looseFilter hears of changes without the filter's lock. In the simulator whoever makes a machine holds its folder and
+// the view, and wants the filter; a collector holds the filter, and wants view and folder: now and then both wait for ever.
+type looseFilter struct{ *simulator.PropertyFilter }
+
+// UpdateObject has the filter's objects collected again by the next wait, as the simulator's own does.
+func (f looseFilter) UpdateObject(_ *simulator.Context, changed mo.Reference, _ []types.PropertyChange) {
+	for _, set := range f.Spec.ObjectSet {
+		if set.Obj == changed.Reference() && len(set.SelectSet) != 0 {
+			*private[bool](f.PropertyFilter, "sync") = true
+		}
+	}
+}
+
+// loosenFilters puts a looseFilter in the place of each filter that listens.
+func (d *Double) loosenFilters() {
+	lock := private[sync.Mutex](d.registry, "m")
+	lock.Lock()
+	defer lock.Unlock()
+	handlers := *private[map[types.ManagedObjectReference]simulator.RegisterObject](d.registry, "handlers")
+	for ref, handler := range handlers {
+		if filter, ok := handler.(*simulator.PropertyFilter); ok {
+			handlers[ref] = looseFilter{filter}
+		}
+	}
+}
+
+// private reaches a field that the simulator keeps to itself.
+func private[T any](of any, field string) *T {
+	return (*T)(unsafe.Pointer(reflect.ValueOf(of).Elem().FieldByName(field).UnsafeAddr()))
 }
