@@ -197,7 +197,7 @@ def test_the_url_of_a_console_is_the_only_output(web: str, vrtg: Vrtg) -> None:
     """It lets in whoever has it, so a script must be able to take it without showing it."""
     ran = vrtg("console", "web", "--url")
     assert ran.code == 0, ran.err
-    assert ran.out.startswith(f"https://console.example/{web}?ticket=")
+    assert ran.out.startswith(f"wss://console.example/{web}?ticket=")
     assert ran.out.count("\n") == 1
     assert "valid once, until" in ran.err
     assert "ticket" not in ran.err

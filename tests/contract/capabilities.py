@@ -566,6 +566,16 @@ class CapabilityContract:
         assert [change.field for change in (await subject.plan(spec)).changes] == ["boot_data"]
         await _holds(subject, spec)
 
+    async def test_boot_data_that_come_later_are_noticed(self, subject: Subject) -> None:
+        """A machine that was made without any tells so, and gets them while it is off."""
+        if not (await subject.can()).cloud_init:
+            pytest.skip("not declared")
+        spec = subject.spec()
+        await _holds(subject, spec)
+        spec.boot_data = v1.BootData(user_data="#cloud-config\nhostname: late\n")
+        assert [change.field for change in (await subject.plan(spec)).changes] == ["boot_data"]
+        await _holds(subject, spec)
+
     async def test_inventory(self, subject: Subject) -> None:
         if not (await subject.can()).inventory:
             pytest.skip("not declared")

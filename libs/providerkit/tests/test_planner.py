@@ -292,7 +292,11 @@ TABLE: dict[str, tuple[Edit, list[Row]]] = {
     "boot data that another was written for": (
         all_(set_("boot_data", v1.BootData(user_data="#cloud-config")), have("settings", {"boot-data": "old"})),
         [(K.SET_BOOT_DATA, "boot_data", RESTART, ("BootDataReadAtFirstBoot",))]),
-    "boot data of a machine that does not tell": (set_("boot_data", v1.BootData(user_data="#cloud-config")), []),
+    "boot data of a machine that was made without": (
+        set_("boot_data", v1.BootData(user_data="#cloud-config")),
+        [(K.SET_BOOT_DATA, "boot_data", RESTART, ("BootDataReadAtFirstBoot",))]),
+    "boot data of an adopted machine": (
+        all_(set_("boot_data", v1.BootData(user_data="#cloud-config")), have("settings", {"adopted": "true"})), []),
     "no boot data is no difference": (have("settings", {"boot-data": "old"}), []),
     "another host": (
         all_(set_("placement", v1.Placement(host="b")), have("host", "a"), can("placements", [v1.PlacementKind.HOST])),

@@ -53,7 +53,9 @@ def _cpu_count(at: Situation, want: v1.CpuSpec, seen: v1.CpuState) -> v1.Change 
         if not at.can.cpu_hot_add:
             reasons.append(because("CpuHotAddUnsupported", "this provider adds no CPUs to a running machine"))
         if seen.max_count and want.count > seen.max_count:
-            reasons.append(because("CpuCeilingReached", f"the running machine takes at most {seen.max_count} CPUs"))
+            reasons.append(
+                because("CpuCeilingReached", f"the running machine takes no more than {seen.max_count} of them")
+            )
     message = f"change CPUs from {now} to {want.count}"
     return at.shape(_Kind.SET_CPU, "cpu.count", message, reasons)
 

@@ -35,11 +35,13 @@ def attributes(at: Situation) -> list[v1.Change]:
 
 
 def boot_data(at: Situation) -> list[v1.Change]:
-    """By its digest, which is all that anybody keeps of it."""
+    """By its digest, which is all that anybody keeps of it; nobody knows what an adopted machine once got."""
     have, wish = at.seen.settings.get(BOOT_DATA_SETTING, ""), boot_data_digest(at.want)
-    if not have or not wish or have == wish:
+    if not wish or have == wish or (at.adopted and not have):
         return []
     reason = because(
         "BootDataReadAtFirstBoot", "a guest reads it at its first boot; one that has booted may never look again"
     )
-    return [at.shape(_Kind.SET_BOOT_DATA, "boot_data", "replace the first-boot data", [reason])]
+    return [
+        at.shape(_Kind.SET_BOOT_DATA, "boot_data", f"{'replace the' if have else 'write'} first-boot data", [reason])
+    ]
