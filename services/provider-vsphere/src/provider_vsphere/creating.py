@@ -109,8 +109,9 @@ class Creator:
             found = login.content.searchIndex.FindAllByUuid(None, uid, True, True)
             return [str(each._moId) for each in found or ()]
 
-        moids = await self._vsphere.call(doing, ask)
-        await self._vsphere.refresh(*(Entity("VirtualMachine", moid) for moid in moids))
+        known = {entity.moid: entity for entity in self._vsphere.tree.with_uuid(uid)}  # one of them may be gone
+        found = {moid: Entity("VirtualMachine", moid) for moid in await self._vsphere.call(doing, ask)}
+        await self._vsphere.refresh(*(found | known).values())
         return machines.find(self._vsphere.tree, uid, self._owner)
 
     def refuse_taken(self, name: str, folder: Entity, doing: str) -> None:

@@ -6,9 +6,9 @@ from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
-from common import faults, v1
+from common import faults, logging, v1
 from common.clock import Clock
-from common.errors import HypervisorUnavailableError
+from common.errors import HypervisorUnavailableError, StalePreconditionError
 from providerkit.changes import Changes
 from providerkit.driver import ConsoleTicket, Driver, Progress
 from providerkit.extents import Incoming
@@ -32,6 +32,8 @@ from provider_vsphere.session.tree import Entity
 from provider_vsphere.session.vsphere import Vsphere
 from provider_vsphere.snapshots import Snapshots
 from provider_vsphere.stamps.stamp import Stamp
+
+log = logging.get(__name__)
 
 
 class VsphereDriver(Driver):
@@ -169,12 +171,17 @@ class VsphereDriver(Driver):
         """See Driver."""
         doing = f"destroy machine {uid}"
         self.vsphere.login(doing)
-        await self._cloner.finish(uid)
-        for entity in self.vsphere.tree.with_uuid(uid):
-            if machines.is_ours(entity, self._owner):
-                await self._snapshots.refuse_used_machine(entity, doing)
-        await self._leave_rules(uid, "destroy")
-        await self._uploads.clear(uid, f"destroy machine {uid}")
+        try:
+            await self._cloner.finish(uid)
+            for entity in self.vsphere.tree.with_uuid(uid):
+                if machines.is_ours(entity, self._owner):
+                    await self._snapshots.refuse_used_machine(entity, doing)
+            await self._leave_rules(uid, "destroy")
+            await self._uploads.clear(uid, doing)
+        except StalePreconditionError:
+            if await self._creator.look(uid, doing) is not None:
+                raise
+            log.info("vsphere.machine.gone", uid=uid)  # by the task of a process that died
         await self._creator.destroy(uid, progress)
         await self._snapshots.drop_base(uid)
 
