@@ -51,7 +51,7 @@ EXTRA_CONFIG = {
     "disk.EnableUUID": "TRUE",
 }
 MEDIA = ("[LocalDS_0] iso/one.iso", "[LocalDS_0] iso/two.iso")
-PACE = Pace(call=15.0, settle=15.0, short_wait=1.0, parallel=8)
+PACE = Pace(call=15.0, settle=15.0, short_wait=1.0, parallel=12)
 """The simulator reads its whole inventory anew for each update, and answers nobody meanwhile: twice as many machines
 made at once cost four times the processor."""
 
