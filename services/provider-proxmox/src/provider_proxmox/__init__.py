@@ -1,0 +1,1 @@
+"""The VirtRigaud provider for Proxmox VE."""

@@ -1,0 +1,1 @@
+"""A guest as Proxmox VE writes it. Pure: no I/O."""

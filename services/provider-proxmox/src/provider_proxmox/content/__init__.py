@@ -1,0 +1,1 @@
+"""What is on disks, and first-boot data."""

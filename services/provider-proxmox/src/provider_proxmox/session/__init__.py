@@ -1,0 +1,1 @@
+"""The cluster: its API with fail-over, its tasks, and its inventory in memory."""

@@ -1,0 +1,107 @@
+"""The cluster as it is known here: guests, nodes, storages. Kept by the ticker; reading it costs no call."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from provider_proxmox import stamp
+from provider_proxmox.stamp import Stamp
+
+
+@dataclass(frozen=True, slots=True)
+class Guest:
+    """One QEMU guest. A change makes a new one: what was read stays true of its moment."""
+
+    vmid: int
+    node: str
+    name: str = ""
+    status: str = "unknown"
+    """"running" or "stopped"; "unknown" while the node does not answer."""
+    qmpstatus: str = ""
+    """QEMU's own word where the node tells it: "paused", "suspended", "io-error", ..."""
+    lock: str = ""
+    """Word of the configuration lock: "clone", "snapshot", "suspended"; "" without."""
+    template: bool = False
+    pool: str = ""
+    ha: str = ""
+    """State that HA wants: "started"; "" for a guest that it does not manage."""
+    config: dict[str, Any] = field(default_factory=dict)
+    """As it runs (`current=1`), "digest" included; empty until it was read once."""
+    pending: dict[str, Any] = field(default_factory=dict)
+    """What holds only after the next start, by key; None for what will be gone."""
+    snapshots: tuple[dict[str, Any], ...] = ()
+    """As Proxmox VE lists them, without "current"."""
+    agent: dict[str, Any] = field(default_factory=dict)
+    """What the guest agent told: "interfaces", "hostname", "osinfo"."""
+
+    @property
+    def digest(self) -> str:
+        """Of the configuration that `config` shows; a change that names it fails if somebody else was there first."""
+        return str(self.config.get("digest", ""))
+
+    @property
+    def description(self) -> str:
+        """Text for people, without the stamp."""
+        return stamp.read(str(self.config.get("description", "")))[0]
+
+    @property
+    def stamp(self) -> Stamp | None:
+        """Its stamp, whoever's it is, if it was written for this very guest and not brought along by a copy."""
+        found = stamp.read(str(self.config.get("description", "")))[1]
+        return found if found is not None and found.vmid == self.vmid else None
+
+    @property
+    def path(self) -> str:
+        """Of the guest in the API."""
+        return f"nodes/{self.node}/qemu/{self.vmid}"
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One node of the cluster."""
+
+    name: str
+    online: bool = True
+    cpus: int = 0
+    cpu_load: float = 0.0
+    """Part of the CPUs in use, 0 to 1."""
+    memory_bytes: int = 0
+    memory_used_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Storage:
+    """A storage as one node sees it."""
+
+    name: str
+    node: str
+    kind: str = ""
+    """"dir", "nfs", "lvmthin", "zfspool", "rbd", ..."""
+    content: frozenset[str] = frozenset()
+    """"images", "import", "iso", "snippets", "backup", ..."""
+    shared: bool = False
+    active: bool = True
+    capacity_bytes: int = 0
+    free_bytes: int = 0
+
+
+class Index:
+    """Everything that is known of the cluster now."""
+
+    def __init__(self) -> None:
+        self.guests: dict[int, Guest] = {}
+        self.nodes: dict[str, Node] = {}
+        self.storages: dict[tuple[str, str], Storage] = {}
+        """By node and name."""
+        self.networks: dict[str, dict[str, str]] = {}
+        """Per node: kind ("bridge", "vnet") of each network by its name."""
+
+    def with_uid(self, uid: str) -> list[Guest]:
+        """Guests whose stamp names this UID, whoever's it is."""
+        return [guest for guest in self.guests.values() if guest.stamp is not None and guest.stamp.uid == uid]
+
+    def on_node(self, node: str) -> Iterable[Guest]:
+        """Guests of a node."""
+        return (guest for guest in self.guests.values() if guest.node == node)

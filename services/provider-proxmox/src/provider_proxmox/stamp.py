@@ -1,0 +1,155 @@
+"""The stamp: who a guest is, at the end of its description, given with the very call that makes it.
+
+A description is what both a create and a clone take. People see their own text; the stamp is an HTML comment after it,
+which Proxmox VE's pages do not show. It holds what Proxmox VE has no field for: the identity and owner, the names of
+disks and NICs, which volumes we made. It names the VMID, too: a clone or a restored backup that brings a stamp along
+under another VMID is somebody else's copy. The UID is the guest's SMBIOS UUID besides, for the guest to read.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+import msgspec
+from common import v1
+from common.errors import InvalidSpecError
+
+TAG = "virtrigaud"
+"""Tag of every machine of ours, so that people find them; it decides nothing."""
+
+LIMIT = 8192
+"""Bytes of a description. Source: the API schema of Proxmox VE 9.2."""
+
+_OPEN, _CLOSE = "<!-- virtrigaud ", " -->"
+
+
+@dataclass(frozen=True)
+class DiskStamp:
+    """What we know of a disk."""
+
+    name: str
+    slot: str
+    """Key in the configuration: "scsi0"; "" while its volume is kept unplugged."""
+    volume: str = ""
+    """The volume that was in the slot when we wrote this: "local-lvm:vm-101-disk-0"."""
+    owned: bool = True
+    """We made its volume, so it goes with the machine."""
+    image_id: str = ""
+    provisioning: str = "THIN"
+    """Name of a v1.DiskProvisioning."""
+
+
+@dataclass(frozen=True)
+class NicStamp:
+    """What we know of a NIC."""
+
+    name: str
+    slot: str
+    """Key in the configuration: "net0"."""
+    kind: str = "BRIDGE"
+    """Name of the v1.NetworkKind that was asked for."""
+
+
+@dataclass(frozen=True)
+class Stamp:
+    """Everything in the comment."""
+
+    uid: str
+    namespace: str
+    name: str
+    owner: str
+    vmid: int = 0
+    """The guest that it was written for; on another one it means nothing."""
+    created: int = 0
+    """Seconds since 1970."""
+    made: bool = False
+    """Every step of its making is done; else a create goes on from here or clears it away."""
+    boot_digest: str = ""
+    disks: tuple[DiskStamp, ...] = ()
+    nics: tuple[NicStamp, ...] = ()
+    cdroms: dict[str, str] = field(default_factory=dict)
+    """Slot of each drive by its name."""
+    tags: tuple[str, ...] = ()
+    """As they were asked for: Proxmox VE writes them in lower case."""
+    volumes: tuple[str, ...] = ()
+    """Volumes that we made for it besides disks: its first-boot ISO."""
+    settings: dict[str, str] = field(default_factory=dict)
+    """What was asked for and has no place in the configuration, by dotted field."""
+
+    def disk(self, name: str) -> DiskStamp | None:
+        """The record of the disk with this name."""
+        return next((disk for disk in self.disks if disk.name == name), None)
+
+    def nic(self, name: str) -> NicStamp | None:
+        """The record of the NIC with this name."""
+        return next((nic for nic in self.nics if nic.name == name), None)
+
+    def with_disk(self, disk: DiskStamp) -> Stamp:
+        """With this record added, or in place of the one with its name: the order is that of booting."""
+        if self.disk(disk.name) is None:
+            return replace(self, disks=(*self.disks, disk))
+        return replace(self, disks=tuple(disk if d.name == disk.name else d for d in self.disks))
+
+    def without_disk(self, name: str) -> Stamp:
+        """Without the record of this disk."""
+        return replace(self, disks=tuple(d for d in self.disks if d.name != name))
+
+    def with_nic(self, nic: NicStamp) -> Stamp:
+        """With this record added, or in place of the one with its name."""
+        if self.nic(nic.name) is None:
+            return replace(self, nics=(*self.nics, nic))
+        return replace(self, nics=tuple(nic if n.name == nic.name else n for n in self.nics))
+
+    def without_nic(self, name: str) -> Stamp:
+        """Without the record of this NIC."""
+        return replace(self, nics=tuple(n for n in self.nics if n.name != name))
+
+    def identity(self) -> v1.MachineIdentity:
+        """Whom it names."""
+        return v1.MachineIdentity(uid=self.uid, namespace=self.namespace, name=self.name, owner=self.owner)
+
+
+def of(identity: v1.MachineIdentity, vmid: int, created: int) -> Stamp:
+    """The stamp of a new machine without disks and NICs."""
+    return Stamp(
+        uid=identity.uid,
+        namespace=identity.namespace,
+        name=identity.name,
+        owner=identity.owner,
+        vmid=vmid,
+        created=created,
+    )
+
+
+def written(text: str, stamp: Stamp | None) -> str:
+    """A description: the text for people, and the stamp.
+
+    Raises:
+        InvalidSpecError: both together are longer than LIMIT.
+    """
+    if stamp is None:
+        return text
+    # "--" ends a comment in some readers; JSON has another way to write a hyphen.
+    json = msgspec.json.encode(stamp).decode().replace("--", "-\\u002d").replace("<", "\\u003c").replace(">", "\\u003e")
+    whole = f"{text}\n\n{_OPEN}{json}{_CLOSE}" if text else f"{_OPEN}{json}{_CLOSE}"
+    size = len(whole.encode())
+    if size > LIMIT:
+        raise InvalidSpecError(
+            f"description: text and record of the machine take {size} bytes, Proxmox VE keeps {LIMIT}; shorten the text"
+        )
+    return whole
+
+
+def read(description: str) -> tuple[str, Stamp | None]:
+    """The text for people and the stamp, whoever's it is; None when there is none that makes sense."""
+    text, opened, rest = description.rpartition(_OPEN)
+    if not opened:
+        return description, None
+    json, closed, after = rest.partition(_CLOSE)
+    try:
+        stamp = msgspec.json.decode(json, type=Stamp) if closed else None
+    except msgspec.MsgspecError:
+        return description, None  # not ours: a person or another tool wrote it
+    if stamp is None or not stamp.uid or not stamp.owner:
+        return description, None
+    return (text.removesuffix("\n\n") + after.rstrip("\n")), stamp
