@@ -19,8 +19,8 @@ class ProxmoxSettings(ImageSettings):
     """What this provider is told, besides what every provider is."""
 
     endpoint: Annotated[
-        list[str], "URLs of one or several nodes of one cluster: https://pve1.example.org:8006; the next is asked when one fails"
-    ] = field(default_factory=list)  # fmt: skip
+        list[str], "URLs of nodes of one cluster, https://pve1.example.org:8006; the next one is asked when one fails"
+    ] = field(default_factory=list)
     fingerprint: Annotated[
         list[str], "SHA-256 of a node's certificate, which then needs no authority; one per node, colons are allowed"
     ] = field(default_factory=list)
