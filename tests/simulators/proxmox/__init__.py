@@ -1,1 +1,8 @@
-"""A simulator of the Proxmox VE API."""
+"""A Proxmox VE cluster for tests: `from simulators.proxmox import proxmox, pve`."""
+
+from .fixtures import pve
+from .pace import Pace
+from .server import Proxmox, proxmox
+from .world import World
+
+__all__ = ["Pace", "Proxmox", "World", "proxmox", "pve"]

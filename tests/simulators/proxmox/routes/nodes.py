@@ -1,0 +1,131 @@
+"""The hosts of the cluster."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from simulators.proxmox.board import cpus
+from simulators.proxmox.calls import Call, at, indexed, route
+from simulators.proxmox.errors import bad
+from simulators.proxmox.strings import number
+from simulators.proxmox.world import GIB, Node, World
+
+RELEASE = "9.2"
+VERSION = {"release": RELEASE, "version": "9.2.11", "repoid": "14a22df3"}
+DISK = 64 * GIB
+
+
+def memory_used(world: World, node: Node) -> int:
+    """The host's own and what the running guests have."""
+    return node.memory_taken + sum(
+        number(guest.run.config.get("memory", "512")) << 20 for guest in world.on(node.name) if guest.run
+    )
+
+
+def cpu_used(world: World, node: Node) -> float:
+    """The share of the host's processors that are busy."""
+    busy = sum(cpus(guest.run.config) for guest in world.on(node.name) if guest.run)
+    return min(1.0, node.cpu_load + 0.02 * busy / node.cpus)
+
+
+def node_row(world: World, node: Node) -> dict[str, Any]:
+    """A host as lists tell it."""
+    row: dict[str, Any] = {"id": f"node/{node.name}", "node": node.name, "type": "node", "level": ""}
+    if not node.online:
+        return row | {"status": "offline"}
+    return row | {
+        "status": "online",
+        "cpu": cpu_used(world, node),
+        "maxcpu": node.cpus,
+        "mem": memory_used(world, node),
+        "maxmem": node.memory,
+        "disk": DISK // 4,
+        "maxdisk": DISK,
+        "uptime": int(time.time() - node.started),
+        "cgroup-mode": 2,
+    }
+
+
+@route("GET", "/nodes")
+async def nodes(call: Call) -> object:
+    """Every login sees the names; figures need Sys.Audit."""
+    shown = []
+    for node in call.world.nodes.values():
+        row = node_row(call.world, node) | {"ssl_fingerprint": call.pve.fingerprint}
+        row.pop("cgroup-mode", None)
+        if not call.may(f"/nodes/{node.name}", "Sys.Audit"):
+            row = {key: row[key] for key in ("id", "node", "type", "level", "status", "ssl_fingerprint")}
+        shown.append(row)
+    return shown
+
+
+@route("GET", "/nodes/{node}")
+async def index(call: Call) -> object:
+    return indexed("qemu", "storage", "tasks", "network", "status", "version", "query-url-metadata")
+
+
+@route("GET", "/nodes/{node}/version")
+async def version(call: Call) -> object:
+    return VERSION
+
+
+@route("GET", "/nodes/{node}/status", allowed=at("/nodes/{node}", "Sys.Audit"))
+async def status(call: Call) -> object:
+    node = call.host
+    used = memory_used(call.world, node)
+    return {
+        "cpu": cpu_used(call.world, node),
+        "wait": 0,
+        "idle": 0,
+        "uptime": int(time.time() - node.started),
+        "loadavg": ["0.10", "0.10", "0.10"],
+        "memory": {"total": node.memory, "used": used, "free": node.memory - used, "available": node.memory - used},
+        "swap": {"total": 0, "used": 0, "free": 0},
+        "ksm": {"shared": 0},
+        "rootfs": {"total": DISK, "used": DISK // 4, "free": DISK * 3 // 4, "avail": DISK * 3 // 4},
+        "cpuinfo": {"cpus": node.cpus, "cores": node.cpus // 2, "sockets": 1, "model": "Simulated", "mhz": "3000.000"},
+        "kversion": "Linux 6.17.2-1-pve",
+        "current-kernel": {"sysname": "Linux", "release": "6.17.2-1-pve", "machine": "x86_64", "version": "#1 SMP"},
+        "boot-info": {"mode": "efi", "secureboot": 0},
+        "pveversion": "pve-manager/9.2.11/14a22df3",
+    }
+
+
+@route("GET", "/nodes/{node}/network")
+async def network(call: Call) -> object:
+    """Bridges, for those who may use them."""
+    if call.has("type") and call.text("type") not in ("bridge", "any_bridge", "any_local_bridge", "include_sdn"):
+        return []
+    return [
+        interface(name)
+        for name in sorted(call.host.bridges)
+        if call.may(f"/sdn/zones/localnetwork/{name}", "SDN.Audit", "SDN.Use") or call.may("/", "Sys.Audit")
+    ]
+
+
+@route("GET", "/nodes/{node}/network/{iface}", allowed=at("/nodes/{node}", "Sys.Audit"))
+async def one_network(call: Call) -> object:
+    name = call.path["iface"]
+    if name not in call.host.bridges:
+        raise bad(iface="interface does not exist")
+    row = interface(name)
+    return {key: value for key, value in row.items() if key not in ("iface", "active")}
+
+
+def interface(name: str) -> dict[str, Any]:
+    """A bridge as the node tells it."""
+    return {
+        "iface": name,
+        "type": "bridge",
+        "active": 1,
+        "autostart": 1,
+        "bridge_ports": "",
+        "bridge_stp": "off",
+        "bridge_fd": "0",
+        "bridge_vlan_aware": 1,
+        "method": "manual",
+        "method6": "manual",
+        "families": ["inet"],
+        "priority": 3,
+    }

@@ -1,0 +1,274 @@
+"""The HTTP side of a simulated cluster: several addresses, TLS, who calls, and how a refusal looks."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import ssl
+import tempfile
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl, unquote, unquote_plus
+
+import trustme
+from aiohttp import web
+
+from . import routes  # noqa: F401 - fills the table
+from .access import ROOT, Who
+from .calls import NOBODY, Call, Page, Route, find
+from .errors import PveError, bad, refused
+from .world import ROOT_PASSWORD, TOKEN, USER, World
+
+PREFIX = "/api2/json"
+COOKIE = "PVEAuthCookie"
+MAX_BODY = 64 << 20  # of calls that do not stream
+_SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
+
+
+@dataclass(frozen=True)
+class Logged:
+    """One request that arrived.
+
+    Attributes:
+        path: without /api2/json and the query.
+        route: the template it matched; empty when none did.
+        when: on the clock of `time.monotonic`.
+    """
+
+    method: str
+    path: str
+    route: str
+    when: float
+
+
+class Proxmox:
+    """One cluster and its API, at one or more addresses.
+
+    Attributes:
+        requests: everything that arrived, in order.
+        checks: called with every call that may be made, before its handler; they raise a PveError to refuse it.
+    """
+
+    def __init__(self, world: World, host: str) -> None:
+        self.world = world
+        self.requests: list[Logged] = []
+        self.checks: list[Callable[[Call], None]] = []
+        self.user, self.password = ROOT, ROOT_PASSWORD
+        self.token_id = f"{USER}!{TOKEN}"
+        self.token_secret = world.access.users[USER].tokens[TOKEN].secret
+        self.host = host
+        self.ports: list[int] = []
+        self._runners: dict[int, web.AppRunner] = {}
+        self._home = tempfile.TemporaryDirectory(prefix="proxmox-")
+        self.home = Path(self._home.name)
+        authority = trustme.CA()
+        self.ca_file = str(self.home / "ca.pem")
+        authority.cert_pem.write_to_path(self.ca_file)
+        certificate = authority.issue_cert(host, "localhost")
+        self._tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        certificate.configure_cert(self._tls)
+        leaf = ssl.PEM_cert_to_DER_cert(certificate.cert_chain_pems[0].bytes().decode())
+        self.fingerprint = _colons(leaf)
+
+    @property
+    def url(self) -> str:
+        """Of the first address."""
+        return self.urls[0]
+
+    @property
+    def urls(self) -> list[str]:
+        return [f"https://{self.host}:{port}" for port in self.ports]
+
+    @property
+    def token(self) -> str:
+        """The value of an Authorization header."""
+        return f"PVEAPIToken={self.token_id}={self.token_secret}"
+
+    def counted(self) -> Counter[str]:
+        """Requests by method and route."""
+        return Counter(f"{entry.method} {entry.route}" for entry in self.requests)
+
+    async def listen(self, port: int) -> None:
+        """Open one more address; port 0 picks one."""
+        self.ports.append(port)
+        await self.up(len(self.ports) - 1)
+
+    async def up(self, address: int) -> None:
+        """Answer at an address again, at the same port."""
+        app = web.Application(client_max_size=MAX_BODY)
+        app.router.add_route("*", "/{path:.*}", self._answer)
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=0)
+        await runner.setup()
+        site = web.TCPSite(
+            runner, self.host, self.ports[address], ssl_context=self._tls, reuse_address=True, reuse_port=False
+        )
+        await site.start()
+        self.ports[address] = runner.addresses[0][1]
+        self._runners[address] = runner
+
+    async def down(self, address: int) -> None:
+        """Refuse connections at an address and cut those that are open; the cluster itself lives on."""
+        await self._runners.pop(address).cleanup()
+
+    async def close(self) -> None:
+        for address in list(self._runners):
+            await self.down(address)
+        self._home.cleanup()
+
+    async def _answer(self, request: web.Request) -> web.StreamResponse:
+        raw = request.rel_url.raw_path
+        if not raw.startswith(PREFIX):
+            return web.Response(status=404)
+        path = unquote(raw.removeprefix(PREFIX)).rstrip("/") or "/"
+        found = find(request.method, path)
+        self.requests.append(Logged(request.method, path, found[0].template if found else "", time.monotonic()))
+        try:
+            who = await self._who(request, found[0] if found else None)
+            if found is None:
+                raise PveError(501, f"Method '{request.method} {path}' not implemented")
+            call = Call(self, self.world, who, request.method, *found, await _params(request), request)
+            answer = await self._handle(call)
+        except PveError as error:
+            return _refusal(error)
+        if isinstance(answer, Page):
+            return _json({"data": answer.rows, "total": answer.total})
+        return answer if isinstance(answer, web.StreamResponse) else _json({"data": answer})
+
+    async def _handle(self, call: Call) -> object:
+        if twice := next((name for name in call.path if name in call.params), None):
+            raise PveError(400, f"Parameter verification failed - duplicate parameter '{twice}'")
+        if call.route.allowed is not None:
+            call.route.allowed(call)
+        if "node" in call.path and call.path["node"] != "localhost":
+            self._reach(call.path["node"])
+        _check_vmid(call.path.get("vmid"))
+        for check in self.checks:
+            check(call)
+        return await call.route.handler(call)
+
+    def _reach(self, name: str) -> None:
+        node = self.world.nodes.get(name)
+        if node is None:
+            why = f"failed to get address info for: {name}: Name or service not known"
+            raise refused(f"hostname lookup '{name}' failed - {why}")
+        if not node.online:
+            raise PveError(595, "No route to host")
+
+    async def _who(self, request: web.Request, route: Route | None) -> Who:
+        try:
+            return self._known(request, route)
+        except PveError:
+            await self.world.pace.spend(self.world.pace.failed_auth)
+            raise
+
+    def _known(self, request: web.Request, route: Route | None) -> Who:
+        access = self.world.access
+        header = request.headers.get("Authorization", "")
+        if header.startswith("PVEAPIToken"):
+            who = access.token_who(header.removeprefix("PVEAPIToken").lstrip("= "))
+            if who is None:
+                raise PveError(401, "Authentication failed!")
+            return who
+        if route is not None and route.open:
+            return NOBODY
+        ticket = unquote(request.cookies.get(COOKIE, ""))
+        if not ticket:
+            raise PveError(401, "No ticket")
+        user = access.ticket_user(ticket)
+        if user is None:
+            raise PveError(401, "Authentication failed!")
+        if request.method not in _SAFE and not access.csrf_valid(user, request.headers.get("CSRFPreventionToken", "")):
+            raise PveError(401, "Permission denied - invalid csrf token")
+        return Who(user)
+
+
+async def _params(request: web.Request) -> dict[str, Any]:
+    """Query and body in one map; a name given several times becomes a list."""
+    pairs = parse_qsl(request.rel_url.raw_query_string, keep_blank_values=True)
+    kind = request.content_type
+    if kind == "application/json" and request.body_exists:
+        try:
+            body: dict[str, Any] = json.loads(await request.text() or "{}")
+        except ValueError as error:
+            raise PveError(400, f"Invalid JSON body: {error}") from error
+        return dict(pairs) | body
+    if kind == "application/x-www-form-urlencoded" and request.body_exists:
+        pairs += [
+            (unquote_plus(name), unquote_plus(value))
+            for name, _, value in (part.partition("=") for part in (await request.text()).split("&") if part)
+        ]
+    params: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in params:
+            earlier = params[name]
+            params[name] = [*(earlier if isinstance(earlier, list) else [earlier]), value]
+        else:
+            params[name] = value
+    return params
+
+
+def _check_vmid(text: str | None) -> None:
+    if text is None:
+        return
+    if not text.lstrip("-").isdecimal():
+        raise bad(vmid=f"type check ('integer') failed - got '{text}'")
+    if text.startswith("0") or not 100 <= int(text) <= 999_999_999:
+        raise bad(vmid="invalid format - value does not look like a valid VM ID\n")
+
+
+def _refusal(error: PveError) -> web.Response:
+    reason = error.reason.strip().split("\n")[0]
+    if error.status == 401 and not error.told:
+        return web.Response(status=401, reason=reason)
+    body: dict[str, Any] = {"data": None, "message": error.reason.rstrip("\n") + "\n"}
+    if error.errors is not None:
+        body["errors"] = error.errors
+    return _json(body, error.status, reason)
+
+
+def _json(body: object, status: int = 200, reason: str | None = None) -> web.Response:
+    return web.Response(
+        status=status,
+        reason=reason,
+        body=json.dumps(body).encode(),
+        headers={"Content-Type": "application/json;charset=UTF-8", "Server": "pve-api-daemon/3.0"},
+    )
+
+
+def _colons(certificate: bytes) -> str:
+    digest = hashlib.sha256(certificate).hexdigest().upper()
+    return ":".join(digest[at : at + 2] for at in range(0, len(digest), 2))
+
+
+@asynccontextmanager
+async def proxmox(
+    world: World | None = None, *, host: str = "127.0.0.1", port: int = 0, addresses: int = 1
+) -> AsyncIterator[Proxmox]:
+    """A cluster that answers, in the caller's event loop, until the block ends.
+
+    Args:
+        port: of the first address; the others follow it. 0 picks free ones.
+        addresses: how many API endpoints the cluster has.
+    """
+    made = Proxmox(world or World(), host)
+    ready = asyncio.Event()
+    async with asyncio.TaskGroup() as group:
+        keeping = [
+            group.create_task(made.world.tasks.run(ready), name="tasks"),
+            group.create_task(made.world.board.run(), name="pvestatd"),
+        ]
+        try:
+            await ready.wait()
+            for place in range(addresses):
+                await made.listen(port + place if port else 0)
+            yield made
+        finally:
+            await made.close()
+            for task in keeping:
+                task.cancel()
