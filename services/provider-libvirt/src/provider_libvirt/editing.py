@@ -18,9 +18,10 @@ from common.errors import (
     ResourceNotFoundError,
     WrongPowerStateError,
 )
+from providerkit import nocloud
 from providerkit.planner import DESCRIPTION_SETTING, boot_data_digest
 
-from provider_libvirt import bootdata, domains, making, networks, observed
+from provider_libvirt import domains, making, networks, observed
 from provider_libvirt.host import Host
 from provider_libvirt.making import Config
 from provider_libvirt.reading import parse
@@ -332,11 +333,11 @@ def set_boot_data(at: Machine, spec: v1.MachineSpec) -> None:
     for nic in spec.nics:
         if nic.name not in macs:
             macs[nic.name] = nic.mac or networks.mac_address(at.uid, nic.name, used)
-    if not bootdata.needed(spec):
+    if not nocloud.needed(spec):
         return
     if at.domain.isActive():
         raise WrongPowerStateError("replace the first-boot data: the machine is running")
-    path = making.write_boot_data(at.connection, at.uid, bootdata.iso(spec, macs), at.config, [])
+    path = making.write_boot_data(at.connection, at.uid, nocloud.iso(nocloud.files(spec, macs)), at.config, [])
     if not observed.boot_data_source(at.definition()):
         element = domains.boot_data_element(path, _targets(at.definition()))
         at.redefine(lambda root: _devices(root).append(element))

@@ -30,10 +30,10 @@ from common.errors import (
     NotSupportedError,
     ProviderError,
 )
-from providerkit import fetch
+from providerkit import fetch, formats
 from providerkit.driver import Progress
 
-from provider_libvirt import formats, volumes
+from provider_libvirt import volumes
 from provider_libvirt.hypervisor import Hypervisor
 from provider_libvirt.volumes import Volume
 

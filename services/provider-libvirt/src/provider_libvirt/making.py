@@ -23,9 +23,10 @@ from common.errors import (
     NameConflictError,
     ResourceNotFoundError,
 )
+from providerkit import nocloud
 from providerkit.planner import DESCRIPTION_SETTING, boot_data_digest, hypervisor_name
 
-from provider_libvirt import bootdata, domains, images, networks, observed, stamp, volumes
+from provider_libvirt import domains, images, networks, observed, stamp, volumes
 from provider_libvirt.host import Host
 from provider_libvirt.reading import parse
 from provider_libvirt.stamp import DiskStamp, Stamp
@@ -107,7 +108,7 @@ def make_parts(connection: libvirt.virConnect, spec: v1.MachineSpec, host: Host,
     _check_name_free(connection, name)
     ensure_default_pool(connection, config)
     interfaces, nic_stamps, macs = _interfaces(connection, spec, host)
-    iso = bootdata.iso(spec, macs) if bootdata.needed(spec) else b""
+    iso = nocloud.iso(nocloud.files(spec, macs)) if nocloud.needed(spec) else b""
     made: list[tuple[str, str]] = []
     try:
         devices, disk_stamps = _disks(connection, spec, config, made)

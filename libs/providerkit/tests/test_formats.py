@@ -10,7 +10,7 @@ import pytest
 from common.errors import BrokenImageError
 from hypothesis import given
 from hypothesis import strategies as st
-from provider_libvirt.formats import HEADER_BYTES, Format, examine
+from providerkit.formats import HEADER_BYTES, Format, examine
 
 MIB = 1 << 20
 
