@@ -70,11 +70,11 @@ async def test_a_token_with_privilege_separation_starts_with_nothing(pve: Proxmo
     async with client(pve, await by_ticket(pve)) as root:
         await root.post("/access/users", userid="a@pve")
         await root.put("/access/acl", path="/vms", roles="PVEVMUser", users="a@pve")
-        made = await root.post("/access/users/a@pve/token/t", privsep=1)
+        made = await root.post("/access/users/a@pve/token/t1", privsep=1)
         secret = {"Authorization": f"PVEAPIToken={made['full-tokenid']}={made['value']}"}
         async with client(pve, secret) as token:
             assert await token.get("/access/permissions") == {}
-            await root.put("/access/acl", path="/vms/100", roles="PVEVMAdmin", tokens="a@pve!t")
+            await root.put("/access/acl", path="/vms/100", roles="PVEVMAdmin", tokens="a@pve!t1")
             told = await token.get("/access/permissions")
     assert "VM.PowerMgmt" in told["/vms/100"]
     assert "VM.Allocate" not in told["/vms/100"]
@@ -84,7 +84,7 @@ async def test_lists_are_filtered_and_never_refused(pve: Proxmox) -> None:
     """Who may see nothing reads empty lists, and the names of the nodes."""
     async with client(pve, await by_ticket(pve)) as root:
         await root.post("/access/users", userid="a@pve")
-        made = await root.post("/access/users/a@pve/token/t", privsep=0)
+        made = await root.post("/access/users/a@pve/token/t1", privsep=0)
     async with client(pve, {"Authorization": f"PVEAPIToken={made['full-tokenid']}={made['value']}"}) as token:
         assert await token.get("/cluster/resources", type="vm") == []
         assert await token.get("/cluster/tasks") == []

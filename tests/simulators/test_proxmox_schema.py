@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from simulators.proxmox import proxmox
+from simulators.proxmox.client import client
 from simulators.proxmox.reference import RECORDING, SCHEMA, reference
 from simulators.proxmox.rules import Rule
 from simulators.proxmox.schema import Schema, check_object, check_value
@@ -152,3 +154,24 @@ def test_several_bad_keys_of_a_property_string_are_listed_at_once() -> None:
 
 def test_an_open_object_takes_more_than_it_names() -> None:
     assert check_object({"odd": "1"}, {}, "", closed=False) == {}
+
+
+@pytest.mark.usefixtures("schema")
+async def test_the_server_lists_all_bad_parameters_at_once() -> None:
+    async with proxmox() as pve, client(pve) as admin:
+        answer = await admin.ask("GET", "/nodes/pve1/tasks", limit="x", source="nowhere", bogus=1)
+    assert (answer.status, answer.reason) == (400, "Parameter verification failed.")
+    assert answer.errors == {
+        "limit": "type check ('integer') failed - got 'x'",
+        "source": "value 'nowhere' does not have a value in the enumeration 'archive, active, all'",
+        "bogus": NOT_IN_SCHEMA,
+    }
+
+
+async def test_without_the_reference_the_server_takes_what_it_is_given(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Any
+) -> None:
+    monkeypatch.setenv("PVE_REFERENCE_DIR", str(tmp_path))
+    async with proxmox() as pve, client(pve) as admin:
+        assert pve.schema is None
+        assert (await admin.ask("GET", "/version", bogus=1)).status == 200

@@ -23,6 +23,7 @@ from . import routes  # noqa: F401 - fills the table
 from .access import ROOT, Who
 from .calls import NOBODY, Call, Page, Route, find
 from .errors import PveError, bad, refused
+from .schema import Schema
 from .world import ROOT_PASSWORD, TOKEN, USER, World
 
 PREFIX = "/api2/json"
@@ -53,12 +54,14 @@ class Proxmox:
     Attributes:
         requests: everything that arrived, in order.
         checks: called with every call that may be made, before its handler; they raise a PveError to refuse it.
+        schema: of the product, which judges every parameter; None where it is not at hand.
     """
 
     def __init__(self, world: World, host: str) -> None:
         self.world = world
         self.requests: list[Logged] = []
         self.checks: list[Callable[[Call], None]] = []
+        self.schema = Schema.find()
         self.user, self.password = ROOT, ROOT_PASSWORD
         self.token_id = f"{USER}!{TOKEN}"
         self.token_secret = world.access.users[USER].tokens[TOKEN].secret
@@ -148,9 +151,18 @@ class Proxmox:
         if "node" in call.path and call.path["node"] != "localhost":
             self._reach(call.path["node"])
         _check_vmid(call.path.get("vmid"))
+        if call.request.content_type != "multipart/form-data":  # whose parameters its handler reads
+            self.judge(call)
         for check in self.checks:
             check(call)
         return await call.route.handler(call)
+
+    def judge(self, call: Call) -> None:
+        """Refuse (400) parameters that the product would refuse, all of them at once."""
+        if self.schema is not None:
+            given = {name: _form(value) for name, value in (call.path | call.params).items() if value is not None}
+            if errors := self.schema.check(call.method, call.route.template, given):
+                raise PveError(400, "Parameter verification failed.", errors)
 
     def _reach(self, name: str) -> None:
         node = self.world.nodes.get(name)
@@ -211,6 +223,13 @@ async def _params(request: web.Request) -> dict[str, Any]:
         else:
             params[name] = value
     return params
+
+
+def _form(value: object) -> str | list[str]:
+    """A value of JSON as a form would carry it."""
+    if isinstance(value, list):
+        return [str(item) for item in value]
+    return str(int(value)) if isinstance(value, bool) else str(value)
 
 
 def _check_vmid(text: str | None) -> None:
