@@ -70,6 +70,9 @@ REFUSED: dict[str, Wish] = {
     "existing_disk": _field("disks.0.existing", v1.ExistingDisk(id="some-disk")),
     "vlan": _field("nics.0.network.vlan", 7),
     "nic_mtu": _field("nics.0.mtu", 1400),
+    "nic_firewall": _field("nics.0.firewall", True),
+    "nic_rate_limit": _field("nics.0.rate_limit_bytes", 50 * MIB),
+    "nic_trunks": _field("nics.0.trunks", ["7", "10-19"]),
     "fixed_mac": _field("nics.0.mac", "02:00:00:00:00:01"),
     "cloud_init": _field("boot_data", v1.BootData(user_data="#cloud-config")),
     "static_addresses": _field("nics.0.addressing", v1.GuestAddressing(addresses=["192.0.2.7/24"])),
@@ -110,7 +113,7 @@ ANSWERED_BY_CALLS = {
 HOW = {
     "disk_hot_add", "disk_hot_remove", "disk_online_grow", "nic_hot_add", "nic_hot_remove", "nic_online_update",
     "disk_offline_grow", "disk_offline_change", "nic_offline_change", "firmware", "disk_buses", "disk_provisionings",
-    "nic_models", "network_kinds", "extra_config_keys", "placements",
+    "nic_models", "network_kinds", "extra_config_keys", "placements", "placement_moves", "disk_move",
 }  # fmt: skip
 """Capabilities that say when or which, not whether; the planner's own table covers their refusals."""
 
@@ -380,6 +383,30 @@ async def _placements(subject: Subject, spec: v1.MachineSpec) -> None:
         assert "PlacementUnsupported" not in codes
 
 
+async def _placement_moves(subject: Subject, spec: v1.MachineSpec) -> None:
+    """A machine goes to another host and back, running and not, and stays what it was."""
+    if not subject.traits.other_host:
+        pytest.skip("this provider's tests have one host only")
+    assert (await subject.can()).placement_moves == [v1.PlacementKind.HOST]
+    first = (await _holds(subject, spec)).host
+    for power, host in ((OFF, subject.traits.other_host), (ON, first), (ON, subject.traits.other_host)):
+        spec.power.state, spec.placement = power, v1.Placement(host=host)
+        machine = await _holds(subject, spec)
+        assert (machine.host, machine.power) == (host, power)
+    assert len([one for one in await subject.every() if one.identity.uid == spec.identity.uid]) == 1
+
+
+async def _disk_move(subject: Subject, spec: v1.MachineSpec) -> None:
+    """A disk goes to another storage while the machine runs, and is still owned and of its size."""
+    if not subject.traits.other_storage:
+        pytest.skip("this provider's tests have one storage only")
+    before = (await _holds(subject, spec)).disks[0]
+    machine = await _hot(subject, spec, online=True, edit=_field("disks.0.storage", subject.traits.other_storage))
+    disk = machine.disks[0]
+    assert (disk.storage, disk.owned) == (subject.traits.other_storage, before.owned)
+    assert disk.size_bytes >= before.size_bytes
+
+
 async def _cdroms(subject: Subject, spec: v1.MachineSpec) -> None:
     """Made with the machine, changed while it runs, removed while it is off."""
     first, second = subject.traits.media
@@ -426,6 +453,9 @@ EXERCISES: dict[str, Exercise] = {
     "network_kinds": _network_kinds,
     "vlan": _from_start(REFUSED["vlan"]),
     "nic_mtu": _from_start(REFUSED["nic_mtu"]),
+    "nic_firewall": _added(REFUSED["nic_firewall"]),
+    "nic_rate_limit": _edited(REFUSED["nic_rate_limit"], _field("nics.0.rate_limit_bytes", 20 * MIB)),
+    "nic_trunks": _edited(REFUSED["nic_trunks"], _field("nics.0.trunks", ["8"])),
     "fixed_mac": _fixed_mac,
     "static_addresses": _from_start(REFUSED["static_addresses"]),
     "ignition": _from_start(REFUSED["ignition"]),
@@ -455,12 +485,15 @@ EXERCISES: dict[str, Exercise] = {
     "tags": _tags,
     "extra_config_keys": _extra_config,
     "placements": _placements,
+    "placement_moves": _placement_moves,
+    "disk_move": _disk_move,
 }
 
 TAKEN_OFF = {
     "cpu_limit", "cpu_reservation", "cpu_shares", "memory_limit", "memory_reservation", "nested_virtualization",
     "iommu", "virtualization_based_security", "latency_sensitivity", "hyper_threading_policy", "disk_iops_limit",
-    "disk_sharing", "storage_policies", "nic_mtu", "tags", "attributes", "affinity",
+    "disk_sharing", "storage_policies", "nic_mtu", "nic_firewall", "nic_rate_limit", "nic_trunks", "tags",
+    "attributes", "affinity",
 }  # fmt: skip
 """Capabilities of what a spec may say today and no longer say tomorrow."""
 

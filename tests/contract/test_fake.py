@@ -110,6 +110,8 @@ async def subject() -> AsyncIterator[Subject]:
     broken = v1.ImageSource(url=v1.UrlSource(url="https://broken.example/image"), format="qcow2")
     traits = Traits(
         other_network=v1.NetworkRef(kind=v1.NetworkKind.NAMED, name="lan"),
+        other_host="other-host",
+        other_storage="other",
         image=_image,
         broken_image=lambda: broken,
         console=(b"hello\n", b"hello\n"),

@@ -193,8 +193,9 @@ TABLE: dict[str, tuple[Edit, list[Row]]] = {
         set_("disks.1.bus", v1.DiskBus.SATA), [(K.UPDATE_DISK, "disks[data].bus", RECREATE, ("DiskBusFixed",))]),
     "a bus that the provider lacks": (
         set_("disks.1.bus", v1.DiskBus.NVME), [(K.UPDATE_DISK, "disks[data].bus", UNSUPPORTED, ("DiskBusUnsupported",))]),
-    "another storage": (
-        set_("disks.1.storage", "ssd"), [(K.UPDATE_DISK, "disks[data].storage", UNSUPPORTED, ("DiskMoveUnsupported",))]),
+    "another storage": (set_("disks.1.storage", "ssd"), [(K.MOVE_DISK, "disks[data].storage", ONLINE, ())]),
+    "another storage where disks stay": (
+        all_(set_("disks.1.storage", "ssd"), can("disk_move", False)), [(K.UPDATE_DISK, "disks[data].storage", UNSUPPORTED, ("DiskMoveUnsupported",))]),
     "another provisioning": (
         set_("disks.1.provisioning", v1.DiskProvisioning.THICK),
         [(K.UPDATE_DISK, "disks[data].provisioning", UNSUPPORTED, ("DiskProvisioningFixed",))]),
@@ -300,6 +301,9 @@ TABLE: dict[str, tuple[Edit, list[Row]]] = {
     "no boot data is no difference": (have("settings", {"boot-data": "old"}), []),
     "another host": (
         all_(set_("placement", v1.Placement(host="b")), have("host", "a"), can("placements", [v1.PlacementKind.HOST])),
+        [(K.SET_PLACEMENT, "placement.host", ONLINE, ())]),
+    "another host where machines stay": (
+        all_(set_("placement", v1.Placement(host="b")), have("host", "a"), can("placement_moves", [])),
         [(K.SET_PLACEMENT, "placement.host", RECREATE, ("MoveUnsupported",))]),
     "a placement that the provider lacks": (
         set_("placement", v1.Placement(folder="prod")),

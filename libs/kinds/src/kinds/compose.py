@@ -136,7 +136,7 @@ class _Composer:
             tags=list(spec.tags or ()),
             attributes=dict(spec.attributes),
             customization=self._customization(),
-            extra_config=dict(size.extra_config or {}),
+            extra_config={**(size.extra_config or {}), **spec.extra_config},
             tuning=self._tuning(),
             gpus=self._gpus(),
             guest_tools_policy=""
@@ -351,6 +351,8 @@ class _Composer:
         if attachment is not None:
             wire = Wire(attachment, self.defaults.provider_type)
             spec.network, spec.model, spec.mtu = wire.network(), wire.model, uint32(wire.mtu, f"{wire.where}.mtu")
+            spec.firewall, spec.trunks = wire.firewall, wire.trunks
+            spec.rate_limit_bytes = uint64(wire.rate_limit * MIB, f"{wire.where}.rateLimit")
             self.ignored += [report for report in wire.reports() if report not in self.ignored]
         elif nic.network_ref is not None:
             raise InvalidSpecError(f"{where}.networkRef: VMNetworkAttachment {nic.network_ref.name} was not given")

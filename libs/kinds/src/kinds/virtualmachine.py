@@ -134,6 +134,10 @@ class VirtualMachineSpec(Model):
             max_length=50,
         ),
     ] = {}
+    extra_config: Annotated[
+        dict[str, str],
+        Meta(description="Hypervisor settings by key, besides and over those of the class", max_length=50),
+    ] = {}
     deletion_policy: Annotated[
         Literal["Delete", "Retain"] | None,
         Meta(

@@ -56,12 +56,21 @@ class VMNetworkAttachmentNetworkProxmox(Model):
 
     bridge: Annotated[
         Annotated[str, Meta(pattern=r"^vmbr[0-9]+$", max_length=15)] | None,
-        Meta(description="Bridge; only vmbrN is accepted, so SDN vnets cannot be named"),
+        Meta(description="Bridge vmbrN; for a vnet of the SDN use vnet"),
     ] = None
+    vnet: Annotated[
+        Annotated[str, Meta(pattern=r"^[a-zA-Z][a-zA-Z0-9]*$", max_length=8)] | None,
+        Meta(description="Virtual network of the SDN, in place of a bridge"),
+    ] = None
+    trunk_vlans: Annotated[
+        list[str], Meta(description='VLANs that reach the guest tagged: "7", "10-19"', max_length=100)
+    ] = []
     firewall: Annotated[bool, Meta(description="PVE firewall flag")] = False
     model: Annotated[Literal["virtio", "e1000", "rtl8139", "vmxnet3"], Meta(description="NIC model")] = "virtio"
     mtu: Annotated[Annotated[int, Meta(ge=68, le=65520)] | None, Meta(description="MTU")] = None
-    rate_limit: Annotated[Annotated[int, Meta(ge=1)] | None, Meta(description="MB/s")] = None
+    rate_limit: Annotated[
+        Annotated[int, Meta(ge=1)] | None, Meta(description="Most MiB a second in each direction")
+    ] = None
     vlan_tag: Annotated[Annotated[int, Meta(ge=1, le=4094)] | None, Meta(description="VLAN tag")] = None
 
 

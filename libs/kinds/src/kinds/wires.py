@@ -23,6 +23,10 @@ class Wire:
         self._attachment, self._spec = attachment, attachment.spec.network
         self._kind = provider_type if provider_type in ("libvirt", "vsphere", "proxmox") else self._first()
         self.model = ""
+        self.firewall = False
+        self.rate_limit = 0
+        """MiB a second."""
+        self.trunks: list[str] = []
         self.mtu = 0 if self._spec.mtu in (None, DEFAULT_MTU) else self._spec.mtu or 0
 
     def _first(self) -> str:
@@ -40,7 +44,7 @@ class Wire:
         cure = {
             "libvirt": "libvirt.networkName or libvirt.bridge.name",
             "vsphere": "vsphere.portgroup",
-            "proxmox": "proxmox.bridge",
+            "proxmox": "proxmox.bridge or proxmox.vnet",
         }[self._kind]
         raise InvalidSpecError(f"{self.where}: names no network for a {self._kind} provider; set {cure}, or type: nat")
 
@@ -73,13 +77,18 @@ class Wire:
 
     def _proxmox(self) -> v1.NetworkRef | None:
         block = self._spec.proxmox
-        if block is None or not block.bridge:
+        if block is None or not (block.bridge or block.vnet):
             return None
-        self.model = block.model or ""
+        if block.bridge and block.vnet:
+            raise InvalidSpecError(f"{self.where}.proxmox: bridge and vnet are both given; keep one")
+        self.model, self.firewall = block.model or "", block.firewall
+        self.rate_limit, self.trunks = block.rate_limit or 0, list(block.trunk_vlans)
         if block.mtu is not None:
             self.mtu = block.mtu
         vlan = uint32(block.vlan_tag or 0, f"{self.where}.proxmox.vlanTag")
-        return v1.NetworkRef(kind=v1.NetworkKind.BRIDGE, name=block.bridge, vlan=vlan)
+        if block.vnet:
+            return v1.NetworkRef(kind=v1.NetworkKind.NAMED, name=block.vnet, vlan=vlan)
+        return v1.NetworkRef(kind=v1.NetworkKind.BRIDGE, name=block.bridge or "", vlan=vlan)
 
     def reports(self) -> Iterable[FieldReport]:
         """What the attachment asks for and nothing does."""
@@ -122,6 +131,3 @@ class Wire:
                 yield from ("vlan.primaryVlanID",) if vlan.primary_vlan_id is not None else ()
                 yield from ("vlan.secondaryVlanID",) if vlan.secondary_vlan_id is not None else ()
                 yield from ("vlan.trunkVlanIDs",) if vlan.trunk_vlan_ids else ()
-        if self._kind == "proxmox" and (proxmox := self._spec.proxmox) is not None:
-            yield from ("firewall",) if proxmox.firewall else ()
-            yield from ("rateLimit",) if proxmox.rate_limit is not None else ()

@@ -202,6 +202,10 @@ class Driver:
         """Change limits and the like of a disk."""
         raise self._lacks("update_disk")
 
+    async def move_disk(self, uid: str, name: str, storage: str, *, live: bool) -> None:
+        """Bring a disk with its content to this storage; being there already is success."""
+        raise self._lacks("move_disk")
+
     async def detach_disk(self, uid: str, name: str, *, live: bool) -> None:
         """Unplug a disk and keep its content."""
         raise self._lacks("detach_disk")
@@ -231,7 +235,10 @@ class Driver:
         raise self._lacks("set_boot_data")
 
     async def set_placement(self, uid: str, placement: v1.Placement) -> None:
-        """Move the machine."""
+        """Move the machine, running or not, to each place that is named; being there already is success.
+
+        What `Capabilities.placement_moves` lists is all that is ever named here.
+        """
         raise self._lacks("set_placement")
 
     async def set_tags(self, uid: str, tags: list[str]) -> None:

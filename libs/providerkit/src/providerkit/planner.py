@@ -28,13 +28,20 @@ from common.errors import InvalidSpecError
 
 from .differences import disks, hardware, nics, places, power, texts
 from .differences.situation import Situation
-from .record import ADOPTED_SETTING, BOOT_DATA_SETTING, DESCRIPTION_SETTING, affinity_words, boot_data_digest
+from .record import (
+    ADOPTED_SETTING,
+    BOOT_DATA_SETTING,
+    DESCRIPTION_SETTING,
+    affinity_words,
+    boot_data_digest,
+    nic_settings,
+)
 from .refusals import narrow
 from .violations import check
 
 __all__ = [
     "ADOPTED_SETTING", "BOOT_DATA_SETTING", "DESCRIPTION_SETTING", "affinity_words", "boot_data_digest", "check",
-    "hypervisor_name", "plan", "require_valid", "supported",
+    "hypervisor_name", "nic_settings", "plan", "require_valid", "supported",
 ]  # fmt: skip
 
 LONGEST_NAME = 200

@@ -35,6 +35,16 @@ def boot_data_digest(spec: v1.MachineSpec) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
+def nic_settings(nic: v1.NicSpec) -> dict[str, str]:
+    """What `Machine.settings` tells of a NIC by the field of NicSpec; empty where it holds nothing."""
+    return {
+        "mtu": str(nic.mtu or ""),
+        "firewall": "true" if nic.firewall else "",
+        "rate_limit_bytes": str(nic.rate_limit_bytes or ""),
+        "trunks": ";".join(sorted(nic.trunks, key=lambda text: int(text.partition("-")[0]))),
+    }
+
+
 def affinity_words(rule: v1.AffinityRule) -> str:
     """What a rule asks for, as Machine.settings tells it: "apart", "together required"."""
     return ("apart" if rule.apart else "together") + (" required" if rule.required else "")

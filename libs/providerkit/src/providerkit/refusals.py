@@ -218,6 +218,16 @@ def _nic(found: _Refusals, nic: v1.NicSpec, have: v1.Nic | None) -> None:
     if nic.mtu and not can.nic_mtu:
         refuse("mtu", "NicMtuUnsupported", "this provider has no MTU per NIC", blocking=False)
         nic.mtu = 0
+    if nic.firewall and not can.nic_firewall:
+        refuse("firewall", "NicFirewallUnsupported", "this provider has no firewall of its own for NICs")
+        nic.firewall = False
+    if nic.rate_limit_bytes and not can.nic_rate_limit:
+        message = "this provider limits no NIC's bandwidth"
+        refuse("rate_limit_bytes", "NicRateLimitUnsupported", message, blocking=False)
+        nic.rate_limit_bytes = 0
+    if nic.trunks and not can.nic_trunks:
+        refuse("trunks", "NicTrunksUnsupported", "this provider hands no tagged VLANs to the guest")
+        nic.trunks = []
     if nic.addressing is not None and nic.addressing != v1.GuestAddressing() and not can.static_addresses:
         if found.seen is None or have is None:
             refuse("addressing", "StaticAddressesUnsupported", "this provider hands no addresses to the guest")
@@ -262,7 +272,7 @@ def _customization(found: _Refusals) -> None:
         found.want.customization = None
 
 
-_PLACEMENTS = {
+PLACES = {
     "cluster": v1.PlacementKind.CLUSTER,
     "host": v1.PlacementKind.HOST,
     "resource_pool": v1.PlacementKind.RESOURCE_POOL,
@@ -276,7 +286,7 @@ def _placement(found: _Refusals) -> None:
     placement = found.want.placement
     if placement is None:
         return
-    for field, kind in _PLACEMENTS.items():
+    for field, kind in PLACES.items():
         wish = getattr(placement, field)
         if not wish or kind in found.can.placements:
             continue

@@ -30,6 +30,7 @@ VERBS = (
     "attach_disk",
     "grow_disk",
     "update_disk",
+    "move_disk",
     "detach_disk",
     "attach_nic",
     "update_nic",
@@ -51,6 +52,9 @@ BEFORE = {
     verb: faults.declare(f"machines.{verb}.before", f"{verb} was decided and not yet asked for") for verb in VERBS
 }
 AFTER = {verb: faults.declare(f"machines.{verb}.after", f"{verb} has been done and nobody knows yet") for verb in VERBS}
+
+MOVES = frozenset({"move_disk", "set_placement"})
+"""Verbs that copy what a machine has, and take as long as that takes."""
 
 
 class Slots:
@@ -102,7 +106,7 @@ class Slots:
         await faults.point(BEFORE[name])
         try:
             with tracing.span(f"driver.{name}", machine_uid=uid):
-                async with asyncio.timeout(self._verb_timeout):
+                async with asyncio.timeout(None if name in MOVES else self._verb_timeout):
                     answer = await call()
         except TimeoutError:
             message = (

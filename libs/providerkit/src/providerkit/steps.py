@@ -9,12 +9,15 @@ from common import v1
 from common.errors import InternalError
 
 from .driver import Driver
+from .record import nic_settings
 
 _Kind = v1.ChangeKind
 _NO_SHAPE = (_Kind.CREATE, _Kind.SET_POWER, _Kind.RESTART)
 _SAME_VERB = {_Kind.SET_EXTRA_CONFIG: _Kind.SET_TUNING}
-_WHOLE = {_Kind.SET_TUNING, _Kind.SET_ATTRIBUTES, _Kind.SET_PLACEMENT}
+_WHOLE = {_Kind.SET_TUNING, _Kind.SET_ATTRIBUTES}
 """One call of the verb makes every change of this kind, whatever its subject."""
+_RULES = "placement.affinity"
+"""Of a placement, rules are one verb and the place is another."""
 
 
 def next_step(doable: Sequence[v1.Change]) -> list[v1.Change]:
@@ -41,6 +44,8 @@ def step_key(change: v1.Change) -> tuple[int, str, str, str]:
 
 def _verb_of(change: v1.Change) -> tuple[v1.ChangeKind, str]:
     kind = _SAME_VERB.get(change.kind, change.kind)
+    if kind is _Kind.SET_PLACEMENT:
+        return kind, _RULES if change.field.startswith(_RULES) else "place"
     return kind, "" if kind in _WHOLE else change.subject
 
 
@@ -73,6 +78,8 @@ def shape_step(
             return lambda: driver.grow_disk(uid, subject, disks[subject].size_bytes, live=live)
         case _Kind.UPDATE_DISK:
             return lambda: driver.update_disk(uid, _disk(disks[subject], seen, fields), live=live)
+        case _Kind.MOVE_DISK:
+            return lambda: driver.move_disk(uid, subject, disks[subject].storage, live=live)
         case _Kind.DETACH_DISK:
             return lambda: driver.detach_disk(uid, subject, live=live)
         case _Kind.ATTACH_NIC:
@@ -95,8 +102,10 @@ def shape_step(
         case _Kind.SET_ATTRIBUTES:
             return lambda: driver.set_attributes(uid, dict(want.attributes))
         case _Kind.SET_PLACEMENT:
-            rules = want.placement.affinity if want.placement is not None else []
-            return lambda: driver.set_affinity(uid, list(rules))  # of a placement, this alone is ever changed
+            placement = want.placement or v1.Placement()
+            if step[0].field.startswith(_RULES):
+                return lambda: driver.set_affinity(uid, list(placement.affinity))
+            return lambda: driver.set_placement(uid, _moved(placement, fields))
         case _Kind.SET_TUNING | _Kind.SET_EXTRA_CONFIG:
             return lambda: driver.set_tuning(uid, want)
         case _:
@@ -135,6 +144,12 @@ def _disk(want: v1.DiskSpec, seen: v1.Machine, fields: set[str]) -> v1.DiskSpec:
     return disk
 
 
+def _moved(placement: v1.Placement, fields: set[str]) -> v1.Placement:
+    """Where it shall go, and nothing of what it need not leave."""
+    names = [field.removeprefix("placement.") for field in fields]
+    return v1.Placement(**{name: getattr(placement, name) for name in names})
+
+
 def _nic(want: v1.NicSpec, seen: v1.Machine, fields: set[str]) -> v1.NicSpec:
     """Fields that are not part of the step keep what the NIC has, so that the driver changes nothing else."""
     nic = copy.copy(want)
@@ -145,6 +160,13 @@ def _nic(want: v1.NicSpec, seen: v1.Machine, fields: set[str]) -> v1.NicSpec:
         nic.model = have.model
     if f"nics[{want.name}].mac" not in fields:
         nic.mac = have.mac
+    have_settings = {field: seen.settings.get(f"nics[{want.name}].{field}", "") for field in nic_settings(want)}
     if f"nics[{want.name}].mtu" not in fields:
-        nic.mtu = int(seen.settings.get(f"nics[{want.name}].mtu") or 0)
+        nic.mtu = int(have_settings["mtu"] or 0)
+    if f"nics[{want.name}].firewall" not in fields:
+        nic.firewall = have_settings["firewall"] == "true"
+    if f"nics[{want.name}].rate_limit_bytes" not in fields:
+        nic.rate_limit_bytes = int(have_settings["rate_limit_bytes"] or 0)
+    if f"nics[{want.name}].trunks" not in fields:
+        nic.trunks = [text for text in have_settings["trunks"].split(";") if text]
     return nic

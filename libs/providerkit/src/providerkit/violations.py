@@ -176,7 +176,17 @@ def _nics(nics: list[v1.NicSpec], limits: v1.Limits) -> Iterator[str]:
             yield f"{where}.model: {shown(nic.model)} is no adapter model"
         if nic.mtu and not 68 <= nic.mtu <= 65535:
             yield f"{where}.mtu: {nic.mtu} is outside of 68 to 65535"
+        for trunk in nic.trunks:
+            if not _is_trunk(trunk):
+                yield f"{where}.trunks: {shown(trunk)} is no VLAN; give 1 to 4094, or a range such as 10-19"
         yield from _addressing(f"{where}.addressing", nic.addressing)
+
+
+def _is_trunk(text: str) -> bool:
+    first, _, last = text.partition("-")
+    if not all(re.fullmatch(r"[1-9][0-9]{0,3}", part) for part in (first, last or first)) or text.endswith("-"):
+        return False
+    return int(first) <= int(last or first) <= 4094
 
 
 def _network(where: str, network: v1.NetworkRef | None) -> Iterator[str]:

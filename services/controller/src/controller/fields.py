@@ -76,7 +76,6 @@ BY_MODE: Mapping[str, Mapping[str, str]] = {
 
 IMAGE: Mapping[str, str] = {
     "spec.source": DONE,  # imagesources.py: used, or refused by name
-    "spec.source.proxmox.fullClone": "how disks are made from a template is the provider's choice",
     "spec.source.vsphere.providerRef": "an image is prepared on each provider that needs it",
     "spec.distribution": DONE,  # text for people
     "spec.metadata": DONE,  # text for people

@@ -106,7 +106,10 @@ async def _source(image: VMImage, provider_type: str, secrets: Secrets) -> v1.Im
         name = str(block.template_id) if block.template_id is not None else block.template_name or ""
         if not name:
             raise InvalidSpecError("spec.source.proxmox: names no template; set templateID or templateName")
-        return v1.ImageSource(template=v1.TemplateSource(name=name, node=block.node or ""), format=block.format or "")
+        return v1.ImageSource(
+            template=v1.TemplateSource(name=name, node=block.node or "", linked=not block.full_clone),
+            format=block.format or "",
+        )
     if source.http is not None:
         return await _http(image, source.http, secrets)
     if source.registry is not None:

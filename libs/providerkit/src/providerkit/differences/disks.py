@@ -118,7 +118,11 @@ def _fixed_disk_fields(at: Situation, want: v1.DiskSpec, have: v1.Disk) -> list[
         fixed("provisioning", message, _Effect.UNSUPPORTED, "DiskProvisioningFixed", "a disk keeps how it was made")
     if want.storage and have.storage and want.storage != have.storage:
         message = f"move disk {want.name} from storage {have.storage} to {want.storage}"
-        fixed("storage", message, _Effect.UNSUPPORTED, "DiskMoveUnsupported", "moving disks is not supported yet")
+        if at.can.disk_move:
+            changes.append(at.shape(_Kind.MOVE_DISK, f"{where}.storage", message, [], subject=want.name))
+        else:
+            why = "this provider leaves a disk on the storage that it was made on"
+            fixed("storage", message, _Effect.UNSUPPORTED, "DiskMoveUnsupported", why)
     controller = at.seen.settings.get(f"{where}.controller_type", "")
     if want.controller_type and controller and want.controller_type != controller:
         message = f"move disk {want.name} from a {controller} controller to {want.controller_type}"

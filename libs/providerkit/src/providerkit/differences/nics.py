@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from common import v1
 
+from providerkit.record import nic_settings
+
 from .situation import Situation, because
 
 _Kind = v1.ChangeKind
@@ -59,8 +61,10 @@ def _known_nic(at: Situation, want: v1.NicSpec, have: v1.Nic) -> list[v1.Change]
         update("model", f"change model of NIC {want.name} from {have.model} to {want.model}", fixed)
     if want.mac and have.mac and want.mac != have.mac.lower():
         update("mac", f"change MAC of NIC {want.name} from {have.mac} to {want.mac}", fixed)
-    wish, live = str(want.mtu or ""), at.can.nic_online_update
-    return changes + at.setting(_Kind.UPDATE_NIC, f"{where}.mtu", wish, live=live, subject=want.name)
+    live = at.can.nic_online_update
+    for field, wish in nic_settings(want).items():
+        changes += at.setting(_Kind.UPDATE_NIC, f"{where}.{field}", wish, live=live, subject=want.name)
+    return changes
 
 
 def _same_network(want: v1.NetworkRef, have: v1.NetworkRef) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from common import v1
 
 from providerkit.record import affinity_words
+from providerkit.refusals import PLACES
 
 from .situation import Situation, by_name, never
 
@@ -18,12 +19,15 @@ def placement(at: Situation) -> list[v1.Change]:
     changes: list[v1.Change] = []
     if placement is None:
         return changes
-    for name in ("cluster", "host", "resource_pool", "folder", "datastore", "storage_pod"):
+    for name, kind in PLACES.items():
         field, wish = f"placement.{name}", getattr(placement, name)
         have = at.seen.settings.get(field, "") or (at.seen.host if name == "host" else "")
         if wish and have and wish != have:
             message = f"move machine from {name.replace('_', ' ')} {have} to {wish}"
-            why = "a machine stays where it was made: moving it is not supported yet"
+            if kind in at.can.placement_moves:
+                changes.append(v1.Change(kind=_Kind.SET_PLACEMENT, field=field, effect=_Effect.ONLINE, message=message))
+                continue
+            why = "this provider leaves a machine where it was made"
             changes.append(never(_Kind.SET_PLACEMENT, field, message, _Effect.RECREATE, "MoveUnsupported", why))
     return changes
 

@@ -206,7 +206,7 @@ class FakeDriver(Driver):
             cpu=v1.CpuState(),
             memory=v1.MemoryState(),
             firmware=copy.deepcopy(spec.firmware or v1.FirmwareSpec()),
-            host="fake-host",
+            host=(spec.placement.host if spec.placement is not None else "") or "fake-host",
             tags=sorted(set(spec.tags)),
             description=spec.description,
             create_time=self.world.clock.now(),
@@ -402,6 +402,11 @@ class FakeDriver(Driver):
         hardware.update_disk(self._ours(uid), disk)
         self.world.changed(uid)
 
+    async def move_disk(self, uid: str, name: str, storage: str, *, live: bool) -> None:
+        await self.world.enter("move_disk")
+        self._disk(uid, name).storage = storage
+        self.world.changed(uid)
+
     async def detach_disk(self, uid: str, name: str, *, live: bool) -> None:
         await self.world.enter("detach_disk")
         machine = self._ours(uid)
@@ -427,7 +432,7 @@ class FakeDriver(Driver):
             raise ResourceNotFoundError(f"update NIC {nic.name} of machine {uid}: there is none")
         have.network = copy.deepcopy(nic.network) if nic.network is not None else have.network
         have.model, have.mac = nic.model or have.model, nic.mac or have.mac
-        hardware.record(machine, f"nics[{nic.name}].mtu", str(nic.mtu or ""))
+        hardware.record_nic(machine, nic)
         hardware.address(machine)
         self.world.changed(uid)
 
@@ -475,6 +480,11 @@ class FakeDriver(Driver):
     async def set_attributes(self, uid: str, attributes: dict[str, str]) -> None:
         await self.world.enter("set_attributes")
         hardware.set_attributes(self._ours(uid), attributes)
+        self.world.changed(uid)
+
+    async def set_placement(self, uid: str, placement: v1.Placement) -> None:
+        await self.world.enter("set_placement")
+        self._ours(uid).host = placement.host
         self.world.changed(uid)
 
     async def set_affinity(self, uid: str, rules: list[v1.AffinityRule]) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 
 from common import v1
 
-from providerkit.planner import affinity_words
+from providerkit.planner import affinity_words, nic_settings
 
 from .world import Volume
 
@@ -93,7 +93,13 @@ def plug_nic(machine: v1.Machine, nic: v1.NicSpec) -> None:
             active=True, connected=True,
         )
     )  # fmt: skip
-    record(machine, f"nics[{nic.name}].mtu", str(nic.mtu or ""))
+    record_nic(machine, nic)
+
+
+def record_nic(machine: v1.Machine, nic: v1.NicSpec) -> None:
+    """What a spec asks of a NIC besides its network."""
+    for field, value in nic_settings(nic).items():
+        record(machine, f"nics[{nic.name}].{field}", value)
 
 
 def set_cdrom(machine: v1.Machine, cdrom: v1.CdromSpec) -> None:

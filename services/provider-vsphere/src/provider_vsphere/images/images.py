@@ -87,6 +87,8 @@ class Images:
         if source.template is not None:
             if source.checksum is not None and source.checksum.digest:
                 raise InvalidSpecError("source.checksum: nothing is fetched for a template, so nothing can be verified")
+            if source.template.linked:
+                raise NotSupportedError("source.template.linked: on vSphere name a snapshot to share disks with")
             return references.of(request, source.template).id()
         key = _library_key(source) if source.library is not None else fetch.key(source)
         if key is None:
