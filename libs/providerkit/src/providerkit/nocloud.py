@@ -35,8 +35,13 @@ def files(spec: v1.MachineSpec, macs: Mapping[str, str]) -> dict[str, str]:
     """
     found = {"user-data": user_data(spec), "meta-data": cloudinit.meta_data(spec)}
     if cloudinit.addressed(spec):  # else the guest shall do as it likes (DHCP)
-        found["network-config"] = cloudinit.text(cloudinit.network(spec, macs))
+        found["network-config"] = network_config(spec, macs)
     return found
+
+
+def network_config(spec: v1.MachineSpec, macs: Mapping[str, str]) -> str:
+    """What the NICs say; those that say nothing ask for DHCP."""
+    return cloudinit.text(cloudinit.network(spec, macs))
 
 
 def user_data(spec: v1.MachineSpec) -> str:
