@@ -7,6 +7,7 @@ import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, cast
 
@@ -137,6 +138,25 @@ async def test_images_of_the_whole_machine_are_offered_beside_our_own(tmp_path: 
         wish = await runtime._wish(provider("libvirt", "qemu:///system"))
     given = [word.partition("=")[2] for word in wish.command if word.startswith("--image-directory=")]
     assert given == [str(tmp_path / "images"), "/var/lib/virtrigaud/images"]
+
+
+async def test_a_proxmox_provider_gets_its_endpoint_and_defaults(tmp_path: Path) -> None:
+    defaults = {"resourcePool": "lab", "datastore": "ceph", "network": "vmbr1", "folder": "none of it"}
+    async with running(tmp_path, Vault("first-secret")) as runtime:
+        full = await runtime._wish(
+            provider(
+                "proxmox",
+                "https://pve1.example:8006,https://pve2.example:8006",
+                insecureSkipVerify=True,
+                defaults=defaults,
+            )
+        )
+    assert Path(full.command[0]).name == "virtrigaud-provider-proxmox"
+    endpoints = [after for word, after in pairwise(full.command) if word == "--endpoint"]
+    assert endpoints == ["https://pve1.example:8006", "https://pve2.example:8006"]
+    wanted = ("--insecure-skip-verify", "--default-storage=ceph", "--default-pool=lab", "--default-bridge=vmbr1")
+    assert full.command[-len(wanted) :] == wanted
+    assert not [word for word in full.command if "first-secret" in word]
 
 
 async def test_a_vsphere_provider_gets_its_endpoint_and_defaults(tmp_path: Path) -> None:

@@ -118,7 +118,10 @@ class ProviderSpec(Model):
     endpoint: Annotated[
         str,
         Meta(
-            description="Address of the hypervisor: a libvirt URI such as qemu:///system, or an https URL",
+            description=(
+                "Address of the hypervisor: a libvirt URI such as qemu:///system, or an https URL; on Proxmox VE "
+                "several, with commas in between, are nodes of one cluster"
+            ),
             pattern=ENDPOINT,
             max_length=2048,
         ),

@@ -95,7 +95,7 @@ IMAGE: Mapping[str, str] = {
 def provider_reports(provider: Provider, mode: str) -> list[FieldReport]:
     """What is not done of a Provider. Args: mode: the runtime mode in force."""
     table = {**PROVIDER, **BY_MODE.get(mode, {})}
-    if provider.spec.type == "vsphere":
+    if provider.spec.type in ("vsphere", "proxmox"):
         table["spec.insecureSkipVerify"] = _OWN if mode == "External" else DONE  # runtime/process.py
     if provider.spec.topology == "single":
         table["spec.topology"] = DONE  # it is what every endpoint is taken for

@@ -35,6 +35,7 @@ log = logging.get(__name__)
 COMMANDS = {
     "libvirt": "virtrigaud-provider-libvirt",
     "vsphere": "virtrigaud-provider-vsphere",
+    "proxmox": "virtrigaud-provider-proxmox",
     "fake": "virtrigaud-provider-fake",
 }
 """Console script of each type that has a provider."""
@@ -205,8 +206,11 @@ class ProcessRuntime:
         if spec.type == "fake":
             return ["--world", str(place / "world.json")]
         directories = (self._settings.images, self._settings.shared_images)
-        flags = ["--endpoint", spec.endpoint, *(f"--image-directory={each}" for each in directories)]
-        return flags + _vsphere_flags(spec) if spec.type == "vsphere" else flags
+        nodes = spec.endpoint.split(",") if spec.type == "proxmox" else [spec.endpoint]
+        flags = [word for url in nodes for word in ("--endpoint", url)]
+        flags += [f"--image-directory={each}" for each in directories]
+        own = {"vsphere": _vsphere_flags, "proxmox": _proxmox_flags}.get(spec.type)
+        return flags + own(spec) if own is not None else flags
 
     async def _credentials(self, provider: Provider, place: Path) -> str:
         """Write them where only this child looks; answers with their digest."""
@@ -231,6 +235,13 @@ def _vsphere_flags(spec: ProviderSpec) -> list[str]:
         if value := getattr(spec.defaults, each.name):
             flags.append(f"--default-{each.name.replace('_', '-')}={value}")
     return flags
+
+
+def _proxmox_flags(spec: ProviderSpec) -> list[str]:
+    flags = ["--insecure-skip-verify"] if spec.insecure_skip_verify else []
+    defaults = spec.defaults or ProviderDefaults()
+    given = {"storage": defaults.datastore, "pool": defaults.resource_pool, "bridge": defaults.network}
+    return flags + [f"--default-{name}={value}" for name, value in given.items() if value]
 
 
 def _environment(provider: Provider) -> dict[str, str]:
