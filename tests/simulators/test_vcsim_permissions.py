@@ -104,3 +104,47 @@ def test_versions_that_are_no_longer_good(si, vcsim):
         version = collector.WaitForUpdatesEx("", options).version
         collector.WaitForUpdatesEx(version, options)
     other._stub.DropConnections()
+
+
+CONFIG = ["config.instanceUuid", 'config.extraConfig["owner"]']
+SUMMARY = ["summary.config.instanceUuid", "summary.config.vmPathName"]
+
+
+def read(si: vim.ServiceInstance, vm: vim.VirtualMachine) -> set[str]:
+    """Which of some properties of a machine can be read."""
+    wanted = ["name", "runtime.connectionState", *CONFIG, *SUMMARY]
+    spec = Collector.FilterSpec(
+        objectSet=[Collector.ObjectSpec(obj=vm)],
+        propSet=[Collector.PropertySpec(type=vim.VirtualMachine, pathSet=wanted)],
+    )
+    (found,) = si.content.propertyCollector.RetrievePropertiesEx([spec], Collector.RetrieveOptions()).objects
+    return {each.name for each in found.propSet}
+
+
+@pytest.mark.parametrize(
+    ("state", "kept", "lost", "fault"),
+    [
+        ("inaccessible", {"uuid": True}, CONFIG, vim.fault.CannotAccessVmConfig),
+        ("orphaned", {}, [*CONFIG, SUMMARY[0]], vim.fault.InvalidVmState),
+        ("disconnected", {"config": True}, [], vmodl.fault.HostNotConnected),
+    ],
+)
+def test_a_machine_out_of_reach(si, vcsim, state, kept, lost, fault):
+    option = vim.option.OptionValue(key="owner", value="me")
+    vm = make(si, f"far-{state}", extraConfig=[option])
+    everything, uid = read(si, vm), vm.config.instanceUuid
+    vcsim.control("reach", vm=vm.name, state=state, **kept)
+    assert everything - read(si, vm) == set(lost)
+    assert vm.runtime.connectionState == state
+    found = si.content.searchIndex.FindAllByUuid(None, uid, True, True)
+    assert list(found or ()) == ([vm] if kept.get("config") else [])
+    with pytest.raises(fault):
+        outcome(vm.Destroy_Task())
+    vcsim.control("reach", vm=vm.name, state="connected")
+    assert read(si, vm) == everything
+    vcsim.control("reach", vm=vm.name, state=state)
+    vcsim.control("reset")
+    assert vm.runtime.connectionState == "connected"
+    outcome(vm.Destroy_Task())
+    with pytest.raises(ValueError, match="is no state"):
+        vcsim.control("reach", vm="DC0_H0_VM0", state="far")

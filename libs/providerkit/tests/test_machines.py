@@ -689,3 +689,27 @@ async def test_at_most_so_many_creates_run_at_once(make_room: MakeRoom) -> None:
             assert outcome.operation is not None
             await end_of(room, outcome.operation)
         assert room.world.calls["create"] == 3
+
+
+async def test_a_machine_that_cannot_be_read_is_neither_gone_nor_made_again(make_room: MakeRoom) -> None:
+    """None of the answers that say that there is no machine, while something is there that may be it."""
+    async with make_room() as room:
+        spec = room.spec()
+        await apply(room, spec)
+        assert spec.identity is not None
+        uid, calls = spec.identity.uid, dict(room.world.calls)
+        room.world.misbehave.unread.add(uid)
+        for answer in (
+            partial(room.machines.get, uid),
+            partial(room.machines.plan, spec),
+            partial(apply, room, spec),
+            partial(apply, room, spec, must_exist=True),
+            partial(room.machines.delete, spec.identity),
+            partial(room.machines.delete, spec.identity, retain=True),
+        ):
+            with pytest.raises(HypervisorUnavailableError, match="cannot be read"):
+                await answer()
+        assert {"create", "destroy", "release"} & {verb for verb in room.world.calls if verb not in calls} == set()
+        room.world.misbehave.unread.clear()
+        assert (await room.machines.get(uid)).owned
+        assert (await room.machines.delete(spec.identity)).gone

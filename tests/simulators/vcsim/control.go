@@ -43,6 +43,7 @@ func (d *Double) controls() http.Handler {
 	post(mux, "deny", d.deny)
 	post(mux, "leases", d.setLeases)
 	post(mux, "question", d.addQuestion)
+	post(mux, "reach", d.setReach)
 	post(mux, "status", d.setStatus)
 	post(mux, "storage_drs", d.setStorage)
 	post(mux, "transfers/cut", d.addCut)

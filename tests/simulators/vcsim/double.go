@@ -31,6 +31,7 @@ type Double struct {
 	cuts     []*cutRule
 	leases   leaseRules
 	denied   []*denial
+	away     map[types.ManagedObjectReference]reach
 	storage  storageRules
 
 	recommended map[string]*recommendation // by key
@@ -84,15 +85,19 @@ func newDouble(model *simulator.Model) *Double {
 // reset puts every switch back; what is held or slow is let go.
 func (d *Double) reset() {
 	d.mu.Lock()
-	running := d.running
+	running, away := d.running, d.away
 	d.on, d.shutdown = defaults(), "obey"
 	d.faults, d.slow, d.lost, d.cuts, d.leases = nil, nil, nil, nil, defaultLeases()
 	d.denied, d.storage = nil, storageRules{}
+	d.away = map[types.ManagedObjectReference]reach{}
 	d.busy = map[types.ManagedObjectReference]*slowTask{}
 	d.running = map[types.ManagedObjectReference]*slowTask{}
 	d.mu.Unlock()
 	for _, task := range running {
 		task.release()
+	}
+	for ref := range away {
+		d.bringBack(ref)
 	}
 	d.front.releaseAll()
 	d.rest.mu.Lock()
@@ -177,6 +182,9 @@ func (c *call) Serve(ctx *simulator.Context, body any) soap.HasFault {
 	c.ctx, c.body = ctx, body
 	if fault := c.missingObject(); fault != nil {
 		return refuse(fault)
+	}
+	if fault := c.outOfReach(); fault != nil {
+		return c.fail(fault)
 	}
 	if fault := c.taskInProgress(); fault != nil {
 		return c.fail(fault)

@@ -174,10 +174,11 @@ var (
 func (d *Double) hidden() bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return slices.ContainsFunc(d.denied, func(each *denial) bool { return strings.HasPrefix(each.Privilege, "System.") })
+	return len(d.away) > 0 ||
+		slices.ContainsFunc(d.denied, func(each *denial) bool { return strings.HasPrefix(each.Privilege, "System.") })
 }
 
-// hide takes out of a property collector's answer what may not be read. Source: ObjectContent.missingSet and
+// hide takes out of a property collector's answer what may not, or cannot, be read. Source: ObjectContent.missingSet and
 // ObjectUpdate.missingSet with NoPermission, for System.Read; without System.View the object is not there at all.
 func (d *Double) hide(content []byte) []byte {
 	return objectSet.ReplaceAllFunc(content, func(set []byte) []byte {
@@ -190,7 +191,7 @@ func (d *Double) hide(content []byte) []byte {
 		case d.denies(ref, "System.View"):
 			return nil
 		case !d.denies(ref, "System.Read"):
-			return set
+			return d.unread(ref, set)
 		}
 		var missing strings.Builder
 		for _, property := range propertySet.FindAll(set, -1) {

@@ -121,6 +121,8 @@ class Apply:
 
     async def _look(self) -> None:
         seen = await self._parts.hub.look(self.uid)
+        if seen is None:
+            await self._parts.driver.rule_out(self._whom())
         if seen is not None and not seen.owned:
             raise ForeignMachineError(
                 f"apply machine {self.uid}: {seen.hypervisor_name} has this UID and not our stamp; it was not touched"
@@ -130,6 +132,11 @@ class Apply:
         elif seen is None:
             raise MachineNotFoundError(f"apply machine {self.uid}: somebody removed it while it was being changed")
         self.seen = seen
+
+    def _whom(self) -> v1.MachineIdentity:
+        """Whom to rule out before it counts as gone. One that was there may be under a name that is not its own."""
+        assert self.want.identity is not None
+        return v1.MachineIdentity(uid=self.uid) if self._must_exist or self.applied else self.want.identity
 
     def _check_precondition(self, seen: v1.Machine | None) -> None:
         want, now = self._precondition, seen.token if seen is not None else ABSENT

@@ -89,6 +89,17 @@ class Driver:
         """The machine with this UID, or None when there is definitely none; the kit sets `token`, `operation_id`."""
         raise self._lacks("observe")
 
+    async def rule_out(self, identity: v1.MachineIdentity) -> None:
+        """Asked when `observe` found no machine, before that is believed: that there is definitely none.
+
+        A driver whose `observe` is always certain has nothing to add.
+
+        Args:
+            identity: of the machine; without a name where only its UID is known.
+        Raises:
+            HypervisorUnavailableError: something is there that cannot be read now and that may be this machine.
+        """
+
     async def observe_all(self) -> list[v1.Machine]:
         """Every machine, foreign ones too, in a bounded number of hypervisor calls."""
         raise self._lacks("observe_all")

@@ -131,6 +131,7 @@ class Machines:
         """
         seen = await self._hub.look(_uid(uid))
         if seen is None:
+            await self._driver.rule_out(v1.MachineIdentity(uid=uid))
             raise MachineNotFoundError(f"there is no machine {uid}")
         return seen
 
@@ -144,7 +145,7 @@ class Machines:
         facts = await self._driver.describe()
         want = self._own(planner.require_valid(spec, facts.limits))
         assert want.identity is not None
-        seen = await self._hub.look(want.identity.uid)
+        seen = await self._look_surely(want.identity)
         _refuse_foreign("plan", want.identity.uid, seen)
         return planner.plan(want, seen, facts.capabilities or v1.Capabilities(), facts.limits), seen
 
@@ -184,7 +185,8 @@ class Machines:
         remaining: float | None = None,
     ) -> Gone:  # fmt: skip
         """Remove a machine, or take our stamp off it; see DeleteMachine in the contract."""
-        uid, kind = self._own_identity(identity).uid, "release" if retain else "delete"
+        identity = self._own_identity(identity)
+        uid, kind = identity.uid, "release" if retain else "delete"
         budget, running = self._budget(remaining), self._jobs.get(uid)
         if running is not None and running.begun_as == kind:
             job: Job[object] = running
@@ -195,7 +197,7 @@ class Machines:
 
             async def body(job: Job[object]) -> object:
                 await _until_ended(job.ahead)
-                await (self._release(uid) if retain else self._destroy(uid, job, grace))
+                await (self._release(identity) if retain else self._destroy(identity, job, grace))
                 return None
 
             job = self._begin(kind, uid, body, ahead=running)
@@ -286,7 +288,8 @@ class Machines:
             raise InvalidSpecError("target: is missing")
         target = self._own(planner.require_valid(request.target, facts.limits))
         assert target.identity is not None
-        uid, source = target.identity.uid, _uid(request.source_uid)
+        target_identity = target.identity
+        uid, source = target_identity.uid, _uid(request.source_uid)
         create = planner.plan(target, None, can, facts.limits)[0]
         if create.effect is not v1.Effect.ONLINE:
             raise NotSupportedError("; ".join([f"clone machine {source}", *(why.message for why in create.reasons)]))
@@ -294,7 +297,7 @@ class Machines:
 
         async def body(job: Job[None]) -> None:
             await self._ours("clone machine", source)
-            _refuse_foreign("clone to machine", uid, await self._hub.look(uid))
+            _refuse_foreign("clone to machine", uid, await self._look_surely(target_identity))
             async with self._parts.slots.slot():
                 await faults.point(LONG_BEFORE["clone"])
                 await self._driver.clone(request, job.progress)
@@ -363,10 +366,17 @@ class Machines:
             raise WrongPowerStateError(f"take a screenshot of machine {uid}: it is {seen.power.name}")
         return await self._parts.slots.call("screenshot", uid, lambda: self._driver.screenshot(uid))
 
+    async def _look_surely(self, identity: v1.MachineIdentity) -> v1.Machine | None:
+        """The machine, or None when there is definitely none."""
+        seen = await self._hub.look(identity.uid)
+        if seen is None:
+            await self._driver.rule_out(identity)
+        return seen
+
     # -- bodies ----------------------------------------------------------------------------------------------------
 
-    async def _destroy(self, uid: str, job: Job[object], grace: float | None) -> None:
-        seen = await self._hub.look(uid)
+    async def _destroy(self, identity: v1.MachineIdentity, job: Job[object], grace: float | None) -> None:
+        uid, seen = identity.uid, await self._look_surely(identity)
         _refuse_foreign("delete", uid, seen)
         runs = seen is not None and seen.power is ON
         if runs and grace is not None and (await self._capabilities()).graceful_shutdown:
@@ -379,13 +389,15 @@ class Machines:
             with tracing.span("driver.destroy", machine_uid=uid):
                 await self._driver.destroy(uid, job.progress)
             await faults.point(AFTER["destroy"])
-        if await self._hub.look(uid) is not None:
+        if await self._look_surely(identity) is not None:
             raise OperationInProgressError(f"delete machine {uid}: the hypervisor still shows it", retry_after=1.0)
         self._parts.restarts.pop(uid, None)
         self._failures.pop(uid, None)
         log.info("machine.deleted", uid=uid, existed=seen is not None)
 
-    async def _release(self, uid: str) -> None:
+    async def _release(self, identity: v1.MachineIdentity) -> None:
+        uid = identity.uid
+        await self._look_surely(identity)
         await self._parts.slots.verb("release", uid, self._driver.release)
         seen = await self._hub.look(uid)
         if seen is not None and seen.owned:

@@ -10,7 +10,7 @@ from common.clock import Clock
 from common.errors import ForeignMachineError, MachineNotFoundError, NameConflictError, NotSupportedError
 from providerkit.planner import ADOPTED_SETTING
 
-from provider_vsphere import machines
+from provider_vsphere import machines, unread
 from provider_vsphere.config import devices, editing, nics
 from provider_vsphere.session.login import Login
 from provider_vsphere.session.tree import Entity
@@ -41,6 +41,8 @@ async def adopt(vsphere: Vsphere, clock: Clock, machine_id: str, identity: v1.Ma
     entity = vsphere.tree.get(machine_id)
     if entity is None:
         raise MachineNotFoundError(f"{doing}: it went away meanwhile")
+    unread.refuse_away(vsphere.tree, entity, doing)
+    unread.refuse(vsphere.tree, identity.uid, doing)
     if entity.facts.get("config.template"):
         raise NotSupportedError(f"{doing}: it is a template; use it as an image, or make it a virtual machine first")
     mark = machines.stamp_of(entity)

@@ -25,7 +25,7 @@ from providerkit.driver import Progress
 from providerkit.planner import boot_data_digest
 from pyVmomi import vim
 
-from provider_vsphere import machines, power
+from provider_vsphere import machines, power, unread
 from provider_vsphere.config import bootdata, customization, devices, editing, hardware, making, nics
 from provider_vsphere.config.devices import Board
 from provider_vsphere.creating import Creator, asked_places
@@ -86,6 +86,7 @@ class Cloner:
         doing = f"clone machine {request.source_uid} to {identity.namespace}/{identity.name}"
         if await self._creator.find(identity.uid, doing) is not None:
             return
+        await unread.rule_out(self._vsphere, identity, doing)
         source = machines.get(self._vsphere.tree, request.source_uid, self._owner)
         place = self._place(target, source)
         name = making.machine_name(identity)

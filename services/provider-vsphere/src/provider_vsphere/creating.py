@@ -15,7 +15,7 @@ from common.errors import InvalidSpecError, NameConflictError, ResourceNotFoundE
 from providerkit.driver import Progress
 from pyVmomi import vim
 
-from provider_vsphere import machines, power
+from provider_vsphere import machines, power, unread
 from provider_vsphere.around import policies, storagedrs
 from provider_vsphere.around.keyproviders import KeyProviders
 from provider_vsphere.config import customization, devices, editing, hardware, making, nics
@@ -73,6 +73,7 @@ class Creator:
         doing = f"create machine {identity.namespace}/{identity.name}"
         if await self.find(identity.uid, doing) is not None:
             return
+        await unread.rule_out(self._vsphere, identity, doing)
         place = self._places.resolve(spec.placement)
         networks = {nic.name: self._places.network(nic.network or v1.NetworkRef(), place) for nic in spec.nics}
         place = self._places.with_host(place, networks.values())
@@ -96,11 +97,18 @@ class Creator:
 
         Raises:
             ForeignMachineError: only somebody else's has this UID.
+            HypervisorUnavailableError: one has it that cannot be read.
         """
         await self._vsphere.settle_doubts()
         if self._vsphere.tree_may_lag:
             return await self.look(uid, doing)
-        return machines.find(self._vsphere.tree, uid, self._owner)
+        return self._known(uid, doing)
+
+    def _known(self, uid: str, doing: str) -> Entity | None:
+        found = machines.find(self._vsphere.tree, uid, self._owner)
+        if found is None:
+            unread.refuse(self._vsphere.tree, uid, doing)
+        return found
 
     async def look(self, uid: str, doing: str) -> Entity | None:
         """The same, asked of vSphere itself."""
@@ -112,7 +120,7 @@ class Creator:
         known = {entity.moid: entity for entity in self._vsphere.tree.with_uuid(uid)}  # one of them may be gone
         found = {moid: Entity("VirtualMachine", moid) for moid in await self._vsphere.call(doing, ask)}
         await self._vsphere.refresh(*(found | known).values())
-        return machines.find(self._vsphere.tree, uid, self._owner)
+        return self._known(uid, doing)
 
     def refuse_taken(self, name: str, folder: Entity, doing: str) -> None:
         """Raises: NameConflictError: a machine in this folder has this name.

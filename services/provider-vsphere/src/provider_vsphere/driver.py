@@ -14,7 +14,7 @@ from providerkit.driver import ConsoleTicket, Driver, Progress
 from providerkit.extents import Incoming
 from pyVmomi import vim
 
-from provider_vsphere import adoption, capable, inventory, machines, observed, power
+from provider_vsphere import adoption, capable, inventory, machines, observed, power, unread
 from provider_vsphere.around import affinity, fields, policies, tagging
 from provider_vsphere.around.affinity import Affinity
 from provider_vsphere.around.display import Display
@@ -115,11 +115,19 @@ class VsphereDriver(Driver):
 
     async def observe(self, uid: str) -> v1.Machine | None:
         """See Driver."""
-        self.vsphere.login(f"observe machine {uid}")
+        doing = f"observe machine {uid}"
+        self.vsphere.login(doing)
         everyone = self.vsphere.tree.with_uuid(uid)
         if not any(machines.is_ours(entity, self._owner) for entity in everyone):
+            unread.refuse(self.vsphere.tree, uid, doing)
             return self._machine(everyone[0]) if everyone else None
         return self._machine(machines.get(self.vsphere.tree, uid, self._owner))
+
+    async def rule_out(self, identity: v1.MachineIdentity) -> None:
+        """See Driver."""
+        doing = f"look for machine {identity.uid}"
+        self.vsphere.login(doing)
+        await unread.rule_out(self.vsphere, identity, doing)
 
     async def observe_all(self) -> list[v1.Machine]:
         """See Driver."""
@@ -173,9 +181,10 @@ class VsphereDriver(Driver):
         self.vsphere.login(doing)
         try:
             await self._cloner.finish(uid)
-            for entity in self.vsphere.tree.with_uuid(uid):
-                if machines.is_ours(entity, self._owner):
-                    await self._snapshots.refuse_used_machine(entity, doing)
+            # Whatever refuses comes first: a refusal leaves everything as it was.
+            if (entity := await self._creator.find(uid, doing)) is not None:
+                unread.refuse_away(self.vsphere.tree, entity, doing)
+                await self._snapshots.refuse_used_machine(entity, doing)
             await self._leave_rules(uid, "destroy")
             await self._uploads.clear(uid, doing)
         except StalePreconditionError:
@@ -194,12 +203,16 @@ class VsphereDriver(Driver):
 
     async def release(self, uid: str) -> None:
         """See Driver."""
-        self.vsphere.login(f"release machine {uid}")
+        doing = f"release machine {uid}"
+        self.vsphere.login(doing)
         everyone = self.vsphere.tree.with_uuid(uid)
-        if any(machines.is_ours(entity, self._owner) for entity in everyone):
-            await self._leave_rules(uid, "release")
-            await self._uploads.clear(uid, f"release machine {uid}")
-            await self._change.edit_now(uid, "release", lambda _entity, record: editing.release(record))
+        if not any(machines.is_ours(entity, self._owner) for entity in everyone):
+            unread.refuse(self.vsphere.tree, uid, doing)
+            return
+        unread.refuse_away(self.vsphere.tree, machines.get(self.vsphere.tree, uid, self._owner), doing)
+        await self._leave_rules(uid, "release")
+        await self._uploads.clear(uid, doing)
+        await self._change.edit_now(uid, "release", lambda _entity, record: editing.release(record))
 
     async def adopt(self, machine_id: str, identity: v1.MachineIdentity) -> None:
         """See Driver."""

@@ -11,7 +11,7 @@ from common import v1
 from providerkit.planner import BOOT_DATA_SETTING
 from pyVmomi import vim
 
-from provider_vsphere import machines
+from provider_vsphere import machines, unread
 from provider_vsphere.around import affinity, fields, tagging
 from provider_vsphere.config import devices, editing, hardware, nics
 from provider_vsphere.session import snapshot_tree
@@ -40,8 +40,6 @@ _LATEST = 1 << 37
 _MOST_ADDRESSES = 64
 _MOST_TEXT = 256
 """Limits for what a guest says of itself."""
-_UNREADABLE = ("inaccessible", "invalid", "orphaned")
-"""Without a configuration. Source: VirtualMachineConnectionState."""
 
 
 def machine(entity: Entity, tree: Tree, owner: str) -> v1.Machine:
@@ -63,7 +61,7 @@ def machine(entity: Entity, tree: Tree, owner: str) -> v1.Machine:
         owned=mark is not None,
         power=power,
         consoles=[v1.ConsoleKind.TICKET],
-        power_reason=_power_reason(facts, host),
+        power_reason=_power_reason(entity, host),
         cpu=_cpu(facts),
         memory=_memory(facts, mark),
         firmware=_firmware(facts, board),
@@ -86,15 +84,16 @@ def machine(entity: Entity, tree: Tree, owner: str) -> v1.Machine:
     return seen
 
 
-def _power_reason(facts: dict[str, Any], host: Entity | None) -> str:
+def _power_reason(entity: Entity, host: Entity | None) -> str:
     """Why it is not what it should be: its host or its files are away, or vSphere waits for a person's answer
     (often for a full disk, or a file that is missing), or its guest could not be customized."""
+    facts = entity.facts
     question = facts.get("runtime.question")
     if question is not None:
         return f"vSphere asks, and waits for an answer: {_said(' '.join(str(question.text or '').split()))}"
     state = host.facts.get("runtime.connectionState") if host is not None else None
     if host is None or state in (None, "connected"):
-        if (own := facts.get("runtime.connectionState")) in _UNREADABLE:
+        if (own := unread.state(entity)) not in ("", unread.CONNECTED):
             return f"vSphere cannot read it ({own}); this is the last state known"
         return _customization_failure(facts)
     why = "does not answer" if state == "notResponding" else "is disconnected"

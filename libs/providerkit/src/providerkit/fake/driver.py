@@ -13,6 +13,7 @@ from datetime import timedelta
 from common import faults, v1
 from common.errors import (
     ForeignMachineError,
+    HypervisorUnavailableError,
     ImageNotFoundError,
     MachineNotFoundError,
     NameConflictError,
@@ -101,7 +102,13 @@ class FakeDriver(Driver):
     async def observe(self, uid: str) -> v1.Machine | None:
         await self.world.enter("observe")
         machine = self.world.machines.get(uid)
-        return None if machine is None else self._seen(uid, machine)
+        return None if machine is None or uid in self.world.misbehave.unread else self._seen(uid, machine)
+
+    async def rule_out(self, identity: v1.MachineIdentity) -> None:
+        if identity.uid in self.world.misbehave.unread:
+            raise HypervisorUnavailableError(
+                f"look for machine {identity.uid}: something may be it, and cannot be read"
+            )
 
     async def observe_all(self) -> list[v1.Machine]:
         await self.world.enter("observe_all")

@@ -62,6 +62,8 @@ class Misbehaviour:
     """Verbs that never answer; "*" stands for all."""
     deaf: set[str] = field(default_factory=set)
     """Machines whose guests ignore a request to shut down."""
+    unread: set[str] = field(default_factory=set)
+    """Machines that nobody can look at now: not observed, and not to be ruled out."""
     unheard: bool = False
     """Events are lost: nothing is told about changes."""
 

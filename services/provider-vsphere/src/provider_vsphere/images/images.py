@@ -25,7 +25,7 @@ from providerkit.driver import Progress
 from providerkit.violations import has_control, shown
 from pyVmomi import vim, vmodl
 
-from provider_vsphere import machines
+from provider_vsphere import machines, unread
 from provider_vsphere.config import devices
 from provider_vsphere.images import packages, references
 from provider_vsphere.images.importing import Importer, is_ready
@@ -122,13 +122,19 @@ class Images:
         return _image(entity) if entity is not None and is_ready(entity) else None
 
     def find(self, image_id: str) -> Entity | None:
-        """The VM that is, or is to become, this import; None when there is none."""
+        """The VM that is, or is to become, this import; None when there is none.
+
+        Raises:
+            HypervisorUnavailableError: it is there and cannot be read now.
+        """
         if not _ID.fullmatch(image_id):
             return None
-        for entity in self._vsphere.tree.with_uuid(imagestamp.instance_uuid(image_id)):
+        uid = imagestamp.instance_uuid(image_id)
+        for entity in self._vsphere.tree.with_uuid(uid):
             mark = machines.image_stamp_of(entity)
             if mark is not None and mark.owner == self._owner:
                 return entity
+        unread.refuse(self._vsphere.tree, uid, f"look up image {image_id}")
         return None
 
     async def all(self) -> list[v1.Image]:
@@ -254,17 +260,20 @@ class Images:
         Raises:
             ImageInUseError: machines stand on its disks. Full copies do not.
         """
-        self._vsphere.login("delete an image")
+        doing = f"delete image {image_id}"
+        self._vsphere.login(doing)
         entity = self.find(image_id)
         if entity is None:
+            if _ID.fullmatch(image_id):
+                known = v1.MachineIdentity(uid=imagestamp.instance_uuid(image_id))
+                await unread.rule_out(self._vsphere, known, doing)
             return
+        unread.refuse_away(self._vsphere.tree, entity, doing)
         await self._vsphere.refresh(entity)
         if users := machines.standing_on(self._vsphere.tree, entity):
             names = ", ".join(sorted(_user(self._vsphere.tree, each) for each in users))
             raise ImageInUseError(f"image {image_id}: in use by {names}")
-        await self._vsphere.task(
-            f"delete image {image_id}", lambda login: self._vsphere.machine(entity, login).Destroy_Task()
-        )
+        await self._vsphere.task(doing, lambda login: self._vsphere.machine(entity, login).Destroy_Task())
         self._vsphere.forget(entity)
         log.info("vsphere.image.removed", image=image_id, template=entity.name)
         await faults.point(DELETED)

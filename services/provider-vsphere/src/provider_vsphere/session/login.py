@@ -95,6 +95,8 @@ class About:
     """"VMware vCenter Server 8.0.3 build-24022515"."""
     is_vcenter: bool
     """Else a lone ESXi host: without clusters, distributed switches, tags and clones."""
+    uuid: str = ""
+    """Which vCenter it is; a lone host has none."""
 
 
 @dataclass(frozen=True)
@@ -149,7 +151,8 @@ def log_in(endpoint: Endpoint) -> Login:
         except BaseException:
             stub.DropConnections()
             raise
-    about = About(str(content.about.fullName), content.about.apiType == "VirtualCenter")
+    told = content.about
+    about = About(str(told.fullName), told.apiType == "VirtualCenter", str(told.instanceUuid or ""))
     return Login(instance, content, about, plain_user(str(session.userName or "")))
 
 

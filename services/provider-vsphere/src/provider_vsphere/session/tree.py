@@ -10,6 +10,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 IDENTITY = "config.instanceUuid"
+LIKELY = "summary.config.instanceUuid"
+_CONFIG = "config."
+_VM = "VirtualMachine"
 
 
 @dataclass
@@ -38,6 +41,11 @@ class Entity:
         return str(self.facts.get(IDENTITY) or "").lower()
 
     @property
+    def likely_uuid(self) -> str:
+        """The same as vCenter's database has it, also of a VM that cannot be read; it proves nothing by itself."""
+        return str(self.facts.get(LIKELY) or "").lower()
+
+    @property
     def parent(self) -> str | None:
         """moid of the parent; None for the root folder and for a VM in a vApp."""
         return self.facts.get("parent")
@@ -46,7 +54,7 @@ class Entity:
 def _really_unset(unset: tuple[str, ...]) -> tuple[str, ...]:
     """A VM whose files vSphere cannot reach loses its whole configuration, and is none the less who it was: taken for
     gone, it would be made a second time, or never be removed. One that can be read always has an `instanceUuid`."""
-    return unset if IDENTITY not in unset else tuple(path for path in unset if not path.startswith("config."))
+    return unset if IDENTITY not in unset else tuple(path for path in unset if not path.startswith(_CONFIG))
 
 
 def plain_name(raw: str) -> str:
@@ -61,9 +69,22 @@ class Tree:
         self._entities: dict[str, Entity] = {}
         self._by_kind: dict[str, dict[str, Entity]] = {}
         self._by_uuid: dict[str, dict[str, Entity]] = {}
+        self._unread: dict[str, Entity] = {}
+        self._kept: dict[str, dict[str, Any]] = {}
+        """Configuration of each VM of the last session, for those that cannot be read in the next one."""
 
-    def clear(self) -> None:
-        """Forget everything: another session, perhaps another vCenter."""
+    def clear(self, *, same_server: bool = False) -> None:
+        """Forget everything: another session, perhaps another vCenter.
+
+        Args:
+            same_server: ids mean what they meant; what is known of VMs is kept for those that cannot be read now.
+        """
+        self._kept = {}
+        if same_server:
+            for moid, entity in self._by_kind.get(_VM, {}).items():
+                if entity.uuid:
+                    self._kept[moid] = {path: fact for path, fact in entity.facts.items() if path.startswith(_CONFIG)}
+        self._unread.clear()
         self._entities.clear()
         self._by_kind.clear()
         self._by_uuid.clear()
@@ -72,12 +93,17 @@ class Tree:
         """Take over changed properties of an entity, which may be new."""
         entity = self._entities.get(moid)
         if entity is None:
-            entity = self._entities[moid] = Entity(kind, moid)
+            entity = self._entities[moid] = Entity(kind, moid, {} if IDENTITY in changed else self._kept.get(moid, {}))
             self._by_kind.setdefault(kind, {})[moid] = entity
+            before = ""
+        else:
+            before = entity.uuid
         facts = entity.facts | changed
         for path in _really_unset(unset):
             facts.pop(path, None)
-        before, entity.facts = entity.uuid, facts
+        entity.facts = facts
+        if kind == _VM:
+            self._note_unread(entity)
         if entity.uuid != before:
             self._unlink(before, moid)
         if entity.uuid:
@@ -89,8 +115,19 @@ class Tree:
         entity = self._entities.pop(moid, None)
         if entity is not None:
             self._by_kind[entity.kind].pop(moid, None)
+            self._unread.pop(moid, None)
             self._unlink(entity.uuid, moid)
         return entity
+
+    def settle(self) -> None:
+        """Everything was told of: what was kept from before is used, or gone."""
+        self._kept = {}
+
+    def _note_unread(self, entity: Entity) -> None:
+        if entity.uuid:
+            self._unread.pop(entity.moid, None)
+        else:
+            self._unread[entity.moid] = entity
 
     def _unlink(self, uuid: str, moid: str) -> None:
         holders = self._by_uuid.get(uuid, {})
@@ -101,6 +138,10 @@ class Tree:
     def with_uuid(self, uuid: str) -> list[Entity]:
         """Every VM with this `instanceUuid`; vCenter does not keep it unique."""
         return list(self._by_uuid.get(uuid.lower(), {}).values())
+
+    def unread(self) -> list[Entity]:
+        """Every VM of which nobody knows who it is: out of reach since before we came, or just being made."""
+        return list(self._unread.values())
 
     def get(self, moid: str | None) -> Entity | None:
         """The entity with this id."""

@@ -420,7 +420,8 @@ class Vsphere:
 
     async def _serve(self, login: Login, tried: asyncio.Event) -> None:
         """One login, until it is lost."""
-        self.tree.clear()
+        before = self.about.uuid if self.about is not None else ""
+        self.tree.clear(same_server=before != "" and before == login.about.uuid)
         self._lost.clear()
         self.doubtful = True
         collector = Collector(login, self.tree, on_machine=lambda uid: self._tell(uid), on_task=self._on_task)
@@ -432,6 +433,7 @@ class Vsphere:
         try:
             await asyncio.wait({collecting, lost, synced}, return_when=asyncio.FIRST_COMPLETED)
             if synced.done():
+                self.tree.settle()
                 self._up.set()
                 log.info("vsphere.connected", endpoint=self.endpoint.url, product=login.about.product)
                 tried.set()

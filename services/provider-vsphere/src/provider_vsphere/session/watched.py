@@ -14,6 +14,7 @@ from pyVmomi.Version import IsChildVersion
 from pyVmomi.VmomiSupport import ManagedObject
 
 from provider_vsphere.session import snapshot_tree
+from provider_vsphere.session.tree import LIKELY
 from provider_vsphere.stamps import imagestamp, stamp, uploadstamp
 
 STAMP = f'config.extraConfig["{stamp.KEY}"]'
@@ -81,6 +82,8 @@ PROPERTIES: dict[Any, tuple[str, ...]] = {
         STAMP,
         IMAGE_STAMP,
         UPLOAD_STAMP,
+        LIKELY,
+        "summary.config.vmPathName",
         "runtime.powerState",
         "runtime.connectionState",
         "runtime.host",
