@@ -1,0 +1,254 @@
+"""Storages of the simulated Proxmox VE: contents, uploads, downloads."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+import aiohttp
+import pytest
+from aiohttp import web
+
+from simulators.proxmox import Proxmox, pve
+from simulators.proxmox.client import Answer, Client, client
+from simulators.proxmox.images import qcow2
+from simulators.proxmox.world import Volume
+
+__all__ = ["pve"]
+
+IMAGE = qcow2(64 << 20)
+SUM = hashlib.sha256(IMAGE).hexdigest()
+LOCAL = "/nodes/pve1/storage/local"
+
+
+async def send(
+    pve: Proxmox, filename: str, content: bytes, fields: Mapping[str, str], *, path: str = f"{LOCAL}/upload"
+) -> Answer:
+    """A file in a multipart form; the client's form has a length, as the product asks."""
+    form = aiohttp.FormData(dict(fields), quote_fields=False)  # as browsers and curl name files
+    form.add_field("filename", content, filename=filename, content_type="application/octet-stream")
+    headers = {"Authorization": pve.token}
+    async with (
+        aiohttp.ClientSession(headers=headers) as session,
+        session.post(
+            f"{pve.url}/api2/json{path}",
+            data=form,
+            ssl=aiohttp.Fingerprint(bytes.fromhex(pve.fingerprint.replace(":", ""))),
+        ) as response,
+    ):
+        raw = await response.read()
+        return Answer(response.status, response.reason or "", await response.json() if raw else None)
+
+
+async def uploaded(admin: Client, pve: Proxmox, filename: str, content: bytes = IMAGE, **fields: str) -> str:
+    """How the upload's task ended."""
+    named = {name.replace("__", "-"): value for name, value in fields.items()}
+    answer = await send(pve, filename, content, {"content": "import", **named})
+    return (await admin.end(answer.data)).exitstatus
+
+
+@asynccontextmanager
+async def files(content: Mapping[str, bytes]) -> AsyncIterator[str]:
+    """A web server with these files; where it is."""
+
+    async def answer(request: web.Request) -> web.Response:
+        body = content.get(request.path)
+        return web.Response(status=404) if body is None else web.Response(body=body)
+
+    app = web.Application()
+    app.router.add_get("/{path:.*}", answer)
+    runner = web.AppRunner(app)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    try:
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()
+
+
+async def names(admin: Client, **filters: object) -> set[str]:
+    return {row["volid"] for row in await admin.get(f"{LOCAL}/content", **filters)}
+
+
+async def test_an_upload_becomes_a_volume_of_its_cleaned_name(pve: Proxmox) -> None:
+    async with client(pve) as admin:
+        assert await uploaded(admin, pve, "we ird (1).qcow2") == "OK"
+        assert await names(admin, content="import") == {"local:import/we_ird__1_.qcow2"}
+        told = await admin.get(f"{LOCAL}/content/local:import/we_ird__1_.qcow2")
+        listed = (await admin.get(f"{LOCAL}/content"))[0]
+    assert (told["size"], told["format"], told["path"]) == (
+        64 << 20,
+        "qcow2",
+        "/var/lib/vz/import/we_ird__1_.qcow2",
+    ), "one volume is told with the size of its disk"
+    assert listed["size"] == len(IMAGE), "a list with that of its file"
+
+
+async def test_an_upload_replaces_a_file_without_a_word(pve: Proxmox) -> None:
+    async with client(pve) as admin:
+        await uploaded(admin, pve, "a.qcow2")
+        assert await uploaded(admin, pve, "a.qcow2", qcow2(1 << 30)) == "OK"
+        assert (await admin.get(f"{LOCAL}/content/local:import/a.qcow2"))["size"] == 1 << 30
+
+
+async def test_a_wrong_checksum_or_format_ends_the_task_and_leaves_nothing(pve: Proxmox) -> None:
+    async with client(pve) as admin:
+        wrong = await uploaded(admin, pve, "a.qcow2", checksum="0" * 64, checksum__algorithm="sha256")
+        junk = await uploaded(admin, pve, "b.qcow2", b"nothing")
+        good = await uploaded(admin, pve, "c.qcow2", checksum=SUM, checksum__algorithm="sha256")
+        assert await names(admin) == {"local:import/c.qcow2"}
+    assert wrong == f"checksum mismatch: got '{SUM}' != expect '{'0' * 64}'"
+    assert junk.endswith("Image is not in qcow2 format")
+    assert good == "OK"
+
+
+@pytest.mark.parametrize(
+    ("filename", "content", "storage", "status", "told"),
+    [
+        ("a.txt", "import", "local", 400, {"filename": "invalid filename or wrong extension"}),
+        ("a.img", "import", "local", 400, {"filename": "invalid filename or wrong extension"}),
+        ("a.txt", "iso", "local", 400, {"filename": "wrong file extension"}),
+        ("a.qcow2", "import", "nope", 500, "storage 'nope' does not exist"),
+        ("a.qcow2", "import", "local-lvm", 500, "can't upload to storage type 'lvmthin'"),
+        ("a.qcow2", "import", "iso-only", 500, "storage 'iso-only' does not support 'import' content"),
+    ],
+)
+async def test_uploads_that_are_refused_at_once(
+    pve: Proxmox, filename: str, content: str, storage: str, status: int, told: Any
+) -> None:
+    async with client(pve) as admin:
+        await admin.post("/storage", storage="iso-only", type="dir", path="/iso", content="iso")
+        path = f"/nodes/pve1/storage/{storage}/upload"
+        answer = await send(pve, filename, IMAGE, {"content": content}, path=path)
+    assert answer.status == status
+    assert (answer.errors if status == 400 else answer.reason) == told
+
+
+async def test_an_upload_without_a_length_is_refused(pve: Proxmox) -> None:
+    """The product reads no chunked requests: a client that streams must know the length of all parts."""
+
+    async def chunks() -> AsyncIterator[bytes]:
+        yield b"--x\r\n"
+
+    pin = aiohttp.Fingerprint(bytes.fromhex(pve.fingerprint.replace(":", "")))
+    headers = {"Authorization": pve.token, "Content-Type": "multipart/form-data; boundary=x"}
+    async with (
+        aiohttp.ClientSession(headers=headers) as session,
+        session.post(f"{pve.url}/api2/json{LOCAL}/upload", data=chunks(), ssl=pin) as response,
+    ):
+        assert (response.status, response.reason) == (501, "chunked transfer encoding not supported")
+
+
+async def test_downloads_are_really_fetched_and_replace_nothing(pve: Proxmox) -> None:
+    async with files({"/a.qcow2": IMAGE, "/junk": b"junk"}) as url, client(pve) as admin:
+
+        async def fetch(name: str, of: str, **more: object) -> str:
+            given = {"content": "import", "filename": name, "url": f"{url}/{of}", **more}
+            return (await admin.run("POST", f"{LOCAL}/download-url", **given)).exitstatus
+
+        assert await fetch("a.qcow2", "a.qcow2", checksum=SUM, checksum__algorithm="sha256") == "OK"
+        again = await fetch("a.qcow2", "a.qcow2")
+        wrong = await fetch("b.qcow2", "a.qcow2", checksum="0" * 64, checksum__algorithm="sha256")
+        junk = await fetch("c.qcow2", "junk")
+        missing = await fetch("d.qcow2", "nope")
+        assert await names(admin) == {"local:import/a.qcow2"}
+        told = await admin.get("/nodes/pve1/query-url-metadata", url=f"{url}/a.qcow2")
+    assert again == "refusing to override existing file '/var/lib/vz/import/a.qcow2'"
+    assert wrong.startswith("checksum mismatch: got")
+    assert junk.startswith("failed to verify file: qemu-img: Could not open")
+    assert missing == "download failed: exit code 8"
+    assert told == {"filename": "a.qcow2", "size": len(IMAGE), "mimetype": "application/octet-stream"}
+
+
+async def test_a_download_from_nowhere_tells_why(pve: Proxmox) -> None:
+    async with files({}) as url:
+        pass  # a port that nobody listens on any more
+    async with client(pve) as admin:
+        given = {"content": "iso", "filename": "a.iso", "url": f"{url}/a.iso"}
+        outcome = await admin.run("POST", f"{LOCAL}/download-url", **given)
+    where = url.removeprefix("http://")
+    assert outcome.exitstatus == f"download failed: Connecting to {where}... failed: Connection refused."
+
+
+async def test_a_list_for_a_guest_still_shows_imports_and_snippets(pve: Proxmox) -> None:
+    held = pve.world.storages["shared"].on("pve1")
+    for volid, content, vmid in (
+        ("shared:100/vm-100-disk-0.raw", "images", 100),
+        ("shared:101/vm-101-disk-0.raw", "images", 101),
+        ("shared:iso/a.iso", "iso", None),
+        ("shared:import/a.qcow2", "import", None),
+        ("shared:snippets/u.yaml", "snippets", None),
+    ):
+        held[volid] = Volume(volid, content, "raw", 1 << 30, vmid=vmid)
+    async with client(pve) as admin:
+        rows = await admin.get("/nodes/pve2/storage/shared/content", vmid=100)
+    assert {row["volid"] for row in rows} == {
+        "shared:100/vm-100-disk-0.raw",
+        "shared:import/a.qcow2",
+        "shared:snippets/u.yaml",
+    }
+
+
+async def test_deleting_asks_nobody_who_uses_it(pve: Proxmox) -> None:
+    """A file that is gone already is deleted with success; a base with clones is not."""
+    held = pve.world.storages["shared"].on("pve1")
+    base, clone = "shared:100/base-100-disk-0.qcow2", "shared:100/base-100-disk-0.qcow2/101/vm-101-disk-0.qcow2"
+    held[base] = Volume(base, "images", "qcow2", 1 << 30, vmid=100)
+    held[clone] = Volume(clone, "images", "qcow2", 1 << 30, vmid=101, parent=base)
+    path = "/nodes/pve1/storage/shared/content"
+    async with client(pve) as admin:
+        rows = {row["volid"]: row["parent"] for row in await admin.get(path)}
+        kept = await admin.run("DELETE", f"{path}/{base}")
+        gone = await admin.run("DELETE", f"{path}/{clone}")
+        again = await admin.run("DELETE", f"{path}/{clone}")
+    assert rows == {base: None, clone: "../100/base-100-disk-0.qcow2"}
+    assert kept.exitstatus == f"base volume '{base}' is still in use by linked cloned"
+    assert gone.upid.split(":")[5:7] == ["imgdel", "101@shared"]
+    assert (gone.exitstatus, again.exitstatus) == ("OK", "OK")
+    assert list(held) == [base]
+
+
+async def test_storages_are_where_they_are_set_up_to_be(pve: Proxmox) -> None:
+    async with client(pve) as admin:
+        await admin.post("/storage", storage="fast", type="zfspool", pool="tank", content="images", nodes="pve2")
+        here = {row["storage"] for row in await admin.get("/nodes/pve1/storage")}
+        there = {row["storage"] for row in await admin.get("/nodes/pve2/storage", content="images")}
+        answer = await admin.ask("GET", "/nodes/pve1/storage/fast/content")
+        told = await admin.get("/storage/fast")
+        await admin.put("/storage/fast", delete="nodes")
+        assert (await admin.ask("GET", "/nodes/pve1/storage/fast/content")).status == 200
+        await admin.delete("/storage/fast")
+        missing = await admin.ask("GET", "/storage/fast")
+    assert here == {"local", "local-lvm", "shared"}
+    assert there == {"local-lvm", "shared", "fast"}
+    assert answer.reason == "storage 'fast' is not available on node 'pve1'"
+    assert (told["type"], told["pool"], told["nodes"], told["content"]) == ("zfspool", "tank", "pve2", "images")
+    assert missing.reason == "storage 'fast' does not exist"
+
+
+async def test_an_image_is_allocated_under_the_callers_name(pve: Proxmox) -> None:
+    path = "/nodes/pve1/storage/shared/content"
+    given = {"vmid": 130, "filename": "vm-130-disk-77.qcow2", "size": "1G", "format": "qcow2"}
+    async with client(pve) as admin:
+        assert await admin.post(path, **given) == "shared:130/vm-130-disk-77.qcow2"
+        again = await admin.ask("POST", path, **given)
+    assert again.reason == "disk image '/mnt/pve/shared/images/130/vm-130-disk-77.qcow2' already exists"
+
+
+async def test_pools_hold_guests_and_carry_rights(pve: Proxmox) -> None:
+    pve.world.add_guest(100, "pve1")
+    async with client(pve) as admin:
+        await admin.post("/pools", poolid="p1", comment="c")
+        await admin.put("/pools", poolid="p1", vms=100)
+        pool = (await admin.get("/pools", poolid="p1"))[0]
+        full = await admin.ask("DELETE", "/pools", poolid="p1")
+        taken = await admin.ask("PUT", "/pools/p1", vms=100)
+        await admin.put("/pools", poolid="p1", vms=100, delete=1)
+        await admin.delete("/pools", poolid="p1")
+        gone = await admin.ask("GET", "/pools", poolid="p1")
+    assert [member["vmid"] for member in pool["members"]] == [100]
+    assert full.reason == "delete pool failed: pool 'p1' is not empty (contains VMs or storage)"
+    assert taken.reason == "update pools failed: VM 100 is already a pool member"
+    assert gone.reason == "pool 'p1' does not exist"
