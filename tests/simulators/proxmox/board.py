@@ -89,7 +89,7 @@ class Board:
 def reported(guest: Guest) -> Reported:
     """What a round notes of a guest."""
     running = guest.run
-    config = running.config if running else guest.config
+    config = guest.config
     memory = number(config.get("memory", "512")) << 20
     return Reported(
         name=guest.name,

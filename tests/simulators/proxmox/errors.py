@@ -22,6 +22,14 @@ class PveError(Exception):
         self.reason = reason
         self.errors = dict(errors) if errors else None
 
+    @property
+    def line(self) -> str:
+        """As a task ends with it: all in one line."""
+        if self.errors is None:
+            return self.reason.rstrip("\n")
+        told = " ".join(f"{name}: {text}" for name, text in self.errors.items())
+        return f"{self.status} {self.reason} {told}".replace("\n", " ")
+
 
 def refused(reason: str) -> PveError:
     """What nearly everything that goes wrong is: there is no 404 and no 409."""

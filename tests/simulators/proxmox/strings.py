@@ -52,7 +52,7 @@ def bytes_of(text: str) -> int:
 def size_of(amount: int) -> str:
     """Bytes in the largest unit that leaves no remainder."""
     for unit in ("T", "G", "M", "K"):
-        if amount and amount % (1 << _UNITS[unit]) == 0:
+        if amount % (1 << _UNITS[unit]) == 0:
             return f"{amount >> _UNITS[unit]}{unit}"
     return str(amount)
 

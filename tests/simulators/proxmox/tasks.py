@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -34,6 +34,7 @@ class Task:
     lines: list[str] = field(default_factory=list)
     warnings: int = 0
     interrupted: str = "received interrupt"  # what it ends with when cancelled; a worker may know better
+    began: float = field(default_factory=time.monotonic)
     ended: asyncio.Event = field(default_factory=asyncio.Event)
 
     @property
@@ -41,6 +42,11 @@ class Task:
         return (
             f"UPID:{self.node}:{self.pid:08X}:{self.pstart:08X}:{self.starttime:08X}:{self.kind}:{self.id}:{self.user}:"
         )
+
+    @property
+    def age(self) -> float:
+        """Seconds since it began, here and not of the world."""
+        return time.monotonic() - self.began
 
     @property
     def running(self) -> bool:
@@ -80,14 +86,32 @@ class Tasks:
         finally:
             self._group = None
 
-    def start(self, who: Who | str, node: str, kind: str, id: int | str, worker: Worker) -> str:
-        """Begin `worker` in the background and answer its UPID."""
+    def start(
+        self,
+        who: Who | str,
+        node: str,
+        kind: str,
+        id: int | str,
+        worker: Worker,
+        release: Callable[[], None] | None = None,
+    ) -> str:
+        """Begin `worker` in the background and answer its UPID.
+
+        Args:
+            release: called when it is over, even if it was cancelled before its first step; gives back a lock that
+                the caller took.
+        """
         assert self._group is not None, "tasks run only while the server does"
-        user = who if isinstance(who, str) else who.name
-        task = Task(self._world, node, kind, str(id), user, self.pid(), int((time.time() - self._born) * 100) + 0x40000)
-        self.all[task.upid] = task
-        self._works[task.upid] = self._group.create_task(self._carry(task, worker), name=task.upid)
+        task = self._new(who, node, kind, id)
+        work = self._group.create_task(self._carry(task, worker), name=task.upid)
+        self._works[task.upid] = work
+        work.add_done_callback(lambda _: self._over(task, release))
         return task.upid
+
+    def spawn(self, work: Coroutine[None, None, None], name: str) -> None:
+        """Run something that is no task of the API, such as a daemon's clean-up."""
+        assert self._group is not None, "tasks run only while the server does"
+        self._group.create_task(work, name=name)
 
     def pid(self) -> int:
         """The number of the next process."""
@@ -96,11 +120,16 @@ class Tasks:
 
     def done(self, who: Who | str, node: str, kind: str, id: int | str, exitstatus: str = "OK") -> str:
         """Note a task that is over already."""
-        user = who if isinstance(who, str) else who.name
-        task = Task(self._world, node, kind, str(id), user, self.pid(), int((time.time() - self._born) * 100) + 0x40000)
+        task = self._new(who, node, kind, id)
         self._end(task, exitstatus)
-        self.all[task.upid] = task
         return task.upid
+
+    def _new(self, who: Who | str, node: str, kind: str, id: int | str) -> Task:
+        user = who if isinstance(who, str) else who.name
+        ticks = int((time.time() - self._born) * 100) + 0x40000
+        task = Task(self._world, node, kind, str(id), user, self.pid(), ticks)
+        self.all[task.upid] = task
+        return task
 
     async def cancel(self, upid: str) -> None:
         """Interrupt a task and wait until it is over; one that is over already stays as it was."""
@@ -131,15 +160,18 @@ class Tasks:
         try:
             await worker(task)
         except PveError as error:
-            self._end(task, error.reason)
+            self._end(task, error.line)
         except asyncio.CancelledError:
             self._end(task, task.interrupted)
-            if self._group is None or asyncio.current_task() not in self._works.values():
-                raise
         else:
             self._end(task, f"WARNINGS: {task.warnings}" if task.warnings else "OK")
-        finally:
-            self._works.pop(task.upid, None)
+
+    def _over(self, task: Task, release: Callable[[], None] | None) -> None:
+        self._works.pop(task.upid, None)
+        if release is not None:
+            release()
+        if task.running:  # cancelled before its first step
+            self._end(task, task.interrupted)
 
     @staticmethod
     def _end(task: Task, exitstatus: str) -> None:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from .access import ROOT, Access, Grant, Token, User
 from .pace import Pace
@@ -110,7 +110,6 @@ class Running:
 
     pid: int
     machine: str
-    config: dict[str, str]  # what it was started with, and what was plugged in since
     since: float = field(default_factory=time.time)
     status: str = "running"  # as QMP tells it: running, paused, prelaunch, ...
 
@@ -120,7 +119,7 @@ class Guest:
     """A virtual machine.
 
     Attributes:
-        config: as the file has it; numbers are text here.
+        config: as the file has it, and as it runs: what has to wait for a start is pending. Numbers are text here.
         pending: values that wait for the next start.
         dropped: keys that will be deleted by the next start.
         obeys: whether what runs inside reacts to the power button.
@@ -136,6 +135,8 @@ class Guest:
     parent: str = ""  # the snapshot that the present state descends from
     lock: str = ""
     vmstate: str = ""  # the volume with the memory of a hibernated guest
+    generated: dict[str, str] = field(default_factory=dict)  # what the cloud-init drive was made from
+    reboot: bool = False  # start again once it is off
     run: Running | None = None
     obeys: bool = True
     agent: bool = False
@@ -187,6 +188,14 @@ class Pool:
     storages: set[str] = field(default_factory=set)
 
 
+class Hypervisor(Protocol):
+    """Something real behind the guests, told when one starts and ends."""
+
+    def started(self, guest: Guest) -> None: ...
+
+    def ended(self, guest: Guest) -> None: ...
+
+
 class World:
     """A cluster: `local` and `local-lvm` on every node, `shared` everywhere, `vmbr0` and `vmbr1`."""
 
@@ -216,6 +225,7 @@ class World:
         token = Token(secret="00000000-0000-4000-8000-000000000000", privsep=False)
         self.access.users[USER] = User(password=ROOT_PASSWORD, tokens={TOKEN: token})
         self.access.grants.add(Grant("/", "Administrator", "user", USER))
+        self.hypervisor: Hypervisor | None = None
         self.locks = FileLocks(self.pace)
         self.tasks = Tasks(self)
         self.board = Board(self)
@@ -245,6 +255,10 @@ class World:
     def mac(self) -> str:
         """A MAC address with the prefix of Proxmox Server Solutions."""
         return "BC:24:11:" + ":".join(f"{self.random.randrange(256):02X}" for _ in range(3))
+
+    def today(self) -> str:
+        """The date, as names of volumes have it."""
+        return time.strftime("%Y-%m-%d")
 
     def pool_of(self, vmid: int) -> str:
         return self.access.pool_of.get(vmid, "")

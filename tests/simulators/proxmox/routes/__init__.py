@@ -1,5 +1,9 @@
 """What the API answers, one module per noun; importing this package fills the table in `calls.py`."""
 
-from . import access, cluster, nodes, pools, storage, storages, tasks
+from __future__ import annotations
 
-__all__ = ["access", "cluster", "nodes", "pools", "storage", "storages", "tasks"]
+import importlib
+import pkgutil
+
+for _module in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{_module.name}")

@@ -19,13 +19,13 @@ DISK = 64 * GIB
 def memory_used(world: World, node: Node) -> int:
     """The host's own and what the running guests have."""
     return node.memory_taken + sum(
-        number(guest.run.config.get("memory", "512")) << 20 for guest in world.on(node.name) if guest.run
+        number(guest.config.get("memory", "512")) << 20 for guest in world.on(node.name) if guest.run
     )
 
 
 def cpu_used(world: World, node: Node) -> float:
     """The share of the host's processors that are busy."""
-    busy = sum(cpus(guest.run.config) for guest in world.on(node.name) if guest.run)
+    busy = sum(cpus(guest.config) for guest in world.on(node.name) if guest.run)
     return min(1.0, node.cpu_load + 0.02 * busy / node.cpus)
 
 

@@ -1,0 +1,295 @@
+"""Volumes of guests: made, copied, attached and freed, as the drives of a config ask."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import re
+import shutil
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+from .errors import bad, refused
+from .strings import bytes_of, drives, is_cdrom, is_cloudinit, parse, render, size_of
+from .world import Storage, Volume, World
+
+NEW = re.compile(r"(?P<storage>[A-Za-z][\w.-]*):(?P<size>\d+(?:\.\d+)?)")
+CLOUDINIT = re.compile(r"(?P<storage>[A-Za-z][\w.-]*):cloudinit")
+VARS = {"2m": 128 << 10, "4m": 528 << 10}  # EFI variables by efitype
+TPM = 4 << 20
+CLOUDINIT_SIZE = 4 << 20
+NO_VOLUME = ("none", "cdrom")
+
+
+@dataclass
+class Work:
+    """Where drives are made, and what is told about it."""
+
+    world: World
+    node: str
+    vmid: int
+    log: Callable[[str], None]
+    spend: Callable[[float], Awaitable[None]]
+
+
+def storage_of(volid: str) -> str:
+    """The storage in a volume's name; empty for what is none."""
+    return volid.partition(":")[0] if ":" in volid else ""
+
+
+def written(drive: Mapping[str, str]) -> str:
+    """A drive as a config keeps it: the volume, then the options in order; what only its making needed is gone."""
+    kept = {key: value for key, value in sorted(drive.items()) if key not in ("file", "format", "import-from")}
+    return render({"file": drive["file"], **kept}, "file")
+
+
+def check_storage(world: World, name: str, node: str) -> Storage:
+    """A storage that can hold disks, on that node.
+
+    Raises:
+        PveError: 500 when there is none; 400 when it holds other things.
+    """
+    storage = world.storage(name)
+    if not storage.enabled:
+        raise refused(f"storage '{name}' is disabled")
+    if not storage.there(node):
+        raise refused(f"storage '{name}' is not available on node '{node}'")
+    if "images" not in storage.content:
+        raise bad(storage=f"storage '{name}' does not support vm images")
+    return storage
+
+
+def check_drives(world: World, node: str, wanted: Mapping[str, str]) -> None:
+    """What is refused about drives before any work begins."""
+    for key, drive in drives(dict(wanted)).items():
+        file = drive.get("file", "")
+        new = NEW.fullmatch(file) or CLOUDINIT.fullmatch(file)
+        source = drive.get("import-from")
+        if source and (NEW.fullmatch(file) is None or float(file.partition(":")[2]) != 0):
+            raise bad(**{key: "'import-from' requires special syntax - use <storage ID>:0,import-from=<source>"})
+        if new:
+            check_storage(world, new["storage"], node)
+        elif file not in NO_VOLUME and not file.startswith("/"):
+            world.storage(storage_of(file))
+        if source and not source.startswith("/"):
+            world.storage(storage_of(source))
+            content = source.partition(":")[2].partition("/")[0]
+            if content in ("iso", "vztmpl", "backup", "snippets"):
+                raise bad(**{key: f"{source} has wrong type '{content}' - needs to be 'images' or 'import'"})
+
+
+async def make(work: Work, key: str, drive: dict[str, str], made: list[str]) -> dict[str, str]:
+    """The drive with a volume of its own where it asked for one; what came into being is added to `made`.
+
+    Raises:
+        PveError: there is no such volume, or no room.
+    """
+    file = drive["file"]
+    if file in NO_VOLUME:
+        return {name: value for name, value in drive.items() if name != "size"}
+    if found := CLOUDINIT.fullmatch(file):
+        volume = await allocate(work, work.world.storage(found["storage"]), CLOUDINIT_SIZE, "", name="cloudinit")
+        made.append(volume.volid)
+        work.log(f"{key}: successfully created disk '{volume.volid},media=cdrom'")
+        return {**drive, "file": volume.volid, "media": "cdrom"}
+    if found := NEW.fullmatch(file):
+        storage = work.world.storage(found["storage"])
+        if source := drive.get("import-from"):
+            volume = await import_from(work, storage, source, drive.get("format", ""), made)
+        else:
+            size = special_size(key, drive) or math.ceil(float(found["size"]) * (1 << 20)) << 10
+            await work.spend(work.world.pace.allocate)
+            volume = await allocate(work, storage, size, "raw" if key == "tpmstate0" else drive.get("format", ""))
+            made.append(volume.volid)
+        done = {**drive, "file": volume.volid, "size": size_of(volume.size)}
+        work.log(f"{key}: successfully created disk '{written(done)}'")
+        return done
+    if file.startswith("/"):
+        return dict(drive)
+    volume_there = work.world.volume(file, work.node)
+    if volume_there is None:
+        raise refused(f"volume '{file}' does not exist")
+    return {**drive, "size": size_of(volume_there.size)}
+
+
+def special_size(key: str, drive: Mapping[str, str]) -> int:
+    """The size that firmware state always has, whatever was asked for; 0 for other drives."""
+    if key == "efidisk0":
+        return VARS.get(drive.get("efitype", "2m"), VARS["2m"])
+    return TPM if key == "tpmstate0" else 0
+
+
+async def allocate(
+    work: Work, storage: Storage, size: int, format: str, *, name: str = "disk", parent: str = ""
+) -> Volume:
+    """A new volume of the guest, under the next free name.
+
+    Raises:
+        PveError: the storage is full.
+    """
+    if storage.used(work.node) + min(size, 1 << 20) > storage.total:
+        raise refused(f"unable to allocate {size_of(size)} on storage '{storage.name}': no space left on device")
+    chosen = (format or default_format(storage, name)) if storage.files else "raw"
+    base = f"{parent.partition(':')[2]}/" if parent else ""
+    volid = f"{storage.name}:{base}{free_name(storage, work.node, work.vmid, name, chosen)}"
+    volume = Volume(volid, "images", chosen, size, used=min(size, 331776), vmid=work.vmid, parent=parent or None)
+    storage.on(work.node)[volid] = volume
+    if storage.files:
+        work.log(f"Formatting '{path_of(storage, volid)}', fmt={chosen} size={size} preallocation=off")
+    else:
+        work.log(f'  Logical volume "{volid.partition(":")[2].rpartition("/")[2]}" created.')
+    return volume
+
+
+def default_format(storage: Storage, name: str) -> str:
+    """What files are when nobody says: cloud-init drives are qcow2."""
+    return "qcow2" if name == "cloudinit" else "raw"
+
+
+def path_of(storage: Storage, volid: str) -> str:
+    """Where a volume of a file storage lies."""
+    name = volid.partition(":")[2]
+    return f"{storage.options.get('path', '/mnt')}/images/{'/'.join(name.split('/')[-2:])}"
+
+
+def free_name(storage: Storage, node: str, vmid: int, name: str, format: str) -> str:
+    """The next name of a guest's volume, the way the storage writes it."""
+    ending = f".{format}" if storage.files else ""
+    folder = f"{vmid}/" if storage.files else ""
+    if name != "disk":
+        return f"{folder}vm-{vmid}-{name}{ending}"
+    pattern = re.compile(rf"(?:.*/)?(?:vm|base)-{vmid}-disk-(\d+)(?:\.\w+)?")
+    taken = {int(found.group(1)) for volid in storage.on(node) if (found := pattern.fullmatch(volid.partition(":")[2]))}
+    return f"{folder}vm-{vmid}-disk-{next(n for n in range(len(taken) + 1) if n not in taken)}{ending}"
+
+
+async def import_from(work: Work, storage: Storage, source: str, format: str, made: list[str]) -> Volume:
+    """A new volume with the content of an image or of another guest's disk.
+
+    Raises:
+        PveError: the source is not there.
+    """
+    origin = work.world.volume(source, work.node)
+    if origin is None and source.startswith("/"):
+        origin = by_path(work.world, work.node, source)
+    if origin is None:
+        where = work.world.storages.get(storage_of(source), storage)
+        raise refused(f"failed to stat '{where.options.get('path', '')}/{source.partition(':')[2]}'")
+    work.log(f"create full clone of drive ({source})")
+    return await copy(work, origin, storage, format, work.world.pace.import_disk, made)
+
+
+def by_path(world: World, node: str, path: str) -> Volume | None:
+    """A volume by where it lies."""
+    for storage in world.storages.values():
+        for volid, volume in storage.on(node).items():
+            name = volid.partition(":")[2]
+            if path in (f"{storage.options.get('path')}/{name}", path_of(storage, volid)):
+                return volume
+    return None
+
+
+async def copy(work: Work, origin: Volume, storage: Storage, format: str, seconds: float, made: list[str]) -> Volume:
+    """A full copy of a volume; half of it is there while it runs, and `made` names it already."""
+    volume = await allocate(work, storage, virtual_size(origin), format or (origin.format if storage.files else ""))
+    made.append(volume.volid)
+    work.log(f"allocated target volume '{volume.volid}'")
+    total = human(volume.size)
+    for percent in (0, 25, 50, 75, 100):
+        work.log(f"transferred {human(volume.size * percent // 100)} of {total} ({percent}.00%)")
+        if percent < 100:
+            await work.spend(seconds / 4)
+    volume.used = max(origin.used, volume.used)
+    if origin.file is not None:
+        volume.file = origin.file.with_name(re.sub(r"\W", "_", f"{work.node}-{volume.volid}"))
+        await asyncio.to_thread(shutil.copyfile, origin.file, volume.file)
+    return volume
+
+
+def virtual_size(volume: Volume) -> int:
+    """What a guest would see of an image; known where its bytes are, otherwise the size it was listed with."""
+    if volume.content != "import" or volume.file is None or volume.format != "qcow2":
+        return volume.size
+    with volume.file.open("rb") as image:
+        head = image.read(32)
+    return int.from_bytes(head[24:32], "big") if head[:4] == b"QFI\xfb" else volume.size
+
+
+def human(size: int) -> str:
+    """Bytes the way qemu-img's progress is told."""
+    amount = float(size)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if amount < 1024 or unit == "GiB":
+            return f"{amount:.1f} {unit}"
+        amount /= 1024
+    raise AssertionError("unreachable")
+
+
+def owned(volid: str, vmid: int) -> bool:
+    """Whether a volume belongs to a guest by its name."""
+    name = volid.partition(":")[2]
+    return re.search(rf"(?:^|/)(?:vm|base)-{vmid}-", name) is not None or f"/{vmid}/" in f"/{name}"
+
+
+def users_of_base(world: World, volid: str) -> list[str]:
+    """The linked clones that lie on a volume."""
+    return [
+        other.volid
+        for storage in world.storages.values()
+        for volumes in storage.volumes.values()
+        for other in volumes.values()
+        if other.parent == volid
+    ]
+
+
+def check_base_unused(world: World, volids: Iterable[str], text: str) -> None:
+    """Refuse to free volumes that linked clones lie on."""
+    for volid in volids:
+        if users_of_base(world, volid):
+            raise refused(text.format(volid))
+
+
+def free(world: World, node: str, volid: str) -> bool:
+    """Remove a volume and its bytes; whether it was there.
+
+    Raises:
+        PveError: linked clones lie on it.
+    """
+    storage = world.storages.get(storage_of(volid))
+    if storage is None:
+        return False
+    name = volid.partition(":")[2]
+    check_base_unused(world, [volid], f"base volume '{name}' is still in use by linked clones")
+    gone = storage.on(node).pop(volid, None)
+    if gone is not None and gone.file is not None:
+        gone.file.unlink(missing_ok=True)
+    return gone is not None
+
+
+def volids(config: Mapping[str, str]) -> list[str]:
+    """The volumes that a config names, media of CD drives left out, cloud-init's drive included."""
+    found = [
+        drive["file"]
+        for drive in drives(dict(config)).values()
+        if drive.get("file") and drive["file"] not in NO_VOLUME and (not is_cdrom(drive) or is_cloudinit(drive))
+    ]
+    return found + [parse(value, "file")["file"] for key, value in config.items() if key.startswith("unused")]
+
+
+def grow(volume: Volume, size: int) -> None:
+    """Make a volume larger.
+
+    Raises:
+        PveError: that would shrink it.
+    """
+    if size < volume.size:
+        raise refused("shrinking disks is not supported")
+    volume.size = size
+    if volume.file is not None and volume.format == "raw":
+        with volume.file.open("ab") as image:
+            image.truncate(size)
+
+
+def wanted_size(volume: Volume, text: str) -> int:
+    """`+1G` or `3G` as the size to reach."""
+    return volume.size + bytes_of(text[1:]) if text.startswith("+") else bytes_of(text)

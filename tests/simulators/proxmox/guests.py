@@ -1,0 +1,238 @@
+"""Guests that run, and what happens when they start and go off."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from .access import ROOT
+from .board import cpus
+from .disks import NO_VOLUME, free, storage_of, volids
+from .errors import PveError, refused
+from .keys import bridge
+from .locks import check_lock
+from .strings import NET, disk_size, drives, number, parse
+from .tasks import Task
+from .world import Guest, Running, World
+
+QEMU = "10.0.2"
+CLEAN_UP_WAITS = 30.0  # seconds for which qmeventd's clean-up holds the lock when the guest runs again
+SHUTDOWN_SECONDS = 180.0
+
+
+def row(guest: Guest, *, full: bool = False) -> dict[str, Any]:
+    """A guest as its node tells it: live, unlike cluster/resources."""
+    memory = number(guest.config.get("memory", "512")) << 20
+    run = guest.run
+    told: dict[str, Any] = {
+        "vmid": guest.vmid,
+        "name": guest.name,
+        "status": guest.status,
+        "cpus": cpus(guest.config),
+        "maxmem": memory,
+        "maxdisk": disk_size(guest.config),
+        "uptime": int(time.time() - run.since) if run else 0,
+        "cpu": 0.01 if run else 0,
+        "mem": memory // 4 if run else 0,
+        "memhost": memory // 4 if run else 0,
+        "disk": 0,
+        "netin": 0,
+        "netout": 0,
+    }
+    told |= {key: guest.config[key] for key in ("tags",) if guest.config.get(key)}
+    if guest.template:
+        told["template"] = 1
+    if guest.lock:
+        told["lock"] = guest.lock
+    if run:
+        told |= {"pid": run.pid} | {f"pressure{what}": 0 for what in PRESSURES}
+    if full:
+        told["qmpstatus"] = run.status if run else "stopped"
+        if run:
+            told |= {
+                "running-qemu": QEMU,
+                "running-machine": run.machine,
+                "balloon": memory,
+                "ballooninfo": {"actual": memory, "max_mem": memory},
+                "diskread": 0,
+                "diskwrite": 0,
+            }
+    return told
+
+
+PRESSURES = ("cpusome", "cpufull", "memorysome", "memoryfull", "iosome", "iofull")
+
+
+def agent_enabled(guest: Guest) -> bool:
+    """Whether the config allows a guest agent."""
+    return parse(guest.config.get("agent", "0"), "enabled").get("enabled") == "1"
+
+
+def apply_pending(guest: Guest) -> None:
+    """Make everything that waited for a start part of the config."""
+    for key in guest.dropped:
+        guest.config.pop(key, None)
+    guest.config.update(guest.pending)
+    guest.pending.clear()
+    guest.dropped.clear()
+
+
+def check_start(world: World, guest: Guest) -> None:
+    """Everything that makes a start fail.
+
+    Raises:
+        PveError: naming the first such thing.
+    """
+    if guest.template:
+        raise refused("you can't start a vm if it's a template")
+    if guest.run:
+        raise refused(f"VM {guest.vmid} already running")
+    for drive in drives(guest.config).values():
+        file = drive["file"]
+        if file not in NO_VOLUME and not file.startswith("/") and world.volume(file, guest.node) is None:
+            raise refused(f"volume '{file}' does not exist")
+    for snippet in parse(guest.config.get("cicustom", "")).values():
+        if world.volume(snippet, guest.node) is None:
+            raise refused(f"volume '{snippet}' does not exist")
+    for key, value in guest.config.items():
+        if NET.fullmatch(key) and bridge(value) and bridge(value) not in world.nodes[guest.node].bridges:
+            raise refused(f"bridge '{bridge(value)}' does not exist")
+
+
+async def start(task: Task, guest: Guest, *, skiplock: bool = False, paused: bool = False) -> None:
+    """Start a guest whose file lock the caller holds; one that hibernates wakes up.
+
+    Raises:
+        PveError: it is locked, runs already, or lacks something.
+    """
+    world = task.world
+    hibernated = guest.lock == "suspended"
+    if not skiplock and not hibernated:
+        check_lock(guest)
+    apply_pending_first = not guest.run and not hibernated
+    if apply_pending_first:
+        apply_pending(guest)
+    check_start(world, guest)
+    if hibernated and guest.vmstate:
+        task.log("Resuming suspended VM")
+        task.log(f"activating and using '{guest.vmstate}' as vmstate")
+    if any("cloudinit" in drive["file"] for drive in drives(guest.config).values()):
+        task.log("generating cloud-init ISO")
+        generate_cloudinit(guest)
+    await task.spend(world.pace.start)
+    run_now(world, guest, paused=paused)
+    if hibernated:
+        task.log("Resumed VM, removing state")
+        wake(world, guest)
+
+
+def run_now(world: World, guest: Guest, *, paused: bool = False) -> None:
+    """The QEMU process is there."""
+    machine = guest.config.get("machine", "pc")
+    chip = "pc-q35" if "q35" in machine else "pc-i440fx"
+    status = "paused" if paused else "running"
+    guest.run = Running(world.tasks.pid(), machine=f"{chip}-10.0+pve0", status=status)
+    if world.hypervisor is not None:
+        world.hypervisor.started(guest)
+
+
+def wake(world: World, guest: Guest) -> None:
+    """Drop what a hibernation left."""
+    if guest.vmstate:
+        free(world, guest.node, guest.vmstate)
+    guest.vmstate, guest.lock = "", ""
+    for key in ("runningcpu", "running-nets-host-mtu"):
+        guest.config.pop(key, None)
+
+
+def generate_cloudinit(guest: Guest) -> None:
+    """Remember what the drive was made from."""
+    guest.generated = {key: value for key, value in guest.config.items() if is_cloudinit_key(key)}
+
+
+def is_cloudinit_key(key: str) -> bool:
+    return key.startswith(("ci", "ipconfig")) or key in ("nameserver", "searchdomain", "sshkeys", "name")
+
+
+def off_now(world: World, guest: Guest, *, applied: bool) -> None:
+    """The QEMU process is gone, and somebody will clean up after it.
+
+    Args:
+        applied: whether who ended it makes the pending changes part of the config, as stop and shutdown do.
+    """
+    if guest.run is None:
+        return
+    guest.run = None
+    if world.hypervisor is not None:
+        world.hypervisor.ended(guest)
+    if applied:
+        apply_pending(guest)
+    world.tasks.spawn(clean_up(world, guest), f"qmeventd {guest.vmid}")
+
+
+async def clean_up(world: World, guest: Guest) -> None:
+    """What qmeventd does after a guest went off, and what makes a start right after that a bad idea."""
+    await world.pace.spend(world.pace.clean_up)
+    try:
+        async with world.locks.hold(guest.vmid):
+            waited = 0.0
+            while guest.run is not None and waited < CLEAN_UP_WAITS:
+                await world.pace.spend(1.0)
+                waited += 1.0
+    except PveError:
+        return  # somebody works on it; real clean-ups give up as well
+    if guest.reboot and world.guests.get(guest.vmid) is guest:
+        guest.reboot = False
+        begin_start(world, guest)
+
+
+def begin_start(world: World, guest: Guest) -> None:
+    """The node itself starts a guest."""
+
+    async def worker(task: Task) -> None:
+        async with world.locks.hold(guest.vmid, log=task.log):
+            await start(task, guest)
+
+    world.tasks.start(ROOT, guest.node, "qmstart", guest.vmid, worker)
+
+
+async def stop(task: Task, guest: Guest, *, skiplock: bool = False) -> None:
+    """End the QEMU process of a guest whose file lock the caller holds; one that is off stays as it is."""
+    if guest.run is None:
+        return
+    if not skiplock:
+        check_lock(guest)
+    await task.spend(task.world.pace.stop)
+    off_now(task.world, guest, applied=True)
+
+
+async def power_down(task: Task, guest: Guest, timeout: float) -> bool:
+    """Ask the guest to go off and wait; whether it did within `timeout` seconds of the world."""
+    if guest.run is None:
+        return True
+    pace = task.world.pace
+    if agent_enabled(guest) and not guest.agent:
+        await task.spend(min(pace.agent, 3.0))
+        task.log(f"QEMU Guest Agent is not running - VM {guest.vmid} qga command 'guest-ping' failed - got timeout")
+    reacts = guest.obeys or (agent_enabled(guest) and guest.agent)
+    waited = 0.0
+    while guest.run is not None and waited < timeout:
+        step = min(0.5, timeout - waited)
+        await task.spend(step)
+        waited += step
+        if reacts and guest.run is not None and guest.run.status == "running" and waited >= pace.power_down:
+            off_now(task.world, guest, applied=True)
+        reacts = guest.obeys or (agent_enabled(guest) and guest.agent)
+    return guest.run is None
+
+
+def crash(world: World, guest: Guest) -> None:
+    """QEMU ends by itself: no task tells of it, and pending changes go on waiting."""
+    off_now(world, guest, applied=False)
+
+
+def state_storage(world: World, guest: Guest) -> str:
+    """Where a guest's memory goes when nobody says: beside its disks, shared ones first."""
+    found = [world.storages[name] for volid in volids(guest.config) if (name := storage_of(volid)) in world.storages]
+    found.sort(key=lambda storage: not storage.shared)
+    return found[0].name if found else next(s.name for s in world.storages.values() if "images" in s.content)
