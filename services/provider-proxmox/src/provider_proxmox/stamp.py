@@ -12,15 +12,11 @@ from dataclasses import dataclass, field, replace
 
 import msgspec
 from common import v1
-from common.errors import InvalidSpecError
+
+from provider_proxmox import comment
 
 TAG = "virtrigaud"
-"""Tag of every machine of ours, so that people find them; it decides nothing."""
-
-LIMIT = 8192
-"""Bytes of a description. Source: the API schema of Proxmox VE 9.2."""
-
-_OPEN, _CLOSE = "<!-- virtrigaud ", " -->"
+"""Tag of every machine of ours, so that people find them; it decides nothing. And the mark of the stamp's comment."""
 
 
 @dataclass(frozen=True)
@@ -125,31 +121,18 @@ def written(text: str, stamp: Stamp | None) -> str:
     """A description: the text for people, and the stamp.
 
     Raises:
-        InvalidSpecError: both together are longer than LIMIT.
+        InvalidSpecError: both together are longer than comment.LIMIT.
     """
-    if stamp is None:
-        return text
-    # "--" ends a comment in some readers; JSON has another way to write a hyphen.
-    json = msgspec.json.encode(stamp).decode().replace("--", "-\\u002d").replace("<", "\\u003c").replace(">", "\\u003e")
-    whole = f"{text}\n\n{_OPEN}{json}{_CLOSE}" if text else f"{_OPEN}{json}{_CLOSE}"
-    size = len(whole.encode())
-    if size > LIMIT:
-        raise InvalidSpecError(
-            f"description: text and record of the machine take {size} bytes, Proxmox VE keeps {LIMIT}; shorten the text"
-        )
-    return whole
+    return text if stamp is None else comment.written(text, TAG, stamp)
 
 
 def read(description: str) -> tuple[str, Stamp | None]:
     """The text for people and the stamp, whoever's it is; None when there is none that makes sense."""
-    text, opened, rest = description.rpartition(_OPEN)
-    if not opened:
-        return description, None
-    json, closed, after = rest.partition(_CLOSE)
+    text, json = comment.read(description, TAG)
     try:
-        stamp = msgspec.json.decode(json, type=Stamp) if closed else None
+        stamp = msgspec.json.decode(json, type=Stamp) if json else None
     except msgspec.MsgspecError:
         return description, None  # not ours: a person or another tool wrote it
     if stamp is None or not stamp.uid or not stamp.owner:
         return description, None
-    return (text.removesuffix("\n\n") + after.rstrip("\n")), stamp
+    return text, stamp
