@@ -28,8 +28,8 @@ async def login(call: Call) -> object:
         "username": user,
         "ticket": access.ticket(user),
         "CSRFPreventionToken": access.csrf(user),
-        "clustername": call.world.name,
         "cap": capabilities(access.privileges(Who(user), "/")),
+        **({"clustername": call.world.name} if len(call.world.nodes) > 1 else {}),
     }
 
 
