@@ -147,6 +147,14 @@ def test_nics_are_read_in_all_spellings() -> None:
     assert (second.model, second.mac, third.model, third.mac) == ("e1000", "", "vmxnet3", "aa:00:00:00:00:01")
 
 
+@given(st.integers(min_value=1, max_value=1 << 40))
+def test_a_rate_is_read_back_to_the_byte(limit: int) -> None:
+    """Else the limit would be set anew for ever."""
+    nic = v1.NicSpec(name="n", network=v1.NetworkRef(kind=v1.NetworkKind.NAT), rate_limit_bytes=limit)
+    written = nics.value(nic, "aa:00:00:00:00:01", default_bridge="vmbr0")
+    assert nics.Nic("net0", written).rate_limit_bytes == limit
+
+
 @given(uid=st.uuids(), name=st.from_regex(r"[a-z][a-z0-9-]{0,20}", fullmatch=True))
 def test_a_derived_mac_is_always_the_same(uid: object, name: str) -> None:
     """A NIC that is made anew keeps its lease; nobody else's address is taken."""
@@ -168,6 +176,16 @@ def test_a_derived_mac_is_always_the_same(uid: object, name: str) -> None:
         (
             v1.NicSpec(name="n", mtu=9000, network=v1.NetworkRef(kind=v1.NetworkKind.NAMED, name="vnet1")),
             "virtio=AA:00:00:00:00:01,bridge=vnet1,mtu=9000",
+        ),
+        (
+            v1.NicSpec(
+                name="n",
+                network=v1.NetworkRef(kind=v1.NetworkKind.BRIDGE, name="br0"),
+                firewall=True,
+                rate_limit_bytes=3 << 19,
+                trunks=["1", "5-7"],
+            ),
+            "virtio=AA:00:00:00:00:01,bridge=br0,trunks=1;5-7,firewall=1,rate=1.5",
         ),
     ],
 )

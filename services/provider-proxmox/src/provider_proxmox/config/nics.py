@@ -26,7 +26,6 @@ BRIDGED: Final = (v1.NetworkKind.NAMED, v1.NetworkKind.BRIDGE, v1.NetworkKind.NA
 _BYTES_OF_RATE: Final = 1 << 20
 """Bytes in a unit of `rate`. Source: "megabytes per second" in the API schema; PVE::Network::tap_rate_limit."""
 _SLOT: Final = re.compile(r"net(0|[1-9]\d?)")
-_TRUNKS: Final = re.compile(r"\d+(?:-\d+)?(?:;\d+(?:-\d+)?)*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +163,9 @@ def value(nic: v1.NicSpec, mac: str, *, default_bridge: str, old: Property | Non
         "bridge": bridge_of(nic.name, network, default_bridge),
         "tag": str(network.vlan) if network.vlan else None,
         "mtu": str(nic.mtu) if nic.mtu else None,
+        "trunks": ";".join(nic.trunks) or None,
+        "firewall": "1" if nic.firewall else None,
+        "rate": _rate(nic.rate_limit_bytes) if nic.rate_limit_bytes else None,
     }
     kept = _without_model(old) if old is not None else Property()
     whole = Property(((model, mac.upper()), *kept.items))
@@ -193,6 +195,11 @@ def record(nic: v1.NicSpec, slot: str) -> NicStamp:
 def _without_model(old: Property) -> Property:
     known = {"", "model", "macaddr", *MODELS}
     return Property(tuple((key, value) for key, value in old.items if key not in known))
+
+
+def _rate(limit: int) -> str:
+    """Exact to the byte when it is read back: the number is a float over there."""
+    return f"{limit / _BYTES_OF_RATE:.10f}".rstrip("0").rstrip(".")
 
 
 def _number(text: str) -> int:
