@@ -79,10 +79,13 @@ def machine_name(identity: v1.MachineIdentity) -> str:
 def tag_list(tags: list[str]) -> str:
     """Tags as Proxmox VE takes them, ours among them: lower case, of letters, digits and "_+.-"."""
     known = {stamp.TAG}
-    for tag in tags:
-        word = _NOT_IN_TAG.sub("-", tag.lower()).lstrip("-+.")
-        known |= {word} if word else set()
+    known |= {word for tag in tags if (word := tag_word(tag))}
     return ";".join(sorted(known))
+
+
+def tag_word(tag: str) -> str:
+    """A tag as Proxmox VE keeps it; empty for one of which nothing is left."""
+    return _NOT_IN_TAG.sub("-", tag.lower()).lstrip("-+.")
 
 
 # -- from nothing ------------------------------------------------------------------------------------------------------
