@@ -4,18 +4,17 @@ looked up in the tree or may be done twice.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from common import faults, logging, v1
 from common.clock import Clock
-from common.errors import InvalidSpecError, NameConflictError, ResourceNotFoundError, StalePreconditionError
+from common.errors import InvalidSpecError, NameConflictError, StalePreconditionError
 from providerkit.driver import Progress
 from pyVmomi import vim
 
-from provider_vsphere import machines, power, unread
+from provider_vsphere import files, machines, power, unread
 from provider_vsphere.around import policies, storagedrs
 from provider_vsphere.around.keyproviders import KeyProviders
 from provider_vsphere.config import customization, devices, editing, hardware, making, nics
@@ -267,13 +266,16 @@ class Creator:
                 return
 
     async def _destroy(self, entity: Entity, doing: str, progress: Progress) -> None:
+        unread.refuse_away(self._vsphere.tree, entity, doing)
+        await self._kept(entity, doing)  # whatever refuses comes before anything is done
         progress(0.1, "powering off")
         await power.power_off(self._vsphere, entity, doing)
         progress(0.3, "unplugging disks that are not ours")
         await self._unplug_foreign(entity, doing)
         await faults.point(DETACHED)
         progress(0.5, "removing its files")
-        await self._remove_kept(entity, doing)
+        for file in await self._kept(entity, doing):
+            await files.remove(self._vsphere, entity, file, doing)
         progress(0.7, "destroying the VM")
         await self._vsphere.task(doing, lambda login: self._vsphere.machine(entity, login).Destroy_Task())
         self._vsphere.forget(entity)
@@ -290,21 +292,14 @@ class Creator:
             edit.changeVersion = entity.facts.get("config.changeVersion")
             await self._vsphere.task(doing, lambda login: self._vsphere.machine(entity, login).ReconfigVM_Task(edit))
 
-    async def _remove_kept(self, entity: Entity, doing: str) -> None:
+    async def _kept(self, entity: Entity, doing: str) -> set[str]:
         """Disks of ours that are unplugged, but for those that somebody has given to another VM."""
-        mark, datacenter = machines.stamp_of(entity), self._vsphere.tree.datacenter(entity)
+        mark = machines.stamp_of(entity)
         kept = {*editing.kept_files(mark).values(), *pending_files(entity).values()} if mark is not None else set()
-        taken = kept & machines.files_of_others(self._vsphere.tree, entity) if kept else set()
+        taken = await self._snapshots.taken_by_others(entity, kept, doing)
         for file in taken:
             log.warning("vsphere.disk.taken", uid=entity.uuid, file=file)
-        for file in kept - taken:
-
-            def delete(login: Login, file: str = file) -> Any:
-                where = vim.Datacenter(datacenter.moid, login.instance._stub) if datacenter is not None else None
-                return login.content.virtualDiskManager.DeleteVirtualDisk_Task(file, where)
-
-            with contextlib.suppress(ResourceNotFoundError):  # it has gone already
-                await self._vsphere.task(doing, delete)
+        return kept - taken
 
 
 def asked_places(placement: v1.Placement | None) -> dict[str, str]:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from common.errors import ForeignMachineError, MachineNotFoundError, OperationInProgressError
 
-from provider_vsphere.config import devices
 from provider_vsphere.session.tree import Entity, Tree
 from provider_vsphere.session.watched import IMAGE_STAMP, STAMP, UPLOAD_STAMP
 from provider_vsphere.stamps import imagestamp, stamp, uploadstamp
@@ -89,31 +86,3 @@ def get(tree: Tree, uid: str, owner: str) -> Entity:
     if found is None:
         raise MachineNotFoundError(f"machine {uid}: vSphere has none with this instance UUID")
     return found
-
-
-def standing_on(tree: Tree, entity: Entity) -> list[Entity]:
-    """VMs whose disks have a file of this one below their own: linked clones."""
-    files = {devices.file_of(disk) for disk in devices.disks_of(entity.facts.get("config.hardware.device") or ())}
-    files.discard("")
-    return [each for each in tree.of_kind("VirtualMachine") if each is not entity and files & set(_below(each))]
-
-
-def files_of_others(tree: Tree, entity: Entity) -> set[str]:
-    """Files of the disks of every other VM in its datacenter, where a path means the same file."""
-    datacenter = tree.datacenter(entity)
-    return {
-        file
-        for each in tree.of_kind("VirtualMachine")
-        if each.moid != entity.moid and tree.datacenter(each) is datacenter
-        for disk in devices.disks_of(each.facts.get("config.hardware.device") or ())
-        for file in devices.chain_of(disk)
-    }
-
-
-def _below(machine: Entity) -> Iterator[str]:
-    """Files that a VM's disks stand on."""
-    for disk in devices.disks_of(machine.facts.get("config.hardware.device") or ()):
-        backing = getattr(disk.backing, "parent", None)
-        while backing is not None:
-            yield str(backing.fileName or "")
-            backing = getattr(backing, "parent", None)

@@ -19,8 +19,9 @@ from common.errors import (
 from providerkit.driver import Progress
 from pyVmomi import vim
 
-from provider_vsphere import machines, power
+from provider_vsphere import machines, power, unread
 from provider_vsphere.config import devices, editing, making
+from provider_vsphere.files import Files
 from provider_vsphere.session import snapshot_tree, watched
 from provider_vsphere.session.login import Login
 from provider_vsphere.session.snapshot_tree import FACT, Node
@@ -228,11 +229,31 @@ class Snapshots:
         held = await self.held(going, doing)
         self._refuse_stood_on(entity, {each for held_by in held.values() for each in held_by.tops}, doing)
 
-    def _refuse_stood_on(self, entity: Entity, files: set[str], doing: str) -> None:
-        others = (each for each in self._vsphere.tree.of_kind("VirtualMachine") if each.moid != entity.moid)
-        users = sorted(other.name for other in others if files & _parents(other))
+    def _refuse_stood_on(self, entity: Entity, paths: set[str], doing: str) -> None:
+        users = sorted(other.name for other in Files(self._vsphere.tree).standing_on(entity, paths))
         if users:
             raise SnapshotInUseError(f"{doing}: linked clones stand on it: {', '.join(users)}")
+
+    async def taken_by_others(self, entity: Entity, paths: Iterable[str], doing: str) -> set[str]:
+        """Those of some files of a machine that other VMs have, now or in a snapshot.
+
+        Raises:
+            HypervisorUnavailableError: a VM on the same datastore cannot be read, and may have one.
+        """
+        tree, files = self._vsphere.tree, Files(self._vsphere.tree)
+        asked = files.at(entity, paths)
+        if not asked:
+            return set()
+        stores = {store for store, _ in asked}
+        for each in tree.unread():
+            if stores & {files.url(moid) for moid in each.facts.get("datastore") or ()}:
+                unread.refuse_away(tree, each, f"{doing}: look for its unplugged disks in other VMs")
+        found = files.of_others(entity)
+        others = [each for each in tree.of_kind("VirtualMachine") if each.moid != entity.moid]
+        holder = {node.moid: each for each in others for node in _nodes(each)}
+        for moid, held in (await self.held([node for each in others for node in _nodes(each)], doing)).items():
+            found |= files.at(holder[moid], held.files).keys()
+        return {path for location, path in asked.items() if location in found}
 
     # -- going back ------------------------------------------------------------------------------------------------
 

@@ -20,14 +20,13 @@ from common.errors import (
     HypervisorUnavailableError,
     InvalidSpecError,
     NotSupportedError,
-    ResourceNotFoundError,
     StalePreconditionError,
     WrongPowerStateError,
 )
 from providerkit.extents import Digest, Incoming
 from pyVmomi import vim
 
-from provider_vsphere import machines
+from provider_vsphere import files, machines
 from provider_vsphere.around import policies
 from provider_vsphere.config import devices, editing, making
 from provider_vsphere.content import vmdk
@@ -173,7 +172,7 @@ class Uploads:
         record = machines.record_of(now)
         plugged = {devices.file_of(disk) for disk in devices.disks_of(now.facts.get("config.hardware.device") or ())}
         for file in set(on_way(record).values()) - plugged:
-            await self._delete_file(entity, file, doing)
+            await files.remove(self._vsphere, entity, file, doing)
         await self._reconfigure(now, _without_way(record), [], doing)
 
     async def _look(self, uid: str, doing: str) -> None:
@@ -195,13 +194,6 @@ class Uploads:
         with contextlib.suppress(StalePreconditionError):  # its lease ended meanwhile, and it with that
             await self._vsphere.task(doing, lambda login: self._vsphere.machine(shell, login).Destroy_Task())
         self._vsphere.forget(shell)
-
-    async def _delete_file(self, entity: Entity, file: str, doing: str) -> None:
-        def delete(login: Login) -> Any:
-            return login.content.virtualDiskManager.DeleteVirtualDisk_Task(file, self._where(entity, login))
-
-        with contextlib.suppress(ResourceNotFoundError):  # it has not come that far, or has gone already
-            await self._vsphere.task(doing, delete)
 
     def _where(self, entity: Entity, login: Login) -> Any:
         datacenter = self._vsphere.tree.datacenter(entity)

@@ -25,7 +25,7 @@ from providerkit.driver import Progress
 from providerkit.violations import has_control, shown
 from pyVmomi import vim, vmodl
 
-from provider_vsphere import machines, unread
+from provider_vsphere import files, machines, unread
 from provider_vsphere.config import devices
 from provider_vsphere.images import packages, references
 from provider_vsphere.images.importing import Importer, is_ready
@@ -270,7 +270,7 @@ class Images:
             return
         unread.refuse_away(self._vsphere.tree, entity, doing)
         await self._vsphere.refresh(entity)
-        if users := machines.standing_on(self._vsphere.tree, entity):
+        if users := files.linked_clones(self._vsphere.tree, entity):
             names = ", ".join(sorted(_user(self._vsphere.tree, each) for each in users))
             raise ImageInUseError(f"image {image_id}: in use by {names}")
         await self._vsphere.task(doing, lambda login: self._vsphere.machine(entity, login).Destroy_Task())

@@ -32,7 +32,7 @@ from providerkit.fetch import Download, LocalFile, Policy
 from providerkit.violations import shown
 from pyVmomi import vim
 
-from provider_vsphere import machines
+from provider_vsphere import files, machines
 from provider_vsphere.config import making, nics
 from provider_vsphere.content.nfc import Nfc
 from provider_vsphere.images import ovf, packages
@@ -310,7 +310,7 @@ class Importer:
                 raise OperationInProgressError(
                     f"image {image_id}: {path} was made a machine, and runs; remove it by hand"
                 )
-            if users := machines.standing_on(self._vsphere.tree, entity):
+            if users := files.linked_clones(self._vsphere.tree, entity):
                 names = ", ".join(map(self._vsphere.tree.path, users))
                 raise ImageInUseError(
                     f"image {image_id}: {path} is no template any more, and {names} stand on its disks; nothing was "

@@ -202,6 +202,12 @@ def translate(error: BaseException | None, doing: str) -> ProviderError:
     return translated
 
 
+def is_missing_file(error: ProviderError) -> bool:
+    """It says that a file is not there, where others of its kind say that nobody can get at it."""
+    cause = error.__cause__
+    return isinstance(cause.fault if isinstance(cause, vmodl.LocalizedMethodFault) else cause, vim.fault.FileNotFound)
+
+
 def _kind(fault: Any) -> type[ProviderError]:
     if isinstance(fault, vmodl.fault.ManagedObjectNotFound):
         return _nearest(_BY_GONE, type(fault.obj), ResourceNotFoundError)
