@@ -115,7 +115,7 @@ def new_machine(spec: v1.MachineSpec, record: Stamp, choices: Choices) -> Made:
         slot, where = disks.free_slot(disk, params), choices.disks.get(disk.name)
         source = choices.sources.get(disk.name)
         params[slot] = str(disks.attached(_volume(disk, where, source), disk, slot, options))
-        record = record.with_disk(_disk_stamp(disk, slot))
+        record = record.with_disk(disk_stamp(disk, slot))
         if source is not None and disk.size_bytes > next(iter(source.disks.values()), 0):
             growth[slot] = disk.size_bytes
     record = _cdroms(spec, record, params)
@@ -175,7 +175,7 @@ def over(spec: v1.MachineSpec, record: Stamp, config: Mapping[str, Any], choices
             limited = _overlaid(drive, disk, spec)
             params |= {drive.slot: str(limited)} if limited != drive.options else {}
             growth |= {drive.slot: disk.size_bytes} if disk.size_bytes > drive.size_bytes else {}
-            record = record.with_disk(_disk_stamp(disk, drive.slot))
+            record = record.with_disk(disk_stamp(disk, drive.slot))
             continue
         known = record.disk(disk.name)
         if known is not None and known.slot in config:
@@ -186,7 +186,7 @@ def over(spec: v1.MachineSpec, record: Stamp, config: Mapping[str, Any], choices
         source = choices.sources.get(disk.name)
         if source is not None and disk.size_bytes > next(iter(source.disks.values()), 0):
             growth[slot] = disk.size_bytes
-        record = record.with_disk(_disk_stamp(disk, slot))
+        record = record.with_disk(disk_stamp(disk, slot))
         taken.add(slot)
     record = _with_unnamed(record, have)
     record = _cdroms(spec, record, params, taken, config)
@@ -257,7 +257,8 @@ def _shape(spec: v1.MachineSpec, choices: Choices, *, old_cpu: str = "", old_mac
     return params
 
 
-def _disk_stamp(disk: v1.DiskSpec, slot: str) -> DiskStamp:
+def disk_stamp(disk: v1.DiskSpec, slot: str) -> DiskStamp:
+    """What the stamp says of a disk that is made for the spec."""
     kind = disk.provisioning if disk.provisioning is not v1.DiskProvisioning.UNSPECIFIED else v1.DiskProvisioning.THIN
     return DiskStamp(
         name=disk.name,

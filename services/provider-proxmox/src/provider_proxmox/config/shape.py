@@ -1,0 +1,89 @@
+"""A machine as it shall be: configuration and stamp together, because one call makes both true.
+
+Several changes are made by doing one upon the other. Whatever they were, the difference between the first and the last
+shape is the one call that they take.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from provider_proxmox import stamp
+from provider_proxmox.config import disks, hardware
+from provider_proxmox.session.index import Guest
+from provider_proxmox.stamp import Stamp
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A machine as it shall be."""
+
+    config: Mapping[str, Any]
+    """What is written now, whether it holds already or only after a restart."""
+    stamp: Stamp
+    text: str
+    """Description for people."""
+    taken: frozenset[str] = frozenset()
+    """Slots that are in use until a restart, though the configuration has given them up."""
+
+    def having(self, changes: Mapping[str, object | None], record: Stamp | None = None) -> Shape:
+        """With these options; None takes one away."""
+        config = {key: value for key, value in self.config.items() if key not in changes}
+        config |= {key: value for key, value in changes.items() if value is not None}
+        return replace(self, config=config, stamp=record if record is not None else self.stamp)
+
+    def noting(self, settings: Mapping[str, str], *, without: str | tuple[str, ...] = ()) -> Shape:
+        """With these settings in the stamp, and without those of the same beginning that are asked for no longer."""
+        old = {key: value for key, value in self.stamp.settings.items() if not (without and key.startswith(without))}
+        return replace(self, stamp=replace(self.stamp, settings=old | dict(settings)))
+
+    @property
+    def used(self) -> set[str]:
+        """Slots that nothing else can be put into."""
+        return {*self.config, *self.taken}
+
+    @property
+    def extra(self) -> dict[str, str]:
+        """What extra_config asked for when it was last written."""
+        return {key: value for key, value in self.stamp.settings.items() if key in hardware.OUR_KEYS}
+
+
+def shape_of(guest: Guest, record: Stamp) -> Shape:
+    """What a guest is now."""
+    config = {key: value for key, value in guest.config.items() if key not in guest.pending and key != "digest"}
+    config |= {key: value for key, value in guest.pending.items() if value is not None}
+    going = frozenset(key for key, value in guest.pending.items() if value is None)
+    return Shape(config, with_volumes(record, config), guest.description, going)
+
+
+def with_volumes(record: Stamp, config: Mapping[str, Any]) -> Stamp:
+    """The stamp that names the volume of every disk: one that was made in a slot got its name from Proxmox VE."""
+    for disk in record.disks:
+        drive = disks.drive_in(config, disk.slot)
+        if drive is not None and not disk.volume and disks.storage_of(drive.volume):
+            record = record.with_disk(replace(disk, volume=drive.volume))
+    return record
+
+
+def parameters(before: Shape, after: Shape, written: str) -> dict[str, object]:
+    """What the call has to say; empty when there is nothing to do.
+
+    An entry for an unplugged volume is never taken away here: that would delete the volume.
+
+    Args:
+        written: description that is there now, stamp included.
+    """
+    found: dict[str, object] = {
+        key: value
+        for key, value in after.config.items()
+        if str(before.config.get(key, "")) != str(value) and key != "description"
+    }
+    gone = [key for key in before.config if key not in after.config and not key.startswith("unused")]
+    if gone:
+        found["delete"] = ",".join(sorted(gone))
+    description = stamp.written(after.text, after.stamp)
+    if description != written:
+        found["description"] = description
+    return found
