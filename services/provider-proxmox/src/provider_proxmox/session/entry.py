@@ -1,0 +1,285 @@
+"""The way into the cluster: which node is asked, as whom, and what happens when it does not answer.
+
+Every node of a cluster answers for all of them. One that cannot be reached is left alone for a while and the next one
+is asked; a request that may have arrived and is no GET is never repeated. A refused login costs Proxmox VE 3 seconds
+and a line in its log: it is not repeated until the credentials are other ones, or a growing pause is over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from common import logging
+from common.clock import Clock
+from common.errors import CredentialsRefusedError, HypervisorUnavailableError, OutcomeUnknownError, ProviderError
+from providerkit.threads import Threads
+
+from provider_proxmox.session.line import CONNECT_SECONDS, Line, UnreachableError
+from provider_proxmox.session.login import Credentials, Endpoint, Login, ticket_login, token_login
+from provider_proxmox.session.pve_errors import RefusedLoginError
+
+log = logging.get(__name__)
+
+FIRST_PAUSE, LONGEST_PAUSE = 1.0, 15.0
+"""Seconds for which a node that cannot be reached is left alone."""
+FIRST_REFUSAL, LONGEST_REFUSAL = 10.0, 60.0
+"""Seconds for which refused credentials are not tried again, unless the files have others."""
+LOCAL_SECONDS = 10.0
+"""So soon a node answers what it need not ask another one for; one that does not is left for the next."""
+
+
+@dataclass(slots=True)
+class _Door:
+    """One node that the API is asked at."""
+
+    line: Line
+    away_until: float = 0.0
+    pause: float = FIRST_PAUSE
+    why: str = ""
+
+
+class Entry:
+    """Asks the cluster. Nothing is opened until the first call."""
+
+    def __init__(self, endpoint: Endpoint, *, clock: Clock, call_timeout: float, concurrency: int) -> None:
+        self.endpoint = endpoint
+        self.requests = 0
+        """Sent so far, those included that nobody answered."""
+        self._clock = clock
+        self._timeout = call_timeout
+        self._size = concurrency
+        self._lanes = {
+            "calls": Threads(concurrency),
+            "looks": Threads(concurrency),
+            "agents": Threads(max(2, concurrency // 2)),
+            "uploads": Threads(max(1, concurrency // 4)),
+        }
+        self._doors: list[_Door] = []
+        self._trusted: object = None
+        self._login: Login | None = None
+        self._logging_in = asyncio.Lock()
+        self._refused: Credentials | None = None
+        self._refusal: CredentialsRefusedError | None = None
+        self._refused_until = 0.0
+        self._refusal_pause = FIRST_REFUSAL
+
+    def close(self) -> None:
+        """Drop the idle connections and forget the login."""
+        for door in self._doors:
+            door.line.close()
+        self._doors, self._login = [], None
+
+    @property
+    def url(self) -> str:
+        """Of the node that is asked now."""
+        return self._doors[0].line.url if self._doors else self.endpoint.urls[0]
+
+    async def ask(
+        self,
+        doing: str,
+        method: str,
+        path: str,
+        params: Mapping[str, object],
+        *,
+        lane: str = "calls",
+        timeout: float | None = None,
+        body: Callable[[], Any] | None = None,
+    ) -> Any:
+        """One request, answered.
+
+        Args:
+            lane: whose threads it takes: none of them can be held up by the others.
+            timeout: seconds; that of the settings if None.
+            body: makes what is sent instead of the parameters, anew for each try.
+        Raises:
+            ProviderError: what Proxmox VE said, or why nobody knows.
+        """
+        login = await self._enter(doing)
+        try:
+            return await self._ask(doing, method, path, params, login, lane, timeout, body)
+        except RefusedLoginError:
+            if path == "access/ticket":
+                raise
+            fresh = await self._enter(doing, instead_of=login)
+        try:
+            return await self._ask(doing, method, path, params, fresh, lane, timeout, body)
+        except RefusedLoginError as error:
+            self._refuse(fresh.credentials, error)
+            raise
+
+    async def _ask(
+        self,
+        doing: str,
+        method: str,
+        path: str,
+        params: Mapping[str, object],
+        login: Login | None,
+        lane: str,
+        timeout: float | None,
+        body: Callable[[], Any] | None,
+    ) -> Any:
+        """The same, as this login, on the first node that can be reached."""
+        failed: ProviderError | None = None
+        for door in self._open_doors(doing):
+            try:
+                answer = await self._through(door, doing, method, path, params, login, lane, timeout, body)
+            except UnreachableError as error:
+                self._away(door, error)
+                failed = error
+            except HypervisorUnavailableError as error:
+                if method != "GET" or not _is_local(path):
+                    raise  # a node behind this one may be what does not answer
+                self._away(door, error)
+                failed = error
+            else:
+                self._back(door)
+                return answer
+        assert failed is not None  # there is one door at least
+        raise failed
+
+    async def _through(
+        self,
+        door: _Door,
+        doing: str,
+        method: str,
+        path: str,
+        params: Mapping[str, object],
+        login: Login | None,
+        lane: str,
+        timeout: float | None,
+        body: Callable[[], Any] | None,
+    ) -> Any:
+        seconds = timeout if timeout is not None else self._timeout
+        if method == "GET" and _is_local(path):
+            seconds = min(seconds, LOCAL_SECONDS)
+        sent = False
+
+        def work() -> Any:
+            nonlocal sent
+            sent = True
+            self.requests += 1
+            content = body() if body is not None else None
+            return door.line.call(doing, method, path, params, login, timeout=seconds, body=content)
+
+        # The call itself gives up first; a thread is left behind only when it hangs in the system's resolver.
+        changes = path if method != "GET" else ""
+        try:
+            return await self._lanes[lane].run(
+                work, timeout=seconds + CONNECT_SECONDS + 1, doing=doing, changes=changes
+            )
+        except (UnreachableError, OutcomeUnknownError):
+            raise
+        except HypervisorUnavailableError as error:
+            if sent and changes and type(error) is HypervisorUnavailableError:
+                raise OutcomeUnknownError(f"{error}; whether it was done has to be looked up") from error
+            raise
+
+    # -- doors -----------------------------------------------------------------------------------------------------
+
+    def _open_doors(self, doing: str) -> list[_Door]:
+        """Nodes to ask, in this order.
+
+        Raises:
+            HypervisorUnavailableError: all of them were out of reach a moment ago.
+        """
+        self._fit()
+        now = self._clock.monotonic()
+        doors = [door for door in self._doors if door.away_until <= now]
+        if not doors:
+            first = min(self._doors, key=lambda door: door.away_until)
+            raise HypervisorUnavailableError(
+                f"{doing}: no node of the cluster can be reached: {'; '.join(door.why for door in self._doors)}",
+                retry_after=max(first.away_until - now, 0.1),
+            )
+        return doors
+
+    def _fit(self) -> None:
+        """Make the lines, and make them anew when the files say something else about whom to believe."""
+        files = tuple(self.endpoint.secret(name) for name in ("ca.crt", "fingerprint"))
+        if self._doors and files == self._trusted:
+            return
+        try:
+            trust = self.endpoint.trust()
+        except (OSError, ValueError) as error:
+            raise CredentialsRefusedError(f"credentials: `ca.crt` or `fingerprint` makes no sense: {error}") from None
+        for door in self._doors:
+            door.line.close()
+        self._doors = [_Door(Line(url, trust, size=2 * self._size)) for url in self.endpoint.urls]
+        self._trusted = files
+
+    def _away(self, door: _Door, error: ProviderError) -> None:
+        log.warning("pve.endpoint.away", url=door.line.url, error=str(error), pause=door.pause)
+        door.away_until = self._clock.monotonic() + door.pause
+        door.pause = min(door.pause * 2, LONGEST_PAUSE)
+        door.why = str(error)
+        if door in self._doors:
+            self._doors.remove(door)
+            self._doors.append(door)  # the next one stays the first: going back and forth would help nobody
+
+    def _back(self, door: _Door) -> None:
+        if door.why:
+            log.info("pve.endpoint.back", url=door.line.url)
+        door.away_until, door.pause, door.why = 0.0, FIRST_PAUSE, ""
+
+    # -- logins ----------------------------------------------------------------------------------------------------
+
+    async def _enter(self, doing: str, instead_of: Login | None = None) -> Login:
+        """The login of now; another one if that was refused or grows old.
+
+        Raises:
+            CredentialsRefusedError: Proxmox VE did not like the credentials, and they are the same.
+        """
+        login = self._login
+        if login is not None and login is not instead_of and self._clock.monotonic() < login.renew_at:
+            return login
+        async with self._logging_in:
+            login = self._login
+            if login is not None and login is not instead_of and self._clock.monotonic() < login.renew_at:
+                return login
+            credentials = await asyncio.to_thread(self.endpoint.read)
+            self._check_refused(doing, credentials, instead_of)
+            self._login = await self._new_login(credentials)
+            return self._login
+
+    def _check_refused(self, doing: str, credentials: Credentials, instead_of: Login | None) -> None:
+        same = instead_of is not None and credentials.is_token and credentials == instead_of.credentials
+        left = self._refused_until - self._clock.monotonic()
+        if same and left <= 0:
+            self._refuse(credentials, CredentialsRefusedError("Proxmox VE does not accept the API token"))
+            left = self._refused_until - self._clock.monotonic()
+        if self._refusal is not None and credentials == self._refused and left > 0:
+            raise CredentialsRefusedError(f"{doing}: {self._refusal}", retry_after=left) from self._refusal
+
+    async def _new_login(self, credentials: Credentials) -> Login:
+        """One call at a time finds out whether the credentials are good."""
+        doing = f"log in as {credentials.token_id or credentials.username}"
+        try:
+            if credentials.is_token:
+                login = token_login(credentials)
+                await self._ask(doing, "GET", "version", {}, login, "calls", None, None)
+            else:
+                given = {"username": credentials.username, "password": credentials.password}
+                answer = await self._ask(doing, "POST", "access/ticket", given, None, "calls", None, None)
+                login = ticket_login(credentials, answer, self._clock.monotonic())
+        except CredentialsRefusedError as error:
+            self._refuse(credentials, error)
+            raise
+        except OutcomeUnknownError as error:  # a login more or less does no harm
+            raise HypervisorUnavailableError(str(error), retry_after=2.0) from error
+        self._refusal, self._refusal_pause = None, FIRST_REFUSAL
+        return login
+
+    def _refuse(self, credentials: Credentials, error: CredentialsRefusedError) -> None:
+        log.warning("pve.login.refused", user=credentials.token_id or credentials.username, error=str(error))
+        self._login = None
+        self._refused, self._refusal = credentials, error
+        self._refused_until = self._clock.monotonic() + self._refusal_pause
+        self._refusal_pause = min(self._refusal_pause * 2, LONGEST_REFUSAL)
+
+
+def _is_local(path: str) -> bool:
+    """Any node answers it by itself."""
+    return not path.startswith("nodes/")

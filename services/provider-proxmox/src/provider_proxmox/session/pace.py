@@ -1,0 +1,47 @@
+"""How often the cluster is looked at: within a budget of requests while it is quiet, faster while something happens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+BUDGET = 30.0
+"""Requests a minute and node, while nothing happens."""
+ROTATION = 1.0
+"""Of those, for reading configurations that gave no sign of a change."""
+NETWORKS_SECONDS = 300.0
+BUSY_SECONDS = 10.0
+"""For so long after a change the looks are faster."""
+_BUSY_LIST, _BUSY_TASKS, _BUSY_RESOURCES = 1.0, 0.5, 5.0
+_FASTEST_TASKS, _SLOWEST_TASKS = 0.8, 10.0
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Seconds between two looks at each kind of thing."""
+
+    nodes: float
+    """At the guests of each node."""
+    tasks: float
+    """At the tasks of the cluster."""
+    resources: float
+    """At the tags, locks, pools, nodes and storages of the cluster."""
+    rotation: float
+    """At the configuration of the guest whose was read longest ago."""
+
+
+def pace(nodes: int, tick: float, *, busy: bool) -> Pace:
+    """For a cluster of so many nodes.
+
+    A list per node tells what changed without leaving a task, so it sets the latency of everything; what is left of the
+    budget goes to the list of tasks, of which there is one for the whole cluster: the more nodes, the more often.
+    """
+    nodes = max(nodes, 1)
+    resources = 10.0 if nodes >= 3 else 30.0
+    left = BUDGET - 60 / tick - 60 / (resources * nodes) - ROTATION - 60 / NETWORKS_SECONDS
+    tasks = 60 / (left * nodes) if left > 0 else _SLOWEST_TASKS
+    quiet = Pace(tick, min(max(tasks, _FASTEST_TASKS), _SLOWEST_TASKS), resources, 60 / (ROTATION * nodes))
+    if not busy:
+        return quiet
+    return Pace(
+        min(quiet.nodes, _BUSY_LIST), min(quiet.tasks, _BUSY_TASKS), min(resources, _BUSY_RESOURCES), quiet.rotation
+    )

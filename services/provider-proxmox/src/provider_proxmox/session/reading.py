@@ -1,0 +1,171 @@
+"""Reading one guest, whole and afresh, and keeping the index true while others read, too.
+
+What began to be read later knows more: an answer that began before one that is in the index already is thrown away.
+`pending` tells the running configuration and what waits for the next start, in one call and one moment.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import Any
+
+from common.clock import Clock
+from common.errors import HypervisorUnavailableError, MachineNotFoundError
+
+from provider_proxmox.session.index import Guest, Index
+from provider_proxmox.session.pve_errors import NodeAwayError
+
+Ask = Callable[..., Awaitable[Any]]
+"""Pve.get, as far as it is needed here: doing, path, parameters."""
+
+_MOVES = 5
+"""So often a guest is looked for again that is not where the cluster says."""
+_MOVE_PAUSE = 0.3
+"""Seconds; in between, the nodes tell each other where it is."""
+_ROW = ("status", "name", "lock", "tags", "template", "maxmem", "cpus", "maxdisk", "pid")
+"""What of a list's row says that something changed; the rest changes all the time."""
+
+
+def signature(row: dict[str, Any]) -> tuple[object, ...]:
+    """Of a row of `nodes/N/qemu`, or of `status/current`, which says the same."""
+    return tuple(str(row.get(key, "")) for key in _ROW)
+
+
+class Reader:
+    """Reads guests into the index."""
+
+    def __init__(self, get: Ask, index: Index, *, clock: Clock) -> None:
+        self.signatures: dict[int, tuple[object, ...]] = {}
+        """What the last row or status of each guest said."""
+        self.on_change: Callable[[Guest | None, Guest | None], None] = lambda _before, _after: None
+        """Told of each guest that differs from what was known."""
+        self._get = get
+        self._index = index
+        self._clock = clock
+        self._order = itertools.count(1)
+        self._seen: dict[int, int] = {}
+
+    def begin(self) -> int:
+        """Draw a number before asking; what is put into the index goes with it."""
+        return next(self._order)
+
+    def put(self, number: int, guest: Guest) -> Guest:
+        """Have it in the index, unless that knows something newer; what the index knows then."""
+        known = self._index.guests.get(guest.vmid)
+        if self._seen.get(guest.vmid, 0) > number:
+            return known if known is not None else guest
+        self._seen[guest.vmid] = number
+        if known != guest:
+            self._index.guests[guest.vmid] = guest
+            self.on_change(known, guest)
+        return guest
+
+    def is_news(self, number: int, vmid: int) -> bool:
+        """Whether what began with this number is newer than what is known of the guest."""
+        return number > self._seen.get(vmid, 0)
+
+    def remove(self, number: int, vmid: int) -> None:
+        """It is definitely gone."""
+        if not self.is_news(number, vmid):
+            return
+        self._seen[vmid] = number
+        self.signatures.pop(vmid, None)
+        known = self._index.guests.pop(vmid, None)
+        if known is not None:
+            self.on_change(known, None)
+
+    async def refresh(self, vmid: int, doing: str, *, node: str = "") -> Guest | None:
+        """Read a guest now; None when it is definitely gone.
+
+        Args:
+            node: where it was seen last, if that is not where the index has it.
+        Raises:
+            HypervisorUnavailableError: its node does not answer, or it is moving and nobody can tell where it is.
+            PermissionMissingError: we may not look at it (any more); it is not gone for that.
+        """
+        known = self._index.guests.get(vmid)
+        node = node or (known.node if known is not None else "")
+        for turn in range(_MOVES):
+            number = self.begin()
+            if not node:
+                where = await self.where(vmid, doing)
+                if where is None:
+                    self.remove(number, vmid)
+                    return None
+                node = where
+            try:
+                return await self._read(number, vmid, node, doing)
+            except MachineNotFoundError:
+                node = ""  # it moved, or it is gone
+            except NodeAwayError:
+                where = await self.where(vmid, doing)  # HA moves guests away from a node that is down
+                if where == node:
+                    raise
+                node = where or ""
+            if turn:
+                await self._clock.sleep(_MOVE_PAUSE)
+        raise HypervisorUnavailableError(
+            f"{doing}: guest {vmid} is not where the cluster says; it may be moving", retry_after=2.0
+        )
+
+    async def where(self, vmid: int, doing: str) -> str | None:
+        """The node that has it now; None when no node has. The cluster knows that at once, unlike the rest."""
+        rows = await self._get(doing, "cluster/resources", type="vm")
+        found = next((row for row in rows if row.get("vmid") == vmid and row.get("type") == "qemu"), None)
+        return str(found["node"]) if found is not None else None
+
+    async def read_listed(self, number: int, node: str, row: dict[str, Any], doing: str) -> Guest | None:
+        """Read what a row of the full list of a node lacks; None when it went away meanwhile."""
+        try:
+            return await self._read(number, int(row["vmid"]), node, doing, status=row)
+        except MachineNotFoundError:
+            return None
+
+    async def _read(self, number: int, vmid: int, node: str, doing: str, status: dict[str, Any] | None = None) -> Guest:
+        path = f"nodes/{node}/qemu/{vmid}"
+        # The status first: a change in between then shows in the next list, as it differs from this status.
+        listed = status is not None
+        if status is None:
+            status = await self._get(doing, f"{path}/status/current")
+        rows = await self._get(doing, f"{path}/pending")
+        known = self._index.guests.get(vmid)
+        guest = _guest(vmid, node, status, rows, known)
+        if known is not None and known.digest == guest.digest:
+            guest = replace(guest, snapshots=known.snapshots)
+        elif not listed or guest.stamp is not None:  # nobody asks for those of all the others at a start
+            guest = replace(guest, snapshots=_snapshots(await self._get(doing, f"{path}/snapshot")))
+        if self.is_news(number, vmid):
+            self.signatures[vmid] = signature(status)
+        return self.put(number, guest)
+
+
+def _guest(vmid: int, node: str, status: dict[str, Any], rows: list[dict[str, Any]], known: Guest | None) -> Guest:
+    config = {str(row["key"]): row["value"] for row in rows if "value" in row}
+    pending = {
+        str(row["key"]): None if row.get("delete") else row["pending"]
+        for row in rows
+        if row.get("delete") or "pending" in row
+    }
+    ha = status.get("ha") or {}
+    running = status.get("status") == "running"
+    return Guest(
+        vmid=vmid,
+        node=node,
+        name=str(status.get("name") or config.get("name") or ""),
+        status=str(status.get("status") or "unknown"),
+        qmpstatus=str(status.get("qmpstatus") or ""),
+        lock=str(config.get("lock") or status.get("lock") or ""),
+        template=str(config.get("template", "0")) == "1",
+        pool=known.pool if known is not None else "",
+        ha=str(ha.get("state") or "started") if ha.get("managed") else "",
+        config=config,
+        pending=pending,
+        snapshots=(),
+        agent=known.agent if known is not None and running else {},
+    )
+
+
+def _snapshots(rows: list[dict[str, Any]]) -> tuple[dict[str, Any], ...]:
+    return tuple(row for row in rows if row.get("name") != "current")
