@@ -76,8 +76,9 @@ async def serve(
     credentials: grpc.ServerCredentials | None = None,
     clock: Clock | None = None,
     registry: CollectorRegistry | None = REGISTRY,
+    server: Server | None = None,
 ) -> AsyncIterator[Serving]:
-    """Serve a driver while the context is open.
+    """Serve a driver while the context is open; on a server of the caller's, or on one that the settings describe.
 
     At the end: health says NOT_SERVING, streams end, open calls and operations finish within the grace; what still runs
     then is left to the hypervisor, and the session is closed.
@@ -90,7 +91,7 @@ async def serve(
         hub = Hub(driver, clock, operation_of=lambda uid: machines.operation_of(uid), settings=settings.hub)
         machines = Machines(driver, hub, operations, clock, owner=settings.owner, settings=settings.machines)
         images = Images(driver, operations, clock, owner=settings.owner, short_wait=settings.machines.short_wait)
-        server = Server(
+        server = server or Server(
             settings.listen,
             credentials,
             insecure=settings.insecure,

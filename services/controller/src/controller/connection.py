@@ -70,6 +70,17 @@ class Health:
     message: str = "no probe has ended yet"
 
 
+Dial = Callable[[Target], Any]
+"""Makes the channel to a server; Any: what `common.rpc.connect` gives, or what stands for it."""
+
+
+def dial(target: Target) -> Any:
+    """A gRPC channel."""
+    if target.tls is None:
+        return rpc.connect(target.address, None, insecure=True)
+    return rpc.connect(target.address, target.tls)
+
+
 class RateLimit:
     """A token bucket on the given clock."""
 
@@ -104,8 +115,10 @@ class Connection:
         limits: Limits,
         wake: Callable[[str], None],
         changed: Callable[[], None],
+        dial: Dial = dial,
     ) -> None:
         """Args: name: "namespace/name" of the Provider. changed: called when health or `info` changed."""
+        self._dial = dial
         self.name, self.target, self.policy, self.limits = name, target, policy, limits
         self._clock, self._rng, self._metrics, self._wake, self._changed = clock, rng, metrics, wake, changed
         self.breaker = Breaker(clock, name)
@@ -212,7 +225,7 @@ class Connection:
     async def run(self) -> None:
         """Hold the channel, follow the machines, probe the health; until cancelled."""
         try:
-            async with self._channel_to_target() as channel:
+            async with self._dial(self.target) as channel:
                 self._channel = channel
                 async with asyncio.TaskGroup() as group:
                     self._group = group
@@ -220,11 +233,6 @@ class Connection:
                     group.create_task(self._probe_forever(), name=f"health {self.name}")
         finally:
             self._channel = self._group = None
-
-    def _channel_to_target(self) -> Any:
-        if self.target.tls is None:
-            return rpc.connect(self.target.address, None, insecure=True)
-        return rpc.connect(self.target.address, self.target.tls)
 
     async def _watch_forever(self) -> None:
         revision, delay = "", FIRST_RETRY
@@ -354,8 +362,10 @@ class Connection:
 class Connections:
     """All of them, by the Provider's UID. Run `run()` in a task group before the first `ensure`."""
 
-    def __init__(self, clock: Clock, rng: random.Random, metrics: Metrics, wake: Callable[[str], None]) -> None:
-        self._clock, self._rng, self._metrics, self._wake = clock, rng, metrics, wake
+    def __init__(
+        self, clock: Clock, rng: random.Random, metrics: Metrics, wake: Callable[[str], None], dial: Dial = dial
+    ) -> None:
+        self._clock, self._rng, self._metrics, self._wake, self._dial = clock, rng, metrics, wake, dial
         self._open: dict[str, tuple[Connection, asyncio.Task[None]]] = {}
         self._group: asyncio.TaskGroup | None = None
 
@@ -384,7 +394,7 @@ class Connections:
             raise RuntimeError("Connections.run() is not running")
         connection = Connection(
             name, target, self._clock, self._rng, self._metrics,
-            policy=policy, limits=limits, wake=self._wake, changed=changed,
+            policy=policy, limits=limits, wake=self._wake, changed=changed, dial=self._dial,
         )  # fmt: skip
         if entry is not None:
             connection.machines.update(entry[0].machines)  # so that a new port does not look like a new fleet

@@ -16,7 +16,7 @@ from kinds.vmimage import VMImage
 from .api import Api, Resource
 from .badobjects import BadObjects
 from .classes import ClassReconciler, NetworkReconciler
-from .connection import Connections
+from .connection import Connections, Dial, dial
 from .core import NAMESPACES
 from .events import Recorder
 from .images import ImageReconciler, Registry
@@ -54,8 +54,12 @@ class Controller:
         namespace: str = "",
         concurrency: int = 16,
         resync: float = 600.0,
+        dial: Dial = dial,
     ) -> None:
-        """Args: runtimes: makes them by mode, given the reader of Secrets and whom to tell of a changed server."""
+        """Args:
+        runtimes: makes them by mode, given the reader of Secrets and whom to tell of a changed server.
+        dial: makes the channel to a provider server.
+        """
         self._clock, self._metrics = clock, metrics
         self.recorder = Recorder(api, clock)
         self.bad = BadObjects(api, self.recorder, metrics, clock)
@@ -73,7 +77,7 @@ class Controller:
         self._provider_names: dict[str, Name] = {}
         self._image_names: dict[str, Name] = {}
         self.queue: WorkQueue[Key] = WorkQueue(clock, self._lane, concurrency)
-        self.connections = Connections(clock, rng, metrics, self._wake_uid)
+        self.connections = Connections(clock, rng, metrics, self._wake_uid, dial)
         secrets, writer, registry = Secrets(api), Writer(api, metrics), Registry()
         self.runtimes = dict(runtimes(secrets, self._wake_provider))
         reconcilers: list[Reconciler] = [
