@@ -225,10 +225,48 @@ def human(size: int) -> str:
     raise AssertionError("unreachable")
 
 
-def owned(volid: str, vmid: int) -> bool:
-    """Whether a volume belongs to a guest by its name."""
-    name = volid.partition(":")[2]
-    return re.search(rf"(?:^|/)(?:vm|base)-{vmid}-", name) is not None or f"/{vmid}/" in f"/{name}"
+def owner(volid: str) -> int | None:
+    """The guest that a volume belongs to by its name."""
+    parts = volid.partition(":")[2].split("/")
+    if len(parts) > 1 and parts[-2].isdecimal():
+        return int(parts[-2])
+    found = re.match(r"(?:vm|base)-(\d+)-", parts[-1])
+    return int(found.group(1)) if found else None
+
+
+def is_base(volid: str) -> bool:
+    """Whether a volume is one that linked clones can lie on."""
+    return volid.partition(":")[2].rpartition("/")[2].startswith("base-")
+
+
+def can_snapshot(storage: Storage, volume: Volume) -> bool:
+    """Whether a volume can be snapshot where it lies."""
+    return volume.format == "qcow2" if storage.files else storage.kind in ("lvmthin", "zfspool", "rbd")
+
+
+def can_link(storage: Storage, volid: str, *, snapshot: bool) -> bool:
+    """Whether a linked clone can be made of a volume, or of a snapshot of it."""
+    if snapshot:
+        return storage.kind in ("lvmthin", "rbd")
+    return is_base(volid) and (storage.files or storage.kind in ("lvmthin", "zfspool", "rbd"))
+
+
+def tracked(storage: Storage) -> bool:
+    """Whether a linked clone names its base; thin volumes of LVM stand alone."""
+    return storage.kind != "lvmthin"
+
+
+def as_base(world: World, node: str, volid: str) -> str:
+    """Turn a volume into one that linked clones can lie on; its new name."""
+    storage = world.storage(storage_of(volid))
+    folder, slash, last = volid.rpartition("/")
+    name = last if slash else volid.partition(":")[2]
+    head = f"{folder}/" if slash else f"{storage.name}:"
+    renamed = head + re.sub("^vm-", "base-", name)
+    volume = storage.on(node).pop(volid)
+    volume.volid = renamed
+    storage.on(node)[renamed] = volume
+    return renamed
 
 
 def users_of_base(world: World, volid: str) -> list[str]:
@@ -276,14 +314,15 @@ def volids(config: Mapping[str, str]) -> list[str]:
     return found + [parse(value, "file")["file"] for key, value in config.items() if key.startswith("unused")]
 
 
-def grow(volume: Volume, size: int) -> None:
-    """Make a volume larger.
-
-    Raises:
-        PveError: that would shrink it.
-    """
+def check_growth(volume: Volume, size: int) -> None:
+    """Refuse to make a volume smaller."""
     if size < volume.size:
         raise refused("shrinking disks is not supported")
+
+
+def grow(volume: Volume, size: int) -> None:
+    """Make a volume larger, and its bytes where it has some."""
+    check_growth(volume, size)
     volume.size = size
     if volume.file is not None and volume.format == "raw":
         with volume.file.open("ab") as image:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from typing import Any
+from urllib.parse import unquote
 
 from .access import ROOT
 from .board import cpus
@@ -152,6 +154,52 @@ def generate_cloudinit(guest: Guest) -> None:
 
 def is_cloudinit_key(key: str) -> bool:
     return key.startswith(("ci", "ipconfig")) or key in ("nameserver", "searchdomain", "sshkeys", "name")
+
+
+def cloudinit_file(guest: Guest, kind: str) -> str:
+    """A file of the cloud-init drive: `user`, `network` or `meta`; what `cicustom` names is not shown."""
+    config = guest.config
+    domain = config.get("searchdomain", "").split(" ")[0]
+    if kind == "meta":
+        return f"instance-id: {hashlib.sha1(guest.text().encode()).hexdigest()}\n"
+    if kind == "network":
+        return cloudinit_network(config)
+    lines = ["#cloud-config", f"hostname: {guest.name}", "manage_etc_hosts: true"]
+    if domain:
+        lines.append(f"fqdn: {guest.name}.{domain}")
+    if user := config.get("ciuser"):
+        lines.append(f"user: {user}")
+    if password := config.get("cipassword"):
+        lines.append(f"password: $5$sim${hashlib.sha256(password.encode()).hexdigest()}")
+    if keys := unquote(config.get("sshkeys", "")).split("\n"):
+        lines += ["ssh_authorized_keys:"] * any(keys) + [f"  - {key}" for key in keys if key]
+    lines += ["chpasswd:", "  expire: False", "users:", "  - default"]
+    if config.get("ciupgrade", "1") == "1":
+        lines.append("package_upgrade: true")
+    return "\n".join(lines) + "\n"
+
+
+def cloudinit_network(config: dict[str, str]) -> str:
+    """Version 1 of the network config: the NICs that have addresses, then the name servers."""
+    lines = ["version: 1", "config:"]
+    for key in sorted(key for key in config if key.startswith("ipconfig")):
+        place = key.removeprefix("ipconfig")
+        mac = next(iter(parse(config.get(f"net{place}", "")).values()), "")
+        if not mac:
+            continue
+        lines += ["    - type: physical", f"      name: eth{place}", f"      mac_address: '{mac.lower()}'"]
+        address = parse(config[key])
+        if address.get("ip") == "dhcp":
+            lines += ["      subnets:", "      - type: dhcp4"]
+        elif "ip" in address:
+            lines += ["      subnets:", "      - type: static", f"        address: '{address['ip']}'"]
+            if "gw" in address:
+                lines.append(f"        gateway: '{address['gw']}'")
+    if servers := config.get("nameserver", "").split():
+        lines += ["    - type: nameserver", "      address:", *(f"      - '{one}'" for one in servers)]
+        if domain := config.get("searchdomain"):
+            lines += ["      search:", f"      - '{domain}'"]
+    return "\n".join(lines) + "\n"
 
 
 def off_now(world: World, guest: Guest, *, applied: bool) -> None:

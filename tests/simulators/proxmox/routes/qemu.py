@@ -112,10 +112,8 @@ def check_resources(call: Call, wanted: dict[str, str]) -> None:
         PveError: 403 or, for root's own options, 500.
     """
     for key, value in wanted.items():
-        if key == "args" and not call.who.root:
-            raise refused("only root can set 'args' config")
-        if key == "hookscript" and not call.who.root:
-            raise refused("only root can set 'hookscript' config")
+        if key in ("args", "hookscript", "lock") and not call.who.root:
+            raise refused(f"only root can set '{key}' config")
         if key.startswith(("usb", "hostpci", "parallel", "serial")) and not call.who.root:
             check_device(key, value)
         if NET.fullmatch(key) and (name := bridge(value)):
@@ -241,7 +239,7 @@ def check_destroy(guest: Guest) -> None:
 async def tear_down(call: Call, task: Task, guest: Guest) -> None:
     """Free the volumes, then forget the guest."""
     world, vmid = call.world, guest.vmid
-    owned = [volid for volid in every_volume(guest) if disks.owned(volid, vmid)]
+    owned = [volid for volid in every_volume(guest) if disks.owner(volid) == vmid]
     if guest.template:
         disks.check_base_unused(world, owned, "base volume '{}' is still in use by linked cloned")
     await task.spend(world.pace.destroy)
