@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
+DASHED = ("instance_type", "type_property", "type_property_schema")
+
 
 class Rule(msgspec.Struct, frozen=True):
     """What a parameter, or a key of a property string, must be.
@@ -33,8 +35,19 @@ class Rule(msgspec.Struct, frozen=True):
     items: Rule | None = None
 
 
-class Parameters(msgspec.Struct, frozen=True):
-    """Of one method. `additionalProperties`: whether unknown ones may be given."""
+class Parameters(msgspec.Struct, frozen=True, rename={name: name.replace("_", "-") for name in DASHED}):
+    """Of one method.
+
+    Attributes:
+        additionalProperties: whether unknown ones may be given.
+        allOf: parts that count together.
+        oneOf: parts of which the parameter named `type_property` picks one, by its `instance_type`.
+    """
 
     properties: dict[str, Rule] = {}
     additionalProperties: bool = True
+    allOf: list[Parameters] = []
+    oneOf: list[Parameters] = []
+    instance_type: str = ""
+    type_property: str = ""
+    type_property_schema: Rule | None = None

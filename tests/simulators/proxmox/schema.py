@@ -55,16 +55,10 @@ class Schema:
 
     def __init__(self, description: Description) -> None:
         self._methods = {
-            (method, path): {name: rule for kind, rule in told.parameters.properties.items() for name in expanded(kind)}
+            (method, path): written_out(told.parameters)
             for path, methods in description.paths.items()
             for method, told in methods.items()
             if told.parameters is not None
-        }
-        self._open = {
-            (method, path)
-            for path, methods in description.paths.items()
-            for method, told in methods.items()
-            if told.parameters is not None and told.parameters.additionalProperties
         }
 
     @classmethod
@@ -77,10 +71,6 @@ class Schema:
         """Every method and path that is described; what is fixed comes before what varies."""
         return sorted(self._methods, key=lambda known: known[1].count("{"))
 
-    def properties(self, method: str, path: str) -> Mapping[str, Rule]:
-        """The parameters by name, `scsi[n]` written out; empty where the method is not described."""
-        return self._methods.get((method, path), {})
-
     def check(self, method: str, path: str, parameters: Mapping[str, Value]) -> Errors:
         """Every bad parameter with Proxmox VE's text.
 
@@ -88,10 +78,33 @@ class Schema:
             path: a template of the description: "/nodes/{node}/qemu/{vmid}/config". One that it lacks is not checked.
             parameters: those of path, query and body together; JSON's booleans as 1 and 0.
         """
-        rules = self._methods.get((method, path))
-        if rules is None:
+        known = self._methods.get((method, path))
+        if known is None:
             return {}
-        return check_object(parameters, rules, "", closed=(method, path) not in self._open)
+        rules, closed = chosen(known, parameters)
+        return check_object(parameters, rules, "", closed=closed)
+
+
+def written_out(parameters: Parameters) -> Parameters:
+    """With every index of an indexed name."""
+    rules = {name: rule for kind, rule in parameters.properties.items() for name in expanded(kind)}
+    return msgspec.structs.replace(parameters, properties=rules)
+
+
+def chosen(parameters: Parameters, given: Mapping[str, Value]) -> tuple[Mapping[str, Rule], bool]:
+    """The rules that count for what is given, and whether other parameters are refused."""
+    if not parameters.allOf and not parameters.oneOf:
+        return parameters.properties, not parameters.additionalProperties
+    rules: dict[str, Rule] = {}
+    for part in parameters.allOf:
+        rules |= chosen(part, given)[0]
+    if parameters.oneOf:
+        rules[parameters.type_property] = parameters.type_property_schema or Rule()
+        wanted = given.get(parameters.type_property)
+        for part in parameters.oneOf:
+            if part.instance_type == wanted:
+                rules |= part.properties
+    return rules, True
 
 
 def expanded(name: str) -> Iterator[str]:

@@ -281,6 +281,7 @@ async def proxmox(
         keeping = [
             group.create_task(made.world.tasks.run(ready), name="tasks"),
             group.create_task(made.world.board.run(), name="pvestatd"),
+            group.create_task(made.world.managers.run(), name="pve-ha-crm"),
         ]
         try:
             await ready.wait()

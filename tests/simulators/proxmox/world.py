@@ -15,6 +15,7 @@ from .pace import Pace
 
 if TYPE_CHECKING:
     from .board import Board
+    from .ha import Managers
     from .locks import FileLocks
     from .tasks import Tasks
 
@@ -202,12 +203,14 @@ class World:
     tasks: Tasks
     locks: FileLocks
     board: Board
+    managers: Managers
 
     def __init__(
         self, nodes: tuple[str, ...] = ("pve1", "pve2", "pve3"), pace: Pace | None = None, seed: int = 0
     ) -> None:
-        # Here, since all three know the world.
+        # Here, since all four know the world.
         from .board import Board
+        from .ha import Managers
         from .locks import FileLocks
         from .tasks import Tasks
 
@@ -229,6 +232,7 @@ class World:
         self.locks = FileLocks(self.pace)
         self.tasks = Tasks(self)
         self.board = Board(self)
+        self.managers = Managers(self)
 
     def on(self, node: str) -> Iterator[Guest]:
         """The guests of a node."""

@@ -56,7 +56,7 @@ async def stop(call: Call) -> object:
     """Queue a hard stop, which may end shutdowns that wait."""
     call.root_only("skiplock")
     if f"vm:{call.vmid}" in call.world.ha:
-        return request_state(call, "hastop", "stopped")
+        return request_state(call, "hastop", "stopped", hard=True)
 
     async def worker(task: Task) -> None:
         if call.flag("overrule-shutdown"):
