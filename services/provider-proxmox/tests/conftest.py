@@ -12,6 +12,7 @@ from common.clock import SystemClock
 from provider_proxmox.session.login import Endpoint
 from provider_proxmox.session.pve import Pve
 from simulators.proxmox import Proxmox, pve
+from simulators.proxmox.world import Guest
 
 __all__ = ["pve"]  # the simulated cluster, a fixture
 
@@ -51,11 +52,9 @@ async def cluster(pve: Proxmox, tmp_path: Path) -> AsyncIterator[Pve]:
         yield cluster
 
 
-def vm(server: Proxmox, vmid: int, node: str = "pve1", **config: str) -> None:
+def vm(server: Proxmox, vmid: int, node: str = "pve1", **config: str) -> Guest:
     """A guest that is simply there."""
-    from simulators.proxmox.world import Guest
-
-    server.world.guests[vmid] = Guest(vmid, node, {"name": f"vm{vmid}", "memory": "256", "cores": "1", **config})
+    return server.world.add_guest(vmid, node, {"name": f"vm{vmid}", "memory": "256", **config})
 
 
 async def eventually(holds: Callable[[], object], changes: Callable[[], Any]) -> None:

@@ -117,7 +117,12 @@ class Proxmox:
 
     async def down(self, address: int) -> None:
         """Refuse connections at an address and cut those that are open; the cluster itself lives on."""
-        await self._runners.pop(address).cleanup()
+        runner = self._runners.pop(address)
+        for connection in runner.server.connections if runner.server is not None else ():
+            if connection.transport is not None:
+                connection.transport.abort()
+        await runner.cleanup()
+        await asyncio.sleep(0.01)  # what a client has just closed, in the middle of a handshake too, ends in the loop
 
     async def close(self) -> None:
         for address in list(self._runners):
