@@ -101,7 +101,7 @@ class Access:
         parts = plain.split(":")
         if len(parts) != 3 or parts[0] != kind or not hmac.compare_digest(signature, self._sign(plain + bound)):
             return None
-        user = self.users.get(parts[1])
+        user = self.users.get(parts[1].partition("!")[0])  # consoles have tickets for tokens, too
         if user is None or not self._alive(user.enable, user.expire) or self._old(parts[2]):
             return None
         return parts[1]

@@ -211,6 +211,7 @@ def off_now(world: World, guest: Guest, *, applied: bool) -> None:
     if guest.run is None:
         return
     guest.run = None
+    world.consoles.end(guest.vmid)
     if world.hypervisor is not None:
         world.hypervisor.ended(guest)
     if applied:

@@ -156,6 +156,7 @@ class Plan:
         guest.node = self.target
         if guest.run is not None:
             guest.run.pid = world.tasks.pid()
+            world.consoles.end(guest.vmid)
 
 
 def move(guest: Guest, local: Local, target: Storage, node: str) -> None:

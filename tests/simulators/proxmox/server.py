@@ -76,7 +76,8 @@ class Proxmox:
         certificate = authority.issue_cert(host, "localhost")
         self._tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         certificate.configure_cert(self._tls)
-        leaf = ssl.PEM_cert_to_DER_cert(certificate.cert_chain_pems[0].bytes().decode())
+        self.certificate = certificate.cert_chain_pems[0].bytes().decode()
+        leaf = ssl.PEM_cert_to_DER_cert(self.certificate)
         self.fingerprint = _colons(leaf)
 
     @property

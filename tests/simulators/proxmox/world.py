@@ -15,6 +15,7 @@ from .pace import Pace
 
 if TYPE_CHECKING:
     from .board import Board
+    from .consoles import Consoles
     from .ha import Managers
     from .locks import FileLocks
     from .tasks import Tasks
@@ -204,12 +205,14 @@ class World:
     locks: FileLocks
     board: Board
     managers: Managers
+    consoles: Consoles
 
     def __init__(
         self, nodes: tuple[str, ...] = ("pve1", "pve2", "pve3"), pace: Pace | None = None, seed: int = 0
     ) -> None:
-        # Here, since all four know the world.
+        # Here, since all of these know the world.
         from .board import Board
+        from .consoles import Consoles
         from .ha import Managers
         from .locks import FileLocks
         from .tasks import Tasks
@@ -233,6 +236,7 @@ class World:
         self.tasks = Tasks(self)
         self.board = Board(self)
         self.managers = Managers(self)
+        self.consoles = Consoles(self)
 
     def on(self, node: str) -> Iterator[Guest]:
         """The guests of a node."""
