@@ -122,9 +122,12 @@ async def reboot(call: Call) -> object:
             found = present(call)
             check_lock(found)
             found.reboot = True
-            if not await guests.power_down(task, found, seconds(call)):
-                found.reboot = False
-                raise refused("VM quit/powerdown failed - got timeout")
+            try:
+                if not await guests.power_down(task, found, seconds(call)):
+                    raise refused("VM quit/powerdown failed - got timeout")
+            except BaseException:
+                found.reboot = False  # an interrupted one does not turn the next stop into a reboot, either
+                raise
 
     return begin(call, "qmreboot", worker)
 
