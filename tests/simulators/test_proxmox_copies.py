@@ -43,6 +43,8 @@ async def test_a_clone_hides_its_name_until_it_ends(slow: tuple[World, Client]) 
     }  # fmt: skip
     assert (await admin.get(f"{QEMU}/111/status/current"))["name"] == "VM 111"
     assert "lock" not in await admin.get(f"{QEMU}/110/config")
+    locked = await admin.ask("PUT", f"{QEMU}/111/config", memory=64)
+    assert (locked.status, locked.reason) == (500, "VM is locked (clone)")
     taken = await admin.ask("POST", f"{QEMU}/110/clone", newid=111)
     assert taken.reason == "unable to create VM 111: config file already exists"
     blocked = await admin.ask("PUT", f"{QEMU}/110/config", memory=64)

@@ -18,6 +18,7 @@ class Reported:
 
     name: str
     status: str
+    template: int
     uptime: int
     cpus: int
     maxmem: int
@@ -56,7 +57,6 @@ class Board:
     def guest(self, guest: Guest) -> dict[str, Any]:
         """The row of a guest."""
         row: dict[str, Any] = {"id": f"qemu/{guest.vmid}", "type": "qemu", "vmid": guest.vmid, "node": guest.node}
-        row["template"] = int(guest.template)
         if pool := self._world.pool_of(guest.vmid):
             row["pool"] = pool
         if guest.lock:
@@ -71,6 +71,7 @@ class Board:
         return row | {
             "name": seen.name,
             "status": seen.status,
+            "template": seen.template,
             "uptime": seen.uptime,
             "maxcpu": seen.cpus,
             "cpu": seen.cpu,
@@ -94,6 +95,7 @@ def reported(guest: Guest) -> Reported:
     return Reported(
         name=guest.name,
         status=guest.status,
+        template=int(guest.template),
         uptime=int(time.time() - running.since) if running else 0,
         cpus=cpus(config),
         maxmem=memory,

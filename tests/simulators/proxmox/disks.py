@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from .errors import bad, refused
+from .images import virtual_size
 from .strings import bytes_of, drives, is_cdrom, is_cloudinit, parse, render, size_of
 from .world import Storage, Volume, World
 
@@ -191,7 +192,7 @@ def by_path(world: World, node: str, path: str) -> Volume | None:
 
 async def copy(work: Work, origin: Volume, storage: Storage, format: str, seconds: float, made: list[str]) -> Volume:
     """A full copy of a volume; half of it is there while it runs, and `made` names it already."""
-    volume = await allocate(work, storage, virtual_size(origin), format or (origin.format if storage.files else ""))
+    volume = await allocate(work, storage, disk_in(origin), format or (origin.format if storage.files else ""))
     made.append(volume.volid)
     work.log(f"allocated target volume '{volume.volid}'")
     total = human(volume.size)
@@ -206,13 +207,9 @@ async def copy(work: Work, origin: Volume, storage: Storage, format: str, second
     return volume
 
 
-def virtual_size(volume: Volume) -> int:
-    """What a guest would see of an image; known where its bytes are, otherwise the size it was listed with."""
-    if volume.content != "import" or volume.file is None or volume.format != "qcow2":
-        return volume.size
-    with volume.file.open("rb") as image:
-        head = image.read(32)
-    return int.from_bytes(head[24:32], "big") if head[:4] == b"QFI\xfb" else volume.size
+def disk_in(volume: Volume) -> int:
+    """Bytes of the disk in an image; of others the size they were listed with."""
+    return virtual_size(volume.file) if volume.content == "import" and volume.file else volume.size
 
 
 def human(size: int) -> str:
@@ -323,7 +320,7 @@ def check_growth(volume: Volume, size: int) -> None:
 def grow(volume: Volume, size: int) -> None:
     """Make a volume larger, and its bytes where it has some."""
     check_growth(volume, size)
-    volume.size = size
+    volume.size = -(-size // 1024) * 1024
     if volume.file is not None and volume.format == "raw":
         with volume.file.open("ab") as image:
             image.truncate(size)

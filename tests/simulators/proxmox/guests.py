@@ -138,12 +138,21 @@ def run_now(world: World, guest: Guest, *, paused: bool = False) -> None:
         world.hypervisor.started(guest)
 
 
+RUNNING_KEYS = ("runningmachine", "runningcpu", "running-nets-host-mtu")
+
+
+def running_keys(guest: Guest) -> dict[str, str]:
+    """What a saved memory needs to know of the machine that it came from."""
+    machine = guest.run.machine if guest.run else ""
+    return dict(zip(RUNNING_KEYS, (machine, guest.config.get("cpu", "kvm64"), ""), strict=True))
+
+
 def wake(world: World, guest: Guest) -> None:
     """Drop what a hibernation left."""
     if guest.vmstate:
         free(world, guest.node, guest.vmstate)
     guest.vmstate, guest.lock = "", ""
-    for key in ("runningcpu", "running-nets-host-mtu"):
+    for key in RUNNING_KEYS:
         guest.config.pop(key, None)
 
 
@@ -161,7 +170,8 @@ def cloudinit_file(guest: Guest, kind: str) -> str:
     config = guest.config
     domain = config.get("searchdomain", "").split(" ")[0]
     if kind == "meta":
-        return f"instance-id: {hashlib.sha1(guest.text().encode()).hexdigest()}\n"
+        data = cloudinit_file(guest, "user") + cloudinit_network(config)
+        return f"instance-id: {hashlib.sha1(data.encode()).hexdigest()}\n"
     if kind == "network":
         return cloudinit_network(config)
     lines = ["#cloud-config", f"hostname: {guest.name}", "manage_etc_hosts: true"]
@@ -235,14 +245,14 @@ async def clean_up(world: World, guest: Guest) -> None:
         begin_start(world, guest)
 
 
-def begin_start(world: World, guest: Guest) -> None:
-    """The node itself starts a guest."""
+def begin_start(world: World, guest: Guest) -> str:
+    """The node itself starts a guest; the UPID."""
 
     async def worker(task: Task) -> None:
         async with world.locks.hold(guest.vmid, log=task.log):
             await start(task, guest)
 
-    world.tasks.start(ROOT, guest.node, "qmstart", guest.vmid, worker)
+    return world.tasks.start(ROOT, guest.node, "qmstart", guest.vmid, worker)
 
 
 async def stop(task: Task, guest: Guest, *, skiplock: bool = False) -> None:

@@ -18,7 +18,7 @@ BOOLEANS = _words(
     "acpi allow-ksm autostart ciupgrade freeze keephugepages kvm localtime numa onboot protection reboot tablet tdf"
     " template"
 )
-INTEGERS = BOOLEANS | _words("balloon cores cpuunits migrate_speed shares smp sockets vcpus")
+INTEGERS = BOOLEANS | _words("balloon cores cpuunits migrate_speed shares smp snaptime sockets vcpus")
 CLOUDINIT = _words("cicustom cipassword citype ciuser ciupgrade nameserver searchdomain sshkeys")
 CPU = _words("affinity cores cpu cpulimit cpuunits numa smp sockets vcpus")
 MEMORY = _words("allow-ksm balloon hugepages keephugepages memory shares")

@@ -35,6 +35,7 @@ class Node:
     online: bool = True
     cpus: int = 32
     memory: int = 256 * GIB
+    disk: int = 64 * GIB  # its root file system
     started: float = field(default_factory=time.time)
     bridges: set[str] = field(default_factory=lambda: {"vmbr0", "vmbr1"})
     cpu_load: float = 0.05
@@ -219,6 +220,7 @@ class World:
 
         self.pace = pace or Pace()
         self.random = random.Random(seed)
+        self.obeys = True  # whether guests that come into being react to the power button
         self.name = "sim"
         self.nodes = {name: Node(name, f"192.0.2.{place}") for place, name in enumerate(nodes, 1)}
         self.guests: dict[int, Guest] = {}
@@ -273,7 +275,9 @@ class World:
 
     def add_guest(self, vmid: int, node: str, config: Mapping[str, str] | None = None) -> Guest:
         """A guest that is simply there, as one made long ago; no disks unless the config names them."""
-        made = Guest(vmid, node, {"smbios1": f"uuid={self.uuid()}", "memory": "512", **(config or {})})
+        made = Guest(
+            vmid, node, {"smbios1": f"uuid={self.uuid()}", "memory": "512", **(config or {})}, obeys=self.obeys
+        )
         self.guests[vmid] = made
         return made
 

@@ -36,6 +36,7 @@ class Plan:
     full: bool
     storage: str
     format: str
+    bwlimit: int = 0  # KiB/s; 0: as fast as it goes
 
 
 def may_clone(call: Call) -> None:
@@ -73,7 +74,7 @@ async def clone(call: Call) -> object:
         releases.append(await world.locks.acquire(newid, LOCK_SECONDS))
         if newid in world.guests:
             raise refused(f"unable to create VM {newid}: config file already exists")
-        made = Guest(newid, call.node, {"description": TEMPORARY}, lock="clone")
+        made = Guest(newid, call.node, {"description": TEMPORARY}, lock="clone", obeys=call.guest.obeys)
         world.guests[newid] = made
     except BaseException:
         give(releases)
@@ -129,7 +130,7 @@ def planned(call: Call, source: Guest, newid: int, target: str) -> Plan:
             raise refused(f"Linked clone feature is not supported for {what} ({key})")
         if target != call.node and not world.storages[storage or there.name].shared:
             raise refused(f"can't clone VM to node '{target}' (VM uses local storage)")
-    return Plan(source, newid, dict(config), full, storage, call.text("format"))
+    return Plan(source, newid, dict(config), full, storage, call.text("format"), call.number("bwlimit"))
 
 
 async def carry_out(call: Call, task: Task, plan: Plan, made: Guest) -> None:
@@ -189,7 +190,8 @@ async def one_disk(work: Work, plan: Plan, key: str, drive: dict[str, str], volu
     if plan.full:
         work.log(f"create full clone of drive {key} ({volid})")
         storage = world.storage(plan.storage or disks.storage_of(volid))
-        volume = await disks.copy(work, origin, storage, plan.format, world.pace.clone_full, volumes)
+        seconds = origin.size / 1024 / plan.bwlimit if plan.bwlimit else world.pace.clone_full
+        volume = await disks.copy(work, origin, storage, plan.format, seconds, volumes)
     else:
         work.log(f"create linked clone of drive {key} ({volid})")
         storage = world.storage(disks.storage_of(volid))

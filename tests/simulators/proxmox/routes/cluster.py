@@ -77,7 +77,14 @@ async def resources(call: Call) -> object:
         rows += _storages(call)
     if "sdn" in shown:
         rows += [
-            {"id": f"sdn/{name}/localnetwork", "type": "sdn", "sdn": "localnetwork", "node": name, "status": "ok"}
+            {
+                "id": f"network/{name}/zone/localnetwork",
+                "type": "network",
+                "network": "localnetwork",
+                "network-type": "zone",
+                "node": name,
+                "status": "ok",
+            }
             for name in call.world.nodes
             if call.may("/sdn/zones/localnetwork", "SDN.Audit")
         ]

@@ -12,7 +12,7 @@ from simulators.proxmox.disks import Work
 from simulators.proxmox.errors import bad, forbidden, refused
 from simulators.proxmox.keys import kept, known, privilege, told, typed
 from simulators.proxmox.locks import check_lock
-from simulators.proxmox.strings import drives, is_cloudinit
+from simulators.proxmox.strings import NET, drives, is_cloudinit
 from simulators.proxmox.tasks import Task
 from simulators.proxmox.world import Guest
 
@@ -117,6 +117,7 @@ def prepared(call: Call) -> Changes:
     wanted = asked(call)
     check_rights(call, wanted)
     disks.check_drives(call.world, call.node, wanted.set)
+    check_current(call, call.guest)  # before the file is waited for, so that a clone's target refuses at once
     return wanted
 
 
@@ -188,7 +189,7 @@ async def cloudinit(call: Call) -> object:
     guest = call.guest
     keys = ("cipassword", "nameserver", "searchdomain", "sshkeys", "cicustom", "ciuser", "citype")
     rows: list[dict[str, Any]] = []
-    for key in [*keys, *sorted(key for key in guest.config if key.startswith("ipconfig"))]:
+    for key in [*keys, *(f"ipconfig{key[3:]}" for key in sorted(guest.config) if NET.fullmatch(key))]:
         value, made = guest.config.get(key), guest.generated.get(key)
         if value is None and made is None:
             continue

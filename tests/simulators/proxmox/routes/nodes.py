@@ -9,11 +9,10 @@ from simulators.proxmox.board import cpus
 from simulators.proxmox.calls import Call, at, indexed, route
 from simulators.proxmox.errors import bad
 from simulators.proxmox.strings import number
-from simulators.proxmox.world import GIB, Node, World
+from simulators.proxmox.world import Node, World
 
 RELEASE = "9.2"
 VERSION = {"release": RELEASE, "version": "9.2.11", "repoid": "14a22df3"}
-DISK = 64 * GIB
 
 
 def memory_used(world: World, node: Node) -> int:
@@ -40,8 +39,8 @@ def node_row(world: World, node: Node) -> dict[str, Any]:
         "maxcpu": node.cpus,
         "mem": memory_used(world, node),
         "maxmem": node.memory,
-        "disk": DISK // 4,
-        "maxdisk": DISK,
+        "disk": node.disk // 4,
+        "maxdisk": node.disk,
         "uptime": int(time.time() - node.started),
         "cgroup-mode": 2,
     }
@@ -73,7 +72,7 @@ async def version(call: Call) -> object:
 @route("GET", "/nodes/{node}/status", allowed=at("/nodes/{node}", "Sys.Audit"))
 async def status(call: Call) -> object:
     node = call.host
-    used = memory_used(call.world, node)
+    used, disk = memory_used(call.world, node), node.disk
     return {
         "cpu": cpu_used(call.world, node),
         "wait": 0,
@@ -83,7 +82,7 @@ async def status(call: Call) -> object:
         "memory": {"total": node.memory, "used": used, "free": node.memory - used, "available": node.memory - used},
         "swap": {"total": 0, "used": 0, "free": 0},
         "ksm": {"shared": 0},
-        "rootfs": {"total": DISK, "used": DISK // 4, "free": DISK * 3 // 4, "avail": DISK * 3 // 4},
+        "rootfs": {"total": disk, "used": disk // 4, "free": disk * 3 // 4, "avail": disk * 3 // 4},
         "cpuinfo": {"cpus": node.cpus, "cores": node.cpus // 2, "sockets": 1, "model": "Simulated", "mhz": "3000.000"},
         "kversion": "Linux 6.17.2-1-pve",
         "current-kernel": {"sysname": "Linux", "release": "6.17.2-1-pve", "machine": "x86_64", "version": "#1 SMP"},

@@ -190,7 +190,7 @@ async def hibernate(call: Call, task: Task) -> None:
         raise
     task.log("State saved, quitting")
     guest.vmstate, guest.lock = made, "suspended"
-    guest.config |= {"runningcpu": guest.config.get("cpu", "kvm64"), "running-nets-host-mtu": ""}
+    guest.config |= guests.running_keys(guest)
     guests.off_now(world, guest, applied=False)
 
 

@@ -73,7 +73,7 @@ async def create(call: Call) -> object:
         async with world.locks.hold(vmid, world.pace.lock_create):
             if vmid in world.guests:
                 raise refused(f"VM {vmid} already exists on node '{world.guests[vmid].node}'")
-            guest = Guest(vmid, node, lock="create")
+            guest = Guest(vmid, node, lock="create", obeys=world.obeys)
             world.guests[vmid] = guest
             if pool := call.text("pool"):
                 world.access.pool_of[vmid] = pool
@@ -85,7 +85,7 @@ async def create(call: Call) -> object:
             await build(task, guest, wanted)
         if call.flag("start"):
             task.log("Execute autostart")
-            guests.begin_start(world, guest)
+            await world.tasks.wait(guests.begin_start(world, guest))
 
     return world.tasks.start(call.who, node, "qmcreate", vmid, worker)
 

@@ -21,6 +21,7 @@ SNAPSHOT = at("/vms/{vmid}", "VM.Snapshot")
 ROLLBACK = at("/vms/{vmid}", "VM.Snapshot", "VM.Snapshot.Rollback")
 READ = at("/vms/{vmid}", "VM.Snapshot", "VM.Snapshot.Rollback", "VM.Audit")
 HERE = "current"
+SAVED = 2_622_464  # bytes of memory that a guest without a system has
 BASE = "/nodes/{node}/qemu/{vmid}/snapshot"
 
 
@@ -70,7 +71,7 @@ async def take(call: Call, task: Task, name: str) -> None:
         if name in guest.snapshots:
             raise refused(f"snapshot name '{name}' already used")
         check_feature(world, guest)
-        config = {key: value for key, value in guest.config.items() if not key.startswith("unused")}
+        config = {k: value for k, value in guest.config.items() if not k.startswith("unused") and k != "description"}
         snapshot = Snapshot(name, config, guest.parent, state="prepare")
         snapshot.description = call.text("description").rstrip("\n")
         guest.snapshots[name] = snapshot
@@ -107,9 +108,12 @@ async def save(task: Task, guest: Guest, snapshot: Snapshot, *, memory: bool) ->
         size = (number(guest.config.get("memory", "512")) * 2 + 512) << 20
         volume = await disks.allocate(work, world.storage(name), size, "raw", name=f"state-{snapshot.name}")
         snapshot.vmstate = volume.volid
-        snapshot.config["runningcpu"] = guest.config.get("cpu", "kvm64")
+        snapshot.config |= guests.running_keys(guest)
         task.log(f"saving VM state and RAM using storage '{name}'")
         await task.spend(world.pace.vmstate)
+        volume.used = SAVED
+        if world.storage(name).files:
+            volume.size = SAVED
         task.log("completed saving the VM state in 1s, saved 2.50 MiB")
     elif guest.run and guests.agent_enabled(guest) and not guest.agent:
         task.log("skipping guest filesystem freeze - agent configured but not running?")
@@ -236,7 +240,7 @@ def go_back(world: World, guest: Guest, snapshot: Snapshot) -> None:
     unused = {key: value for key, value in guest.config.items() if key.startswith("unused")}
     description = guest.config.get("description")
     lost = [volid for volid in disks.volids(guest.config) if volid not in disks.volids(snapshot.config)]
-    guest.config = {key: value for key, value in snapshot.config.items() if key != "runningcpu"}
+    guest.config = {key: value for key, value in snapshot.config.items() if key not in guests.RUNNING_KEYS}
     if description is not None:
         guest.config["description"] = description
     for volid in lost:
