@@ -9,7 +9,7 @@ from typing import Final
 
 from common import logging, v1
 from common.clock import Clock
-from common.errors import HostFullError, HypervisorUnavailableError, ResourceNotFoundError
+from common.errors import HostFullError, HypervisorUnavailableError, ProviderError, ResourceNotFoundError
 from providerkit.violations import size
 
 from provider_proxmox.config import disks, nics, properties, sizes
@@ -283,6 +283,24 @@ class Places:
                 del self._promises[uid]
 
     # -- storages --------------------------------------------------------------------------------------------------
+
+    def for_disk(self, node: str, storage: str, disk: v1.DiskSpec, doing: str) -> Where:
+        """Where one more disk of a machine on this node is made.
+
+        Args:
+            storage: empty takes the one with most room.
+        Raises:
+            ResourceNotFoundError, HostFullError, HypervisorUnavailableError: says what is wrong with it.
+        """
+        try:
+            if storage:
+                there = self._reached(node, storage, f"disk {disk.name} asks for", IMAGES)
+            else:
+                there = self._roomiest(node, disk.size_bytes)
+            self._has_room(there, disk.size_bytes, f"disk {disk.name}")
+        except ProviderError as error:
+            raise type(error)(f"{doing}: node {node}: {error}") from error
+        return Where(there.name, disks.format_on(there.kind))
 
     def _lacks_storage(self, wish: Wish, node: Node) -> _Refusal | None:
         try:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from provider_proxmox import stamp
-from provider_proxmox.config import disks, hardware
+from provider_proxmox.config import disks, hardware, nics
 from provider_proxmox.session.index import Guest
 from provider_proxmox.stamp import Stamp
 
@@ -87,3 +87,48 @@ def parameters(before: Shape, after: Shape, written: str) -> dict[str, object]:
     if description != written:
         found["description"] = description
     return found
+
+
+# -- when a device could not be plugged in -----------------------------------------------------------------------------
+
+
+def failing(before: Guest, now: Guest) -> set[str]:
+    """Slots whose change was asked for since `before` and waits: after a failure, those that could not be changed."""
+    return {
+        key
+        for key, value in now.pending.items()
+        if (disks.is_slot(key) or nics.is_slot(key)) and (key not in before.pending or before.pending[key] != value)
+    }
+
+
+def boot_back(before: Guest, now: Guest) -> dict[str, object | None]:
+    """`boot` as it has to be when only some devices went that were asked to go; None has what waits forgotten."""
+    if "boot" not in now.pending or now.pending["boot"] == before.pending.get("boot"):
+        return {}
+    left = [device for device in disks.boot_order(before.config) if device in now.config]
+    order = f"order={';'.join(left)}"
+    if order == now.pending["boot"]:
+        return {}
+    return {"boot": None if order == now.config.get("boot") else order}
+
+
+def moved(before: Shape, after: Shape, failed: set[str]) -> Shape:
+    """The shape with what was changed, and with what could not be changed as it was."""
+    config = {key: value for key, value in after.config.items() if key not in failed}
+    config |= {key: value for key, value in before.config.items() if key in failed}
+    record = after.stamp
+    for disk in after.stamp.disks:
+        if disk.slot in failed:
+            record = record.without_disk(disk.name)
+    for nic in after.stamp.nics:
+        if nic.slot in failed:
+            record = record.without_nic(nic.name)
+    for disk in before.stamp.disks:
+        if disk.slot in failed or (not disk.slot and record.disk(disk.name) is None):
+            record = record.with_disk(disk)
+    for nic in before.stamp.nics:
+        if nic.slot in failed:
+            record = record.with_nic(nic)
+    drives = {name: slot for name, slot in after.stamp.cdroms.items() if slot not in failed}
+    drives |= {name: slot for name, slot in before.stamp.cdroms.items() if slot in failed}
+    return replace(after, config=config, stamp=replace(record, cdroms=drives))

@@ -1,0 +1,384 @@
+"""Reconfiguration of a machine that exists: each change, or all changes of one apply together, as one call that Proxmox
+VE refuses if the configuration is no longer the one that the change was built from.
+
+What a running guest cannot take at once waits for its next start and is told so. A device that Proxmox VE could not
+plug in is another matter: it stays in the configuration all the same, and would be there one day without anybody's
+knowing; so it is taken out again.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Final
+
+from common import logging, v1
+from common.errors import (
+    HypervisorUnavailableError,
+    InvalidSpecError,
+    MachineNotFoundError,
+    NotSupportedError,
+    OperationInProgressError,
+    OutcomeUnknownError,
+    ProviderError,
+    StalePreconditionError,
+)
+
+from provider_proxmox import locks
+from provider_proxmox.config import disks, editing, nics, sizes, tuning
+from provider_proxmox.config.shape import Shape, boot_back, failing, moved, parameters, shape_of
+from provider_proxmox.content.bootdata import BootData
+from provider_proxmox.guests import Guests
+from provider_proxmox.placing import Places
+from provider_proxmox.session.index import Guest
+from provider_proxmox.session.pve import Pve
+from provider_proxmox.snapshots import Snapshots
+from provider_proxmox.stamp import Stamp
+
+log = logging.get(__name__)
+
+_ATTEMPTS: Final = 3
+"""So often a change is built anew upon what somebody else has changed meanwhile."""
+_NEW_VOLUME: Final = re.compile(r"[\w.-]+:\d+(?:\.\d+)?(?:,|$)")
+_DATASTORE: Final = "placement.datastore"
+
+Build = Callable[[Shape], Shape]
+"""Gets a machine and answers with what it shall be. Pure: it may be asked more than once."""
+
+
+@dataclass
+class _Waiting:
+    """Changes of one machine that are being collected."""
+
+    builds: list[Build] = field(default_factory=list)
+    after: list[Callable[[], Awaitable[None]]] = field(default_factory=list)
+    """What takes a call of its own, when those are made."""
+
+
+class Reconfiguring:
+    """Changes of the machines of one owner."""
+
+    def __init__(
+        self,
+        pve: Pve,
+        guests: Guests,
+        places: Places,
+        boot_data: BootData,
+        snapshots: Snapshots,
+        *,
+        default_bridge: str = "",
+        default_storage: str = "",
+    ) -> None:
+        """Args: default_bridge, default_storage: see the settings."""
+        self._pve = pve
+        self._guests = guests
+        self._places = places
+        self._boot_data = boot_data
+        self._snapshots = snapshots
+        self._default_bridge = default_bridge
+        self._default_storage = default_storage
+        self._waiting: dict[str, _Waiting] = {}
+
+    # -- one call --------------------------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def together(self, uid: str) -> AsyncIterator[None]:
+        """Changes of this machine that are made inside of this context are one call at its end, or none of them is."""
+        self._waiting[uid] = _Waiting()
+        try:
+            yield
+        finally:
+            waiting = self._waiting.pop(uid)
+        if waiting.builds:
+            await self.edit_now(uid, "change", joined(waiting.builds))
+        for call in waiting.after:
+            await call()
+
+    async def edit(self, uid: str, what: str, build: Build) -> None:
+        """Make a change, together with others if they are being collected.
+
+        Raises:
+            ProviderError: what `build` refuses; at once, also where the change is made later.
+        """
+        waiting = self._waiting.get(uid)
+        if waiting is None:
+            await self.edit_now(uid, what, build)
+            return
+        guest, record, _ = await self._seen(uid, what)
+        joined([*waiting.builds, build])(shape_of(guest, record))
+        waiting.builds.append(build)
+
+    async def _afterwards(self, uid: str, call: Callable[[], Awaitable[None]]) -> None:
+        waiting = self._waiting.get(uid)
+        if waiting is None:
+            await call()
+        else:
+            waiting.after.append(call)
+
+    async def edit_now(self, uid: str, what: str, build: Build) -> None:
+        """Make a change by itself.
+
+        Raises:
+            LockedError: a task holds the configuration, or has left its lock behind.
+        """
+        for attempt in range(_ATTEMPTS):
+            guest, record, doing = await self._seen(uid, what)
+            before = shape_of(guest, record)
+            after = build(before)
+            said = parameters(before, after, str(guest.config.get("description", "")))
+            if not said:
+                return
+            await locks.require_free(self._pve, guest, doing)
+            try:
+                await self._write(guest, doing, said)
+            except StalePreconditionError:
+                if attempt + 1 == _ATTEMPTS:
+                    raise
+            except (HypervisorUnavailableError, OutcomeUnknownError, OperationInProgressError):
+                raise  # nobody knows, or nothing was done
+            except ProviderError:
+                await self._take_back(guest, before, after, doing)
+                raise
+            else:
+                return
+
+    async def _write(self, guest: Guest, doing: str, said: dict[str, object]) -> None:
+        """A volume that has to be made takes its time, which a task may have."""
+        makes = any(disks.is_slot(key) and _NEW_VOLUME.match(str(value)) for key, value in said.items())
+        if makes or "tpmstate0" in said:
+            await self._guests.change_by_task(guest, doing, None, **said)
+        else:
+            await self._guests.change(guest, doing, **said)
+
+    async def _take_back(self, guest: Guest, before: Shape, after: Shape, doing: str) -> None:
+        """Take out what could not be plugged in, and leave in what could not be unplugged; the stamp says so, too."""
+        now = await self._pve.refresh(guest.vmid, doing)
+        if now is None:
+            return
+        failed = failing(guest, now)
+        if not failed:
+            return
+        told = moved(before, after, failed)
+        said = parameters(told, told, str(now.config.get("description", "")))
+        boot = boot_back(guest, now)
+        said |= {key: order for key, order in boot.items() if order is not None}
+        gone = sorted(key for key in failed if key not in before.config)
+        back = sorted([key for key in failed if key in before.config] + [key for key in boot if boot[key] is None])
+        said |= ({"delete": ",".join(gone)} if gone else {}) | ({"revert": ",".join(back)} if back else {})
+        log.warning("proxmox.change.taken_back", vmid=guest.vmid, keys=sorted(failed))
+        clean = await self._guests.change(now, doing, **said)
+        was = {*disks.unused(guest.config).values(), *disks.volumes(guest.config).values()}
+        left = [key for key, volume in disks.unused(clean.config).items()
+                if volume not in was and disks.owner_of(volume) == guest.vmid]  # fmt: skip
+        if left:
+            await self._guests.change(clean, doing, delete=",".join(left))  # a volume that nobody has written to
+
+    async def _seen(self, uid: str, what: str) -> tuple[Guest, Stamp, str]:
+        """Our machine as it is now, its stamp, and what is being done."""
+        doing = f"{what} of machine {uid}"
+        guest = await self._snapshots.finish(await self._guests.get(uid, doing), doing)
+        record = guest.stamp
+        if record is None:
+            raise MachineNotFoundError(f"{doing}: it lost our stamp meanwhile")
+        return guest, record, doing
+
+    # -- processor, memory, firmware, options ----------------------------------------------------------------------
+
+    async def set_cpu(self, uid: str, cpu: v1.CpuSpec, *, live: bool) -> None:
+        """See Driver."""
+        guest, _, _ = await self._seen(uid, "set CPUs")
+        node = self._pve.index.nodes.get(guest.node)
+        cpus = node.cpus if node is not None else 0
+        await self.edit(uid, "set CPUs", lambda shape: tuning.set_cpu(shape, cpu, live=live, node_cpus=cpus))
+
+    async def set_memory(self, uid: str, memory: v1.MemorySpec, *, live: bool) -> None:
+        """See Driver."""
+        await self.edit(uid, "set memory", lambda shape: tuning.set_memory(shape, memory, live=live))
+
+    async def set_firmware(self, uid: str, firmware: v1.FirmwareSpec) -> None:
+        """See Driver."""
+        guest, record, _ = await self._seen(uid, "set firmware")
+        storage = self._storage(guest, record, "")
+        await self.edit(uid, "set firmware", lambda shape: tuning.set_firmware(shape, firmware, storage))
+
+    async def set_tuning(self, uid: str, spec: v1.MachineSpec) -> None:
+        """See Driver."""
+        guest, _, _ = await self._seen(uid, "set tuning")
+        await self.edit(uid, "set tuning", lambda shape: tuning.set_tuning(shape, spec, vmid=guest.vmid))
+
+    # -- disks -----------------------------------------------------------------------------------------------------
+
+    async def attach_disk(self, uid: str, disk: v1.DiskSpec, *, live: bool) -> None:
+        """See Driver.
+
+        Raises:
+            InvalidSpecError: the existing disk belongs to another machine, which would write to it as well.
+        """
+        what = f"attach disk {disk.name}"
+        guest, record, doing = await self._seen(uid, what)
+        if disk.existing is not None:
+            self._refuse_used(guest, disk.existing.id, doing)
+        where = self._places.for_disk(guest.node, self._storage(guest, record, disk.storage), disk, doing)
+        await self.edit(
+            uid, what, lambda shape: editing.attach_disk(shape, disk, storage=where.storage, format=where.format)
+        )
+
+    def _storage(self, guest: Guest, record: Stamp, asked: str) -> str:
+        """Storage of one more disk: as asked, else where the machine's disks are."""
+        if storage := asked or record.settings.get(_DATASTORE, ""):
+            return storage
+        beside = (drive.storage for drive in disks.disks(guest.config))
+        return next((storage for storage in beside if storage), self._default_storage)
+
+    def _refuse_used(self, guest: Guest, volume: str, doing: str) -> None:
+        for other in self._pve.index.guests.values():
+            if other.vmid != guest.vmid and volume in disks.volumes(other.config).values():
+                raise InvalidSpecError(f"{doing}: {volume} is a disk of guest {other.vmid} ({other.name})")
+
+    async def grow_disk(self, uid: str, name: str, size_bytes: int, *, live: bool) -> None:
+        """See Driver."""
+        what = f"grow disk {name}"
+        guest, record, _ = await self._seen(uid, what)
+        editing.drive_of(shape_of(guest, record), name, "grow")
+
+        async def grow() -> None:
+            guest, record, doing = await self._seen(uid, what)
+            drive = editing.drive_of(shape_of(guest, record), name, "grow")
+            if drive.size_bytes >= size_bytes:
+                return
+            await locks.require_free(self._pve, guest, doing)
+            wish = {"disk": drive.slot, "size": sizes.resized(size_bytes), "digest": guest.digest or None}
+            await self._pve.run(doing, "PUT", f"{guest.path}/resize", wish)
+            await self._pve.refresh(guest.vmid, doing)
+
+        await self._afterwards(uid, grow)
+
+    async def update_disk(self, uid: str, disk: v1.DiskSpec, *, live: bool) -> None:
+        """See Driver."""
+        await self.edit(uid, f"update disk {disk.name}", lambda shape: editing.update_disk(shape, disk))
+
+    async def detach_disk(self, uid: str, name: str, *, live: bool) -> None:
+        """See Driver."""
+        await self.edit(uid, f"detach disk {name}", lambda shape: editing.detach_disk(shape, name))
+
+    async def move_disk(self, uid: str, name: str, storage: str, *, live: bool) -> None:
+        """See Driver; a move that an earlier call began is waited for.
+
+        Raises:
+            NotSupportedError: it has snapshots, which would be left behind.
+        """
+        what = f"move disk {name}"
+        guest, record, doing = await self._seen(uid, what)
+        if await locks.wait_tasks(self._pve, guest, doing, ("qmmove",)):
+            guest, record, doing = await self._seen(uid, what)
+        drive = editing.drive_of(shape_of(guest, record), name, "move")
+        if drive.storage != storage:
+            if guest.config.get("parent"):
+                raise NotSupportedError(
+                    f"{doing}: the machine has snapshots, which cannot move along; delete them first"
+                )
+            await locks.require_free(self._pve, guest, doing)
+            where = self._places.for_disk(guest.node, storage, v1.DiskSpec(name=name), doing)
+            wish = {
+                "disk": drive.slot,
+                "storage": storage,
+                "format": where.format or None,
+                "delete": True,
+                "digest": guest.digest or None,
+            }
+            await self._pve.run(doing, "POST", f"{guest.path}/move_disk", wish)
+            await self._pve.refresh(guest.vmid, doing)
+        await self.edit_now(uid, what, lambda shape: editing.moved_disk(shape, name))
+
+    # -- drives and network adapters -------------------------------------------------------------------------------
+
+    async def set_cdrom(self, uid: str, cdrom: v1.CdromSpec, *, live: bool) -> None:
+        """See Driver."""
+        await self.edit(uid, f"set drive {cdrom.name}", lambda shape: editing.set_cdrom(shape, cdrom))
+
+    async def detach_cdrom(self, uid: str, name: str) -> None:
+        """See Driver."""
+        await self.edit(uid, f"remove drive {name}", lambda shape: editing.detach_cdrom(shape, name))
+
+    async def attach_nic(self, uid: str, nic: v1.NicSpec, *, live: bool) -> None:
+        """See Driver."""
+        mac = nic.mac or nics.mac_of(uid, nic.name, self._macs_of_others(uid))
+        await self.edit(
+            uid,
+            f"attach NIC {nic.name}",
+            lambda shape: editing.attach_nic(shape, nic, mac, default_bridge=self._default_bridge),
+        )
+
+    def _macs_of_others(self, uid: str) -> set[str]:
+        return {
+            nic.mac
+            for guest in self._pve.index.guests.values()
+            if guest.stamp is None or guest.stamp.uid != uid
+            for nic in nics.nics(guest.config)
+        }
+
+    async def update_nic(self, uid: str, nic: v1.NicSpec, *, live: bool) -> None:
+        """See Driver."""
+        await self.edit(
+            uid,
+            f"update NIC {nic.name}",
+            lambda shape: editing.update_nic(shape, nic, default_bridge=self._default_bridge),
+        )
+
+    async def detach_nic(self, uid: str, name: str, *, live: bool) -> None:
+        """See Driver."""
+        await self.edit(uid, f"detach NIC {name}", lambda shape: editing.detach_nic(shape, name))
+
+    # -- first-boot data and texts ---------------------------------------------------------------------------------
+
+    async def set_boot_data(self, uid: str, spec: v1.MachineSpec) -> None:
+        """See Driver; what was made for the data before goes when the new ones are in place."""
+        what = "replace first-boot data"
+        guest, record, doing = await self._seen(uid, what)
+        present = {nic.slot: nic.mac for nic in nics.nics(shape_of(guest, record).config)}
+        handed = await self._boot_data.put(
+            guest.vmid,
+            guest.node,
+            spec,
+            doing,
+            macs={nic.name: present[nic.slot] for nic in record.nics if nic.slot in present},
+            slots={nic.name: nic.slot for nic in record.nics},
+            config=guest.config,
+            storage=self._storage(guest, record, ""),
+        )
+        options = {**dict.fromkeys(handed.delete), **handed.config}
+
+        async def drop() -> None:
+            await self._boot_data.drop(uid, doing, keep=handed.volumes, known=record.volumes)
+
+        await self.edit(uid, what, lambda shape: editing.set_boot_data(shape, spec, options, handed.volumes))
+        await self._afterwards(uid, drop)
+
+    async def set_tags(self, uid: str, tags: list[str]) -> None:
+        """See Driver."""
+        await self.edit(uid, "set tags", lambda shape: editing.set_tags(shape, tags))
+
+    async def set_description(self, uid: str, description: str) -> None:
+        """See Driver."""
+        await self.edit(uid, "set description", lambda shape: editing.set_description(shape, description))
+
+    async def note(self, uid: str, key: str, value: str) -> None:
+        """See Driver."""
+        await self.edit_now(uid, "keep a note", lambda shape: editing.note(shape, key, value))
+
+    async def record(self, uid: str, what: str, settings: dict[str, str], *, without: str | tuple[str, ...]) -> None:
+        """Write settings of the stamp, and take those of the same beginning off that are asked for no longer."""
+        await self.edit_now(uid, what, lambda shape: shape.noting(settings, without=without))
+
+
+def joined(builds: Sequence[Build]) -> Build:
+    """One change of several, each built upon what the ones before it make of the machine."""
+
+    def build(shape: Shape) -> Shape:
+        for each in builds:
+            shape = each(shape)
+        return shape
+
+    return build
