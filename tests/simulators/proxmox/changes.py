@@ -229,7 +229,7 @@ def settable(work: Work, guest: Guest, key: str, errors: dict[str, str]) -> bool
 
 def plug_nic(work: Work, guest: Guest, key: str, value: str, errors: dict[str, str]) -> bool:
     """Whether a NIC can be plugged in, or changed in place."""
-    there = work.world.nodes[guest.node].bridges
+    there = work.world.networks(guest.node)
     if bridge(value) and bridge(value) not in there:
         script = "network script /usr/libexec/qemu-server/pve-bridge-hotplug failed with status 256"
         errors[key] = f"hotplug problem - VM {guest.vmid} qmp command 'netdev_add' failed - {script}\n"

@@ -97,7 +97,7 @@ def check_start(world: World, guest: Guest) -> None:
         if world.volume(snippet, guest.node) is None:
             raise refused(f"volume '{snippet}' does not exist")
     for key, value in guest.config.items():
-        if NET.fullmatch(key) and bridge(value) and bridge(value) not in world.nodes[guest.node].bridges:
+        if NET.fullmatch(key) and bridge(value) and bridge(value) not in world.networks(guest.node):
             raise refused(f"bridge '{bridge(value)}' does not exist")
 
 

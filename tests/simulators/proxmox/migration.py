@@ -143,7 +143,7 @@ class Plan:
         if self.guest.run is None:
             return
         for key, value in self.guest.config.items():
-            if NET.fullmatch(key) and bridge(value) and bridge(value) not in node.bridges:
+            if NET.fullmatch(key) and bridge(value) and bridge(value) not in self.world.networks(self.target):
                 task.log(f"[{self.target}] bridge '{bridge(value)}' does not exist")
                 raise refused("online migrate failure - remote command failed with exit code 255")
 

@@ -191,6 +191,17 @@ class Pool:
     storages: set[str] = field(default_factory=set)
 
 
+@dataclass
+class Vnet:
+    """A virtual network of the cluster; every node has it."""
+
+    zone: str
+    tag: int = 0
+
+
+LOCAL_ZONE = "localnetwork"  # of the bridges that nodes have by themselves
+
+
 class Hypervisor(Protocol):
     """Something real behind the guests, told when one starts and ends."""
 
@@ -228,6 +239,8 @@ class World:
         self.pools: dict[str, Pool] = {}
         self.ha: dict[str, dict[str, Any]] = {}  # sid (vm:101) -> its options
         self.ha_rules: dict[str, dict[str, Any]] = {}
+        self.vnets: dict[str, Vnet] = {}
+        self.mappings: dict[str, dict[str, dict[str, Any]]] = {}  # kind (pci, usb) -> id -> its options
         self.access = Access(self.pace.ticket)
         self.access.users[ROOT] = User(password=ROOT_PASSWORD)
         token = Token(secret="00000000-0000-4000-8000-000000000000", privsep=False)
@@ -256,6 +269,14 @@ class World:
         """A volume as `node` sees it."""
         storage = self.storages.get(volid.partition(":")[0])
         return storage.on(node).get(volid) if storage else None
+
+    def networks(self, node: str) -> set[str]:
+        """What a NIC can be plugged into on a node."""
+        return self.nodes[node].bridges | self.vnets.keys()
+
+    def network_path(self, name: str) -> str:
+        """Where rights on a network are granted."""
+        return f"/sdn/zones/{self.vnets[name].zone if name in self.vnets else LOCAL_ZONE}/{name}"
 
     def uuid(self) -> str:
         """A random UUID of this world."""

@@ -117,7 +117,7 @@ def planned(call: Call, source: Guest, newid: int, target: str) -> Plan:
             raise refused(f"parameter '{name}' not allowed for linked clones")
     for key, value in config.items():
         if NET.fullmatch(key) and bridge(value):
-            call.require(f"/sdn/zones/localnetwork/{bridge(value)}", "SDN.Use")
+            call.require(call.world.network_path(bridge(value)), "SDN.Use")
     for key, drive in drives(config).items():
         if is_cdrom(drive) and not is_cloudinit(drive):
             continue

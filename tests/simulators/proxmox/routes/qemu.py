@@ -117,7 +117,7 @@ def check_resources(call: Call, wanted: dict[str, str]) -> None:
         if key.startswith(("usb", "hostpci", "parallel", "serial")) and not call.who.root:
             check_device(key, value)
         if NET.fullmatch(key) and (name := bridge(value)):
-            call.require(f"/sdn/zones/localnetwork/{name}", "SDN.Use")
+            call.require(call.world.network_path(name), "SDN.Use")
         if is_disk(key):
             drive = parse(value, "file")
             file = drive.get("file", "")
