@@ -190,7 +190,7 @@ class Entry:
         doors = [door for door in self._doors if door.away_until <= now]
         if not doors:
             first = min(self._doors, key=lambda door: door.away_until)
-            raise HypervisorUnavailableError(
+            raise UnreachableError(
                 f"{doing}: no node of the cluster can be reached: {'; '.join(door.why for door in self._doors)}",
                 retry_after=max(first.away_until - now, 0.1),
             )

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 from provider_proxmox import stamp
 from provider_proxmox.stamp import Stamp
+
+_read = lru_cache(maxsize=4096)(stamp.read)
+"""Stamps are looked at all the time and change rarely."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,12 +48,12 @@ class Guest:
     @property
     def description(self) -> str:
         """Text for people, without the stamp."""
-        return stamp.read(str(self.config.get("description", "")))[0]
+        return _read(str(self.config.get("description", "")))[0]
 
     @property
     def stamp(self) -> Stamp | None:
         """Its stamp, whoever's it is, if it was written for this very guest and not brought along by a copy."""
-        found = stamp.read(str(self.config.get("description", "")))[1]
+        found = _read(str(self.config.get("description", "")))[1]
         return found if found is not None and found.vmid == self.vmid else None
 
     @property
@@ -92,6 +96,8 @@ class Index:
 
     def __init__(self) -> None:
         self.guests: dict[int, Guest] = {}
+        """By VMID; changed by `put` and `drop` alone."""
+        self._uids: dict[str, set[int]] = {}
         self.nodes: dict[str, Node] = {}
         self.storages: dict[tuple[str, str], Storage] = {}
         """By node and name."""
@@ -100,7 +106,24 @@ class Index:
 
     def with_uid(self, uid: str) -> list[Guest]:
         """Guests whose stamp names this UID, whoever's it is."""
-        return [guest for guest in self.guests.values() if guest.stamp is not None and guest.stamp.uid == uid]
+        return [self.guests[vmid] for vmid in sorted(self._uids.get(uid, ()))]
+
+    def put(self, guest: Guest) -> None:
+        """Have it known as it is now."""
+        self.drop(guest.vmid)
+        self.guests[guest.vmid] = guest
+        if guest.stamp is not None:
+            self._uids.setdefault(guest.stamp.uid, set()).add(guest.vmid)
+
+    def drop(self, vmid: int) -> Guest | None:
+        """Forget it; what was known of it."""
+        guest = self.guests.pop(vmid, None)
+        if guest is not None and guest.stamp is not None:
+            vmids = self._uids[guest.stamp.uid]
+            vmids.discard(vmid)
+            if not vmids:
+                del self._uids[guest.stamp.uid]
+        return guest
 
     def on_node(self, node: str) -> Iterable[Guest]:
         """Guests of a node."""

@@ -12,6 +12,7 @@ from common.errors import HypervisorUnavailableError
 from providerkit.background import running
 from providerkit.driver import Progress
 
+from provider_proxmox.session.details import Details
 from provider_proxmox.session.entry import Entry
 from provider_proxmox.session.index import Guest, Index
 from provider_proxmox.session.login import Endpoint
@@ -57,11 +58,12 @@ class Pve:
         self._entry = Entry(endpoint, clock=clock, call_timeout=call_timeout, concurrency=concurrency)
         self._reader = Reader(self._look, self.index, clock=clock)
         self._reader.on_change = self._changed
+        self._details = Details(self.index, self._reader, concurrency=concurrency)
+        self._ticker = Ticker(self._look, self.index, self._reader, self._details, clock=clock, tick=tick)
         self._tasks = Tasks(self._look, self.delete, clock=clock, task_timeout=task_timeout)
-        self._ticker = Ticker(
-            self._look, self.index, self._reader, self._tasks, clock=clock, tick=tick, concurrency=concurrency
-        )
         self._ticker.on_any = lambda: self._tell(None)
+        self._ticker.on_tasks = self._tasks.take
+        self._tasks.on_list = self._ticker.take_tasks
         self._tell: Callable[[str | None], None] = lambda _uid: None
 
     def on_change(self, tell: Callable[[str | None], None]) -> None:
@@ -216,11 +218,10 @@ class Pve:
         cancel: bool = False,
     ) -> None:
         """Wait for a task's end; see `Tasks.wait`."""
-        self._ticker.hurry()
-        try:
+        if upid is None:
+            return
+        with self._ticker.ours(str(upid)):
             await self._tasks.wait(doing, upid, progress, at=at, cancel=cancel)
-        finally:
-            self._ticker.hurry()
 
     async def run(
         self,
@@ -284,5 +285,3 @@ class Pve:
         stamps = [guest.stamp for guest in (before, after) if guest is not None]
         for uid in dict.fromkeys(stamp.uid for stamp in stamps if stamp is not None):
             self._tell(uid)
-        if not any(stamps):
-            self._tell(None)

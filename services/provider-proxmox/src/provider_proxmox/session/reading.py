@@ -58,7 +58,7 @@ class Reader:
             return known if known is not None else guest
         self._seen[guest.vmid] = number
         if known != guest:
-            self._index.guests[guest.vmid] = guest
+            self._index.put(guest)
             self.on_change(known, guest)
         return guest
 
@@ -72,7 +72,7 @@ class Reader:
             return
         self._seen[vmid] = number
         self.signatures.pop(vmid, None)
-        known = self._index.guests.pop(vmid, None)
+        known = self._index.drop(vmid)
         if known is not None:
             self.on_change(known, None)
 
@@ -115,6 +115,11 @@ class Reader:
         rows = await self._get(doing, "cluster/resources", type="vm")
         found = next((row for row in rows if row.get("vmid") == vmid and row.get("type") == "qemu"), None)
         return str(found["node"]) if found is not None else None
+
+    async def digest(self, guest: Guest, doing: str) -> str:
+        """Of its configuration as it is now, in one call."""
+        rows = await self._get(doing, f"{guest.path}/pending")
+        return next((str(row["value"]) for row in rows if row.get("key") == "digest"), "")
 
     async def read_listed(self, number: int, node: str, row: dict[str, Any], doing: str) -> Guest | None:
         """Read what a row of the full list of a node lacks; None when it went away meanwhile."""

@@ -119,11 +119,8 @@ class Tasks:
         self._task_timeout = task_timeout
         self._waits: set[_Wait] = set()
         self._more = asyncio.Event()
-
-    @property
-    def waiting(self) -> bool:
-        """A task is being waited for."""
-        return bool(self._waits)
+        self.on_list: Callable[[list[dict[str, Any]]], None] = lambda _rows: None
+        """Gets each list of the cluster's tasks that was asked for here."""
 
     async def wait(
         self,
@@ -246,6 +243,7 @@ class Tasks:
         if len(open_) >= TOGETHER:
             rows = await self._get("look at the tasks", "cluster/tasks")
             self.take(rows)
+            self.on_list(rows)
             # Those that failed are asked for their whole text; a list forgets what ended long ago.
             running = {row.get("upid") for row in rows if not row.get("endtime")}
             open_ = [wait for wait in open_ if not wait.done.is_set() and wait.upid.text not in running]

@@ -1,10 +1,9 @@
-"""The one ticker of a cluster: looks at what is cheap to look at, and reads whatever gave a sign of a change.
+"""The one ticker of a cluster: looks at what is cheap to look at, and marks what gave a sign of a change.
 
 Proxmox VE tells nobody of changes. A list per node tells states, names, locks and sizes as they are now
 (`cluster/resources` is up to 10 s late, and shows a VMID that is used again with its predecessor's name); the cluster's
 list of tasks tells what anybody begins and ends; its resources tell tags, pools, nodes and storages. A guest is read
-whole only when one of them differs from before. What a person changes in a configuration without a task and without a
-trace in a list is found by the rotation.
+whole only when one of them differs from before.
 
 A guest that a list lacks is not gone for that: its node may be down, it may have moved, or we may not see it any more.
 """
@@ -13,24 +12,28 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
 from common import logging
 from common.clock import Clock
-from common.errors import HypervisorUnavailableError, PermissionMissingError, ProviderError
+from common.errors import CredentialsRefusedError, HypervisorUnavailableError, PermissionMissingError, ProviderError
 from providerkit.waiting import wait_event
 
+from provider_proxmox.session.details import Details
 from provider_proxmox.session.index import Guest, Index, Node, Storage
+from provider_proxmox.session.line import UnreachableError
 from provider_proxmox.session.pace import BUSY_SECONDS, NETWORKS_SECONDS, Pace, pace
 from provider_proxmox.session.reading import Ask, Reader, signature
-from provider_proxmox.session.tasks import Tasks, parse_upid
+from provider_proxmox.session.tasks import parse_upid
 
 log = logging.get(__name__)
 
 AWAY_AFTER = 2
-"""So many lists of a node must fail in a row until its guests count as unknown."""
+"""So many lists of a node must fail in a row until what its guests do counts as unknown."""
+BLIND_SECONDS = 30.0
+"""After so long without an answer of the cluster everything is read anew."""
 _RETRY_SECONDS = 2.0
 _PASSIVE = ("vncproxy", "vncshell", "spiceproxy", "termproxy")
 """Tasks that change nothing and may run for days."""
@@ -39,9 +42,7 @@ _PASSIVE = ("vncproxy", "vncshell", "spiceproxy", "termproxy")
 class Ticker:
     """Keeps an index. `run` does it, as long as it runs."""
 
-    def __init__(
-        self, get: Ask, index: Index, reader: Reader, tasks: Tasks, *, clock: Clock, tick: float, concurrency: int
-    ) -> None:
+    def __init__(self, get: Ask, index: Index, reader: Reader, details: Details, *, clock: Clock, tick: float) -> None:
         self.known = asyncio.Event()
         """Everything was read once."""
         self.tried = asyncio.Event()
@@ -50,44 +51,55 @@ class Ticker:
         """Why what is known may be old; None while the cluster answers."""
         self.on_any: Callable[[], None] = lambda: None
         """Told when anything may have changed."""
+        self.on_tasks: Callable[[list[dict[str, Any]]], None] = lambda _rows: None
+        """Gets each list of the cluster's tasks."""
         self._get = get
         self._index = index
         self._reader = reader
-        self._tasks = tasks
+        self._details = details
         self._clock = clock
         self._tick = tick
         self._busy_until = 0.0
-        self._hurry = asyncio.Event()
-        self._stale: dict[int, str] = {}
-        """VMIDs to read, and the node where each was seen."""
-        self._more = asyncio.Event()
-        self._reading = asyncio.Semaphore(concurrency)
+        self._hurries: list[asyncio.Event] = []
+        self._blind_since = 0.0
+        self._looking: set[str] = set()
         self._failures: dict[str, int] = {}
-        self._hidden: set[int] = set()
-        """Guests that we may not look at any more."""
         self._told: dict[int, tuple[str, str]] = {}
         """Tags and lock of each guest in the last list of resources."""
-        self._running: set[str] = set()
-        self._rotation: list[int] = []
+        self._tasks: tuple[set[str], set[str]] | None = None
+        """Those that ran and those that had ended in the last list; None before the first."""
+        self._ours: dict[str, bool] = {}
+        """UPIDs of our own tasks that are waited for here, and whether they are done."""
         self._networks_due: dict[str, float] = {}
 
     # -- what others ask for ---------------------------------------------------------------------------------------
 
     def hurry(self) -> None:
         """Something is being changed: look more often for a while."""
-        was = self._busy
+        was_busy = self._busy
         self._busy_until = self._clock.monotonic() + BUSY_SECONDS
-        if not was:
-            self._hurry.set()
+        if not was_busy:
+            for hurry in self._hurries:
+                hurry.set()
 
-    def stale(self, vmid: int, node: str = "") -> None:
-        """Have a guest read soon."""
-        self._stale[vmid] = node or self._stale.get(vmid, "")
-        self._more.set()
+    @contextlib.contextmanager
+    def ours(self, upid: str) -> Iterator[None]:
+        """Around a task whose end somebody here waits for, and reads the guest afterwards: once is enough."""
+        self._ours[upid] = False
+        self.hurry()
+        try:
+            yield
+        except BaseException:
+            self._ours.pop(upid, None)  # nobody reads what it did
+            raise
+        else:
+            self._ours[upid] = True
+        finally:
+            self.hurry()
 
     @property
     def _busy(self) -> bool:
-        return self._tasks.waiting or self._clock.monotonic() < self._busy_until
+        return self._clock.monotonic() < self._busy_until
 
     def pace(self) -> Pace:
         """How often things are looked at now."""
@@ -97,62 +109,67 @@ class Ticker:
 
     async def run(self) -> None:
         """Look, until cancelled."""
-        while not await self._tried("look at the whole cluster", self._first_look):
-            self.tried.set()
-            await self._clock.sleep(_RETRY_SECONDS)
-        self.known.set()
-        self.tried.set()
-        self.on_any()
         async with asyncio.TaskGroup() as group:
-            for name, look, seconds in (
-                ("tasks", self._look_at_tasks, lambda: self.pace().tasks),
-                ("resources", self._look_at_resources, lambda: self.pace().resources),
-                ("nodes", self._look_at_nodes, lambda: self.pace().nodes),
-                ("rotation", self._rotate, lambda: self.pace().rotation),
-            ):
-                group.create_task(self._beat(name, look, seconds), name=f"pve {name}")
-            group.create_task(self._read_stale(), name="pve details")
+            while not await self._tried(self._first_look):
+                self.tried.set()
+                await self._clock.sleep(_RETRY_SECONDS)
+            self.known.set()
+            self.tried.set()
+            self.on_any()
+            self._beat(group, "pve tasks", self._look_at_tasks, lambda: self.pace().tasks)
+            self._beat(group, "pve resources", self._look_at_resources, lambda: self.pace().resources)
+            self._beat(group, "pve rotation", self._details.rotate, lambda: self.pace().rotation)
+            self._beat(group, "pve nodes", lambda: self._look_at_nodes(group), lambda: self.pace().nodes)
+            group.create_task(self._details.run(), name="pve details")
 
-    async def _beat(self, name: str, look: Callable[[], Awaitable[None]], seconds: Callable[[], float]) -> None:
-        """Look again and again; from start to start, so that a slow answer does not slow the beat."""
-        due = self._clock.monotonic()
-        while True:
-            due = max(due + seconds(), self._clock.monotonic())
-            await self._until(due, seconds)
-            due = min(due, self._clock.monotonic())
-            await self._tried(name, look)
+    def _beat(
+        self, group: asyncio.TaskGroup, name: str, look: Callable[[], Awaitable[None]], seconds: Callable[[], float]
+    ) -> None:
+        """Look again and again, from start to start, so that a slow answer does not slow the beat."""
+        hurry = asyncio.Event()
+        self._hurries.append(hurry)
 
-    async def _until(self, due: float, seconds: Callable[[], float]) -> None:
-        """Wait until then, or for less when there is a hurry."""
-        while (left := due - self._clock.monotonic()) > 0:
-            self._hurry.clear()
-            if await wait_event(self._hurry, self._clock, left):
-                due = min(due, self._clock.monotonic() + seconds())
+        async def beat() -> None:
+            last = self._clock.monotonic()
+            while True:
+                while (left := last + seconds() - self._clock.monotonic()) > 0:
+                    hurry.clear()
+                    await wait_event(hurry, self._clock, left)
+                last = self._clock.monotonic()
+                await self._tried(look)
 
-    async def _tried(self, name: str, look: Callable[[], Awaitable[None]]) -> bool:
+        group.create_task(beat(), name=name)
+
+    async def _tried(self, look: Callable[[], Awaitable[None]]) -> bool:
         try:
             await look()
         except ProviderError as error:
-            self._failed(name, error)
+            self._failed(error)
             return False
-        if name in ("tasks", "resources") and self.fault is not None and self.known.is_set():
-            log.info("pve.session.back")
-            self.fault = None
-            for vmid in self._index.guests:  # nobody saw what happened meanwhile
-                self.stale(vmid)
-            self.on_any()
+        self._answered()
         return True
 
-    def _failed(self, name: str, error: ProviderError) -> None:
+    def _answered(self) -> None:
+        if self.fault is None or not self.known.is_set():
+            return
+        log.info("pve.session.back")
+        self.fault = None
+        if self._clock.monotonic() - self._blind_since > BLIND_SECONDS:
+            for vmid in self._index.guests:  # nobody saw what happened meanwhile
+                self._details.stale(vmid)
+        self.on_any()
+
+    def _failed(self, error: ProviderError) -> None:
         if self.fault is None:
-            log.warning("pve.session.lost", look=name, error=str(error))
-        if self.fault is None and name in ("tasks", "resources"):
+            log.warning("pve.session.lost", error=str(error))
+            self._blind_since = self._clock.monotonic()
             self.fault = error
             self.on_any()
-        elif self.fault is not None:
-            self.fault = error
+        self.fault = error
 
     async def _first_look(self) -> None:
+        self._tasks = None
+        await self._look_at_tasks()
         await self._look_at_resources()
         async with asyncio.TaskGroup() as group:
             for node in list(self._index.nodes.values()):
@@ -164,40 +181,38 @@ class Ticker:
         number = self._reader.begin()
         try:
             rows = await self._get("list the guests", f"nodes/{node}/qemu", full=True)
+            await self._look_at_networks(node)
         except ProviderError as error:
             self._node_failed(node, error)
             return
-        await self._look_at_networks(node)
         async with asyncio.TaskGroup() as group:
             for row in rows:
-                group.create_task(self._first_read(number, node, row))
-
-    async def _first_read(self, number: int, node: str, row: dict[str, Any]) -> None:
-        async with self._reading:
-            try:
-                await self._reader.read_listed(number, node, row, "read the guests")
-            except ProviderError as error:
-                log.warning("pve.guest.unread", vmid=row["vmid"], node=node, error=str(error))
-                self._lay_aside(int(row["vmid"]), node)
+                group.create_task(self._details.read_listed(number, node, row))
 
     # -- nodes -----------------------------------------------------------------------------------------------------
 
-    async def _look_at_nodes(self) -> None:
-        async with asyncio.TaskGroup() as group:
-            for name in list(self._index.nodes):
-                group.create_task(self._look_at_node(name))
+    async def _look_at_nodes(self, group: asyncio.TaskGroup) -> None:
+        """Ask each node by itself: one that hangs holds up nobody."""
+        for name in self._index.nodes:
+            if name not in self._looking:
+                group.create_task(self._look_at_node(name), name=f"pve node {name}")
 
     async def _look_at_node(self, node: str) -> None:
+        self._looking.add(node)
         number = self._reader.begin()
         try:
             rows = await self._get("list the guests", f"nodes/{node}/qemu")
             if self._networks_due.get(node, 0.0) <= self._clock.monotonic():
                 await self._look_at_networks(node)
+        except (UnreachableError, CredentialsRefusedError) as error:
+            self._failed(error)
         except ProviderError as error:
             self._node_failed(node, error)
-            return
-        self._failures.pop(node, None)
-        self._take_list(number, node, rows)
+        else:
+            self._failures.pop(node, None)
+            self._take_list(number, node, rows)
+        finally:
+            self._looking.discard(node)
 
     def _take_list(self, number: int, node: str, rows: list[dict[str, Any]]) -> None:
         listed = {int(row["vmid"]): row for row in rows}
@@ -207,11 +222,16 @@ class Ticker:
                 continue
             moved = known is None or known.node != node or known.status == "unknown"
             if moved or self._reader.signatures.get(vmid) != signature(row):
-                self._hidden.discard(vmid)
-                self.stale(vmid, node)
+                self._details.seen(vmid)
+                self._details.stale(vmid, node)
         for guest in list(self._index.on_node(node)):
-            if guest.vmid not in listed and guest.vmid not in self._hidden and self._reader.is_news(number, guest.vmid):
-                self.stale(guest.vmid)
+            if guest.vmid not in listed and self._reader.is_news(number, guest.vmid):
+                self._missing(guest.vmid)
+
+    def _missing(self, vmid: int) -> None:
+        """No list shows it: reading it finds out why."""
+        if not self._details.is_hidden(vmid):
+            self._details.stale(vmid)
 
     def _node_failed(self, node: str, error: ProviderError) -> None:
         failures = self._failures[node] = self._failures.get(node, 0) + 1
@@ -222,13 +242,12 @@ class Ticker:
             self._lose(node)
 
     def _lose(self, node: str) -> None:
-        """A node does not answer: what its guests do is unknown, not over."""
+        """A node does not answer: what its guests do is unknown."""
         known = self._index.nodes.get(node)
         if known is not None and known.online:
             self._index.nodes[node] = replace(known, online=False)
         for guest in list(self._index.on_node(node)):
-            if guest.status != "unknown":
-                self._reader.put(self._reader.begin(), replace(guest, status="unknown", qmpstatus="", agent={}))
+            self._details.lose(guest)
 
     async def _look_at_networks(self, node: str) -> None:
         self._networks_due[node] = self._clock.monotonic() + NETWORKS_SECONDS
@@ -245,14 +264,18 @@ class Ticker:
         self._index.storages = {
             (str(row["node"]), str(row["storage"])): _storage(row) for row in rows if row.get("type") == "storage"
         }
-        for row in rows:
-            if row.get("type") == "qemu":
-                self._take_resource(number, row)
+        guests = {int(row["vmid"]): row for row in rows if row.get("type") == "qemu"}
+        for vmid, row in guests.items():
+            self._take_resource(number, vmid, row)
+        self._told = {vmid: told for vmid, told in self._told.items() if vmid in guests}
+        for vmid in set(self._index.guests) - set(guests):
+            if self._reader.is_news(number, vmid):
+                self._missing(vmid)
 
     def _take_nodes(self, rows: list[dict[str, Any]]) -> None:
         for row in rows:
             node = _node(row)
-            if node.online and self._failures.get(node.name, 0) >= AWAY_AFTER:
+            if self._failures.get(node.name, 0) >= AWAY_AFTER:
                 node = replace(node, online=False)  # the others see it, the API does not reach it
             self._index.nodes[node.name] = node
             if not node.online:
@@ -261,100 +284,49 @@ class Ticker:
             self._lose(gone)
             del self._index.nodes[gone]
 
-    def _take_resource(self, number: int, row: dict[str, Any]) -> None:
-        vmid, node = int(row["vmid"]), str(row["node"])
-        guest = self._index.guests.get(vmid)
+    def _take_resource(self, number: int, vmid: int, row: dict[str, Any]) -> None:
+        guest, node = self._index.guests.get(vmid), str(row["node"])
         pool, told = str(row.get("pool") or ""), (str(row.get("tags") or ""), str(row.get("lock") or ""))
+        before, self._told[vmid] = self._told.get(vmid), told
         if guest is None:
-            online = self._index.nodes.get(node)
-            if online is None or not online.online:  # its configuration cannot be read, but it is there
+            here = self._index.nodes.get(node)
+            if here is None or not here.online:  # its configuration cannot be read, but it is there
                 unread = Guest(vmid, node, name=str(row.get("name") or ""), pool=pool, config=_hints(row))
                 self._reader.put(number, unread)
             elif self.known.is_set():
-                self.stale(vmid, node)
+                self._details.stale(vmid, node)
         elif not self._reader.is_news(number, vmid):
             return
         elif guest.node != node:
-            self.stale(vmid, node)
+            self._details.stale(vmid, node)
         else:
             if guest.pool != pool:
                 guest = self._reader.put(number, replace(guest, pool=pool))
-            if self._told.get(vmid) != told and told != (str(guest.config.get("tags") or ""), guest.lock):
-                self.stale(vmid, node)
-        self._told[vmid] = told
+            if before != told and told != (str(guest.config.get("tags") or ""), guest.lock):
+                self._details.stale(vmid, node)
 
     # -- tasks -----------------------------------------------------------------------------------------------------
 
     async def _look_at_tasks(self) -> None:
         rows = await self._get("look at the tasks", "cluster/tasks")
-        self._tasks.take(rows)
         self.take_tasks(rows)
+        self.on_tasks(rows)
 
     def take_tasks(self, rows: list[dict[str, Any]]) -> None:
-        """Have the guests read whose tasks began or ended since the last list."""
-        running: set[str] = set()
-        ended: set[str] = set()
-        for row in rows:
-            upid = parse_upid(row.get("upid"))
-            if upid is None or upid.kind in _PASSIVE:
-                continue
-            (ended if row.get("endtime") else running).add(upid.text)
-        begun, over = running - self._running, self._running & ended
-        unseen = {text for text in ended - self._ended if self._watched} - over
-        for text in begun | over | unseen:
-            upid = parse_upid(text)
-            if upid is not None and upid.vmid is not None:
-                self.stale(upid.vmid)
-                self.hurry()
-        self._running, self._ended, self._watched = running, ended, True
-
-    _ended: frozenset[str] | set[str] = frozenset()
-    _watched = False
-
-    # -- details ---------------------------------------------------------------------------------------------------
-
-    async def _read_stale(self) -> None:
-        async with asyncio.TaskGroup() as group:
-            while True:
-                self._more.clear()
-                while self._stale:
-                    await self._reading.acquire()
-                    vmid = next(iter(self._stale))
-                    group.create_task(self._read_one(vmid, self._stale.pop(vmid)))
-                await self._more.wait()
-
-    async def _read_one(self, vmid: int, node: str) -> None:
-        try:
-            await self._reader.refresh(vmid, "read a guest", node=node)
-            self._hidden.discard(vmid)
-        except PermissionMissingError as error:
-            if vmid not in self._hidden:
-                log.warning("pve.guest.hidden", vmid=vmid, error=str(error))
-            self._hidden.add(vmid)
-            self._lay_aside(vmid, node)
-        except ProviderError as error:
-            log.info("pve.guest.unread", vmid=vmid, error=str(error))
-            self._lay_aside(vmid, node)
-        finally:
-            self._reading.release()
-
-    def _lay_aside(self, vmid: int, node: str) -> None:
-        """It could not be read: it is there, we do not know how, and the next list begins anew."""
-        self._reader.signatures.pop(vmid, None)
-        known = self._index.guests.get(vmid)
-        if known is None and node:
-            self._reader.put(self._reader.begin(), Guest(vmid, node))
-        elif known is not None and known.status != "unknown":
-            self._reader.put(self._reader.begin(), replace(known, status="unknown", qmpstatus="", agent={}))
-
-    async def _rotate(self) -> None:
-        """Read the guest that was read longest ago, in case somebody changed what no list shows."""
-        while self._rotation:
-            guest = self._index.guests.get(self._rotation.pop())
-            if guest is not None and guest.status != "unknown":
-                self.stale(guest.vmid)
-                return
-        self._rotation = sorted(self._index.guests, reverse=True)
+        """Mark the guests whose tasks began or ended since the last list, whoever asked for it."""
+        upids = {upid.text: (upid, row) for row in rows if (upid := parse_upid(row.get("upid"))) is not None}
+        running = {text for text, (_, row) in upids.items() if not row.get("endtime")}
+        ended = set(upids) - running
+        if self._tasks is not None:
+            was_running, had_ended = self._tasks
+            for text in ((running - was_running) | (ended - had_ended)) - set(self._ours):
+                upid, _ = upids[text]
+                if upid.vmid is not None and upid.kind not in _PASSIVE:
+                    self._details.stale(upid.vmid)
+                    self.hurry()
+        self._tasks = running, ended
+        for text in [text for text, done in self._ours.items() if done and text not in running]:
+            del self._ours[text]
 
 
 def _node(row: dict[str, Any]) -> Node:
