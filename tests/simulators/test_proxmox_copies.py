@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 
 from simulators.proxmox import Pace, Proxmox, World, proxmox, pve
 from simulators.proxmox.client import Client, client
+from simulators.proxmox.disks import bytes_of_volume
+from simulators.proxmox.images import convert
+from simulators.proxmox.world import Volume
 
 __all__ = ["pve"]
 QEMU = "/nodes/pve1/qemu"
@@ -172,3 +176,39 @@ async def test_a_raw_file_cannot_be_snapshot(admin: Client) -> None:
     assert ended.exitstatus == "snapshot feature is not available"
     told = await admin.get(f"{QEMU}/110/feature", feature="snapshot")
     assert told == {"hasFeature": 0, "nodes": ["pve1", "pve2", "pve3"]}
+
+
+async def test_bytes_follow_a_disk_through_its_life(pve: Proxmox, admin: Client, tmp_path: Path) -> None:
+    """Imported, cloned, made a template, moved to a directory that others mount."""
+    world = pve.world
+    world.storages["shared"].root = tmp_path
+    content = b"\xeb\x63boot" + bytes(1 << 20)
+    file = pve.home / "image.raw"
+    file.write_bytes(content)
+    world.storages["shared"].on("pve1")["shared:import/image.raw"] = Volume(
+        "shared:import/image.raw", "import", "raw", len(content), file=file
+    )
+    await source(admin, scsi0="local-lvm:0,import-from=shared:import/image.raw")
+    await admin.run("POST", f"{QEMU}/110/template")
+    await admin.run("POST", f"{QEMU}/110/clone", newid=111)
+    await admin.run("PUT", f"{QEMU}/111/resize", disk="scsi0", size="+1M")
+    ended = await admin.run("POST", f"{QEMU}/111/move_disk", disk="scsi0", storage="shared", format="qcow2", delete=1)
+    assert ended.exitstatus == "OK"
+    moved = tmp_path / "images/111/vm-111-disk-0.qcow2"
+    assert bytes_of_volume(world, "pve2", "shared:111/vm-111-disk-0.qcow2") == moved
+    back = tmp_path / "back.raw"
+    await convert(moved, back, "raw")
+    assert back.read_bytes()[: len(content)] == content
+    await admin.run("DELETE", f"{QEMU}/111")
+    assert not moved.exists()
+
+
+async def test_a_snippet_that_is_written_into_the_directory_is_a_volume(pve: Proxmox, tmp_path: Path) -> None:
+    """There is no other way to bring one."""
+    shared = pve.world.storages["shared"]
+    shared.root = tmp_path
+    (tmp_path / "snippets").mkdir()
+    (tmp_path / "snippets" / "u.yaml").write_text("#cloud-config\n")
+    assert pve.world.volume("shared:snippets/u.yaml", "pve3") is not None
+    (tmp_path / "snippets" / "u.yaml").unlink()
+    assert pve.world.volume("shared:snippets/u.yaml", "pve3") is None

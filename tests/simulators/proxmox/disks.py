@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
+import os
 import re
-import shutil
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
+from .contents import path_of
 from .errors import bad, refused
-from .images import virtual_size
+from .images import convert, enlarge, make_blank, virtual_size
 from .strings import bytes_of, drives, is_cdrom, is_cloudinit, parse, render, size_of
 from .world import Storage, Volume, World
 
@@ -135,6 +136,8 @@ async def allocate(
     volid = f"{storage.name}:{base}{free_name(storage, work.node, work.vmid, name, chosen)}"
     volume = Volume(volid, "images", chosen, size, used=min(size, 331776), vmid=work.vmid, parent=parent or None)
     storage.on(work.node)[volid] = volume
+    if storage.root is not None:
+        bytes_of_volume(work.world, work.node, volid)
     if storage.files:
         work.log(f"Formatting '{path_of(storage, volid)}', fmt={chosen} size={size} preallocation=off")
     else:
@@ -145,12 +148,6 @@ async def allocate(
 def default_format(storage: Storage, name: str) -> str:
     """What files are when nobody says: cloud-init drives are qcow2."""
     return "qcow2" if name == "cloudinit" else "raw"
-
-
-def path_of(storage: Storage, volid: str) -> str:
-    """Where a volume of a file storage lies."""
-    name = volid.partition(":")[2]
-    return f"{storage.options.get('path', '/mnt')}/images/{'/'.join(name.split('/')[-2:])}"
 
 
 def free_name(storage: Storage, node: str, vmid: int, name: str, format: str) -> str:
@@ -201,10 +198,40 @@ async def copy(work: Work, origin: Volume, storage: Storage, format: str, second
         if percent < 100:
             await work.spend(seconds / 4)
     volume.used = max(origin.used, volume.used)
-    if origin.file is not None:
-        volume.file = origin.file.with_name(re.sub(r"\W", "_", f"{work.node}-{volume.volid}"))
-        await asyncio.to_thread(shutil.copyfile, origin.file, volume.file)
+    await copy_bytes(work, origin, volume)
     return volume
+
+
+async def copy_bytes(work: Work, origin: Volume, volume: Volume) -> None:
+    """Give a volume the bytes of another, where that has some; a linked clone gets them as well."""
+    if origin.file is not None:
+        storage = work.world.storage(storage_of(volume.volid))
+        volume.file = place(work.world, storage, work.node, volume.volid)
+        await convert(origin.file, volume.file, volume.format)
+        grow_file(volume)
+
+
+def place(world: World, storage: Storage, node: str, volid: str) -> Path:
+    """Where the bytes of a guest's volume are: in the storage's directory where it has one."""
+    if storage.root is not None:
+        return storage.folder(node) / "images" / "/".join(volid.partition(":")[2].split("/")[-2:])
+    assert world.home is not None, "volumes have bytes only while the cluster answers"
+    return world.home / "volumes" / re.sub(r"[^\w.-]", "_", volid if storage.shared else f"{node}-{volid}")
+
+
+def bytes_of_volume(world: World, node: str, volid: str) -> Path:
+    """The file with a volume's bytes; one that nobody wrote to gets an empty one.
+
+    Raises:
+        PveError: there is no such volume.
+    """
+    volume = world.volume(volid, node)
+    if volume is None:
+        raise refused(f"volume '{volid}' does not exist")
+    if volume.file is None:
+        volume.file = place(world, world.storage(storage_of(volid)), node, volid)
+        make_blank(volume.file, volume.format, volume.size)
+    return volume.file
 
 
 def disk_in(volume: Volume) -> int:
@@ -262,6 +289,8 @@ def as_base(world: World, node: str, volid: str) -> str:
     renamed = head + re.sub("^vm-", "base-", name)
     volume = storage.on(node).pop(volid)
     volume.volid = renamed
+    if volume.file is not None and storage.root is not None:
+        volume.file = volume.file.rename(place(world, storage, node, renamed))
     storage.on(node)[renamed] = volume
     return renamed
 
@@ -317,13 +346,19 @@ def check_growth(volume: Volume, size: int) -> None:
         raise refused("shrinking disks is not supported")
 
 
-def grow(volume: Volume, size: int) -> None:
+async def grow(volume: Volume, size: int) -> None:
     """Make a volume larger, and its bytes where it has some."""
     check_growth(volume, size)
     volume.size = -(-size // 1024) * 1024
-    if volume.file is not None and volume.format == "raw":
-        with volume.file.open("ab") as image:
-            image.truncate(size)
+    if volume.file is not None and volume.format != "raw":
+        await enlarge(volume.file, volume.format, volume.size)
+    grow_file(volume)
+
+
+def grow_file(volume: Volume) -> None:
+    """Make raw bytes as long as the volume is."""
+    if volume.file is not None and volume.format == "raw" and volume.file.stat().st_size < volume.size:
+        os.truncate(volume.file, volume.size)
 
 
 def wanted_size(volume: Volume, text: str) -> int:

@@ -1,9 +1,13 @@
-"""Disk images: what a file is, how large the disk is in it, and the smallest file that is one."""
+"""Disk images: what a file is, how large the disk is in it, empty ones, and copies."""
 
 from __future__ import annotations
 
+import asyncio
+import shutil
 import struct
 from pathlib import Path
+
+from .errors import refused
 
 SECTOR = 512
 _QCOW2, _VMDK = b"QFI\xfb", b"KDMV"
@@ -29,11 +33,66 @@ def virtual_size(file: Path) -> int:
 
 
 def qcow2(size: int) -> bytes:
-    """The head of a qcow2 image with a virtual size of so many bytes; enough to be taken for one."""
-    # magic, version, no backing file, 64 KiB clusters, virtual size, no encryption; the rest of the head is zero
-    return struct.pack(">4sIQIIQI", _QCOW2, 3, 0, 0, 16, size, 0).ljust(104, b"\0")
+    """An empty qcow2 image with a virtual size of so many bytes: header, references, and a table without entries."""
+    cluster, reach = 1 << 16, 1 << 29  # bytes; one entry of the table reaches so far
+    entries = max(1, -(-size // reach))
+    # magic, version, no backing file, cluster bits, size, no encryption, table, references, no snapshots, no features
+    header = struct.pack(">4sIQIIQIIQQIIQ", _QCOW2, 3, 0, 0, 16, size, 0, entries, 3 * cluster, cluster, 1, 0, 0)
+    header += struct.pack(">QQQII", 0, 0, 0, 4, 104)
+    references = struct.pack(">Q", 2 * cluster)
+    counts = struct.pack(">H", 1) * (3 + -(-entries * 8 // cluster))
+    return b"".join(part.ljust(cluster, b"\0") for part in (header, references, counts)) + bytes(entries * 8)
 
 
 def vmdk(size: int) -> bytes:
-    """The head of a sparse VMDK with a capacity of so many bytes; enough to be taken for one."""
-    return struct.pack("<4sIIQ", _VMDK, 1, 3, size // SECTOR).ljust(65536, b"\0")
+    """An empty sparse VMDK with a capacity of so many bytes."""
+    sectors, grain, per_table, head = size // SECTOR, 128, 512, 21
+    told = '# Disk DescriptorFile\nversion=1\nCID=fffffffe\nparentCID=ffffffff\ncreateType="monolithicSparse"\n'
+    told += f'RW {sectors} SPARSE "disk.vmdk"\n'
+    # magic, version, flags, sizes in sectors: capacity, grain, descriptor (place, size), table, both directories, data
+    parts = (_VMDK, 1, 3, sectors, grain, 1, head - 1, per_table, head, head, 128, 0, b"\n \r\n", 0)
+    header = struct.pack("<4sIIQQQQIQQQB4sH", *parts)
+    return (header.ljust(SECTOR, b"\0") + told.encode()).ljust(65536, b"\0")
+
+
+def make_blank(file: Path, format: str, size: int) -> None:
+    """An image that nothing was written to."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("wb") as image:
+        if format in ("qcow2", "vmdk"):
+            image.write(qcow2(size) if format == "qcow2" else vmdk(size))
+        else:
+            image.truncate(size)
+
+
+async def convert(source: Path, target: Path, format: str) -> None:
+    """Copy an image, into another format where it has to be.
+
+    Raises:
+        PveError: it is no image, or qemu-img is not installed here.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    found = format_of(source)
+    if found == format:
+        await asyncio.to_thread(shutil.copyfile, source, target)
+        return
+    await _qemu_img("convert", "-f", found, "-O", format, str(source), str(target))
+
+
+async def enlarge(image: Path, format: str, size: int) -> None:
+    """Make the disk in an image larger.
+
+    Raises:
+        PveError: it is no image, or qemu-img is not installed here.
+    """
+    await _qemu_img("resize", "-q", "-f", format, str(image), str(size))
+
+
+async def _qemu_img(*command: str) -> None:
+    tool = shutil.which("qemu-img")
+    if tool is None:
+        raise refused("qemu-img is not installed here")
+    process = await asyncio.create_subprocess_exec(tool, *command, stderr=asyncio.subprocess.PIPE)
+    _, said = await process.communicate()
+    if process.returncode:
+        raise refused(said.decode().strip())

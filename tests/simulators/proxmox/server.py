@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, unquote, unquote_plus
 
+import msgspec
 import trustme
 from aiohttp import web
 
@@ -70,6 +71,7 @@ class Proxmox:
         self._runners: dict[int, web.AppRunner] = {}
         self._home = tempfile.TemporaryDirectory(prefix="proxmox-")
         self.home = Path(self._home.name)
+        world.home = self.home
         authority = trustme.CA()
         self.ca_file = str(self.home / "ca.pem")
         authority.cert_pem.write_to_path(self.ca_file)
@@ -261,7 +263,7 @@ def _json(body: object, status: int = 200, reason: str | None = None) -> web.Res
     return web.Response(
         status=status,
         reason=reason,
-        body=json.dumps(body).encode(),
+        body=msgspec.json.encode(body),
         headers={"Content-Type": "application/json;charset=UTF-8", "Server": "pve-api-daemon/3.0"},
     )
 

@@ -75,6 +75,7 @@ class Storage:
     total: int = 1 << 40
     enabled: bool = True
     options: dict[str, Any] = field(default_factory=dict)
+    root: Path | None = None  # the directory that it is, for who mounts it; of one that is not shared, one per node
     volumes: dict[str, dict[str, Volume]] = field(default_factory=dict)  # node, or "" when shared -> volid -> volume
 
     @property
@@ -83,8 +84,26 @@ class Storage:
         return self.kind in ("dir", "nfs", "cifs", "cephfs", "btrfs")
 
     def on(self, node: str) -> dict[str, Volume]:
-        """The volumes as `node` sees them."""
-        return self.volumes.setdefault("" if self.shared else node, {})
+        """The volumes as `node` sees them; snippets that somebody wrote into the directory are among them."""
+        volumes = self.volumes.setdefault("" if self.shared else node, {})
+        if self.root is not None and "snippets" in self.content:
+            self._adopt(volumes, self.folder(node) / "snippets")
+        return volumes
+
+    def folder(self, node: str) -> Path:
+        """Where the files of a node lie, for a storage with a `root`."""
+        assert self.root is not None
+        return self.root if self.shared else self.root / node
+
+    def _adopt(self, volumes: dict[str, Volume], folder: Path) -> None:
+        found = {file.name: file for file in folder.iterdir()} if folder.is_dir() else {}
+        for volid in [v.volid for v in volumes.values() if v.content == "snippets" and v.file is not None]:
+            if volid.rpartition("/")[2] not in found:
+                del volumes[volid]
+        for name, file in found.items():
+            volid = f"{self.name}:snippets/{name}"
+            size = file.stat().st_size
+            volumes[volid] = Volume(volid, "snippets", "snippet", size, used=size, file=file)
 
     def there(self, node: str) -> bool:
         """Whether `node` has it."""
@@ -248,6 +267,7 @@ class World:
         self.access.grants.add(Grant("/", "Administrator", "user", USER))
         self.hypervisor: Hypervisor | None = None
         self.locks = FileLocks(self.pace)
+        self.home: Path | None = None  # where bytes of volumes are, while the cluster answers
         self.tasks = Tasks(self)
         self.board = Board(self)
         self.managers = Managers(self)

@@ -200,6 +200,7 @@ async def one_disk(work: Work, plan: Plan, key: str, drive: dict[str, str], volu
             work, storage, origin.size, linked_format(storage), parent=volid if disks.tracked(storage) else ""
         )
         volumes.append(volume.volid)
+        await disks.copy_bytes(work, origin, volume)
     return disks.written({**drive, "file": volume.volid, "size": size_of(volume.size)})
 
 

@@ -100,7 +100,7 @@ def check_rights(call: Call, wanted: Changes) -> None:
         right = privilege(key, wanted.set.get(key, config.get(key, "")))
         if not call.may(f"/vms/{call.vmid}", right):
             raise forbidden(f"/vms/{call.vmid}", right)
-    check_resources(call, wanted.set)
+    check_resources(call, wanted.set, call.vmid)
 
 
 def check_current(call: Call, guest: Guest) -> None:

@@ -48,7 +48,7 @@ async def grow(call: Call, task: Task, guest: Guest) -> None:
         return
     disks.check_growth(volume, size)
     await task.spend(call.world.pace.resize)
-    disks.grow(volume, size)
+    await disks.grow(volume, size)
     if not guest.run:
         task.log("Image resized.")
     guest.config[key] = disks.written({**drive, "size": size_of(size)})

@@ -67,7 +67,7 @@ async def create(call: Call) -> object:
     wanted = wanted_config(call)
     world, node, vmid = call.world, call.node, call.number("vmid")
     disks.check_drives(world, node, wanted)
-    check_resources(call, wanted)
+    check_resources(call, wanted, vmid)
     text = f"unable to create VM {vmid} - "
     try:
         async with world.locks.hold(vmid, world.pace.lock_create):
@@ -105,7 +105,7 @@ def wanted_config(call: Call) -> dict[str, str]:
     return config
 
 
-def check_resources(call: Call, wanted: dict[str, str]) -> None:
+def check_resources(call: Call, wanted: dict[str, str], vmid: int) -> None:
     """The rights on what a config uses: storages and bridges, and what only root may set.
 
     Raises:
@@ -129,8 +129,10 @@ def check_resources(call: Call, wanted: dict[str, str]) -> None:
             fresh = disks.NEW.fullmatch(file) or disks.CLOUDINIT.fullmatch(file)
             if fresh:
                 call.require(f"/storage/{storage}", "Datastore.AllocateSpace")
-            elif not is_cdrom(drive):
-                call.require(f"/storage/{storage}", "Datastore.Allocate", "Datastore.AllocateSpace")
+            elif (owner := disks.owner(file)) is not None and owner != vmid:
+                call.require(f"/vms/{owner}", "VM.Config.Disk")
+            elif owner is None:
+                call.require(f"/storage/{storage}", "Datastore.Audit", "Datastore.AllocateSpace")
 
 
 def check_device(key: str, value: str) -> None:

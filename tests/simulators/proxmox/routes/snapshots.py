@@ -52,7 +52,6 @@ async def create(call: Call) -> object:
     name = call.text("snapname")
     if name == HERE:
         raise refused("unable to use snapshot name 'current' (reserved name)")
-    call.guest  # noqa: B018 - a missing guest is refused at once
 
     async def worker(task: Task) -> None:
         await take(call, task, name)
@@ -178,7 +177,6 @@ async def describe(call: Call) -> object:
 async def delete(call: Call) -> object:
     """Queue the end of a snapshot; its children are kept."""
     name = call.path["snapname"]
-    call.guest  # noqa: B018 - a missing guest is refused at once
 
     async def worker(task: Task) -> None:
         world = call.world
@@ -200,7 +198,6 @@ async def delete(call: Call) -> object:
 async def rollback(call: Call) -> object:
     """Queue the way back; a guest without saved memory ends stopped, unless `start` is given."""
     name = call.path["snapname"]
-    call.guest  # noqa: B018 - a missing guest is refused at once
 
     async def worker(task: Task) -> None:
         world = call.world
