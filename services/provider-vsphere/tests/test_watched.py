@@ -35,6 +35,8 @@ READS: list[tuple[Any, tuple[str, ...]]] = [
     *watched.PROPERTIES.items(),
     (vim.Task, (*watched.TASK, *watched.RECENT_TASK)),
     (vim.HttpNfcLease, watched.LEASE),
+    (vim.event.EventHistoryCollector, (watched.LATEST_EVENTS,)),
+    (vim.alarm.Alarm, ("info.name",)),
     (vim.vm.Snapshot, ("config.hardware.device", watched.STAMP)),
 ]
 

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"time"
+
 	"github.com/vmware/govmomi/simulator"
 	"github.com/vmware/govmomi/vim25/methods"
 	"github.com/vmware/govmomi/vim25/mo"
@@ -131,7 +133,7 @@ func (w *watcher) PutObject(_ *simulator.Context, object mo.Reference) {
 	}
 }
 
-// UpdateObject lets the tools come and go with the power. Source: GuestInfo.toolsRunningStatus; the address of a
+// UpdateObject lets the tools and the boot time come and go with the power. Source: GuestInfo.toolsRunningStatus; the address of a
 // machine that is off is stale, as it can be in a vCenter.
 func (w *watcher) UpdateObject(ctx *simulator.Context, object mo.Reference, changes []types.PropertyChange) {
 	if task, ok := object.(*mo.Task); ok {
@@ -149,21 +151,34 @@ func (w *watcher) UpdateObject(ctx *simulator.Context, object mo.Reference, chan
 		if change.Name != "runtime.powerState" {
 			continue
 		}
-		facts := guestFacts{Tools: string(types.VirtualMachineToolsRunningStatusGuestToolsNotRunning)}
-		if vm.Runtime.PowerState == types.VirtualMachinePowerStatePoweredOn {
-			w.double.mu.Lock()
-			facts, ok = w.double.onBoot[vm.Self]
-			w.double.mu.Unlock()
-			if !ok {
-				return
-			}
-		} else if vm.Guest == nil || vm.Guest.ToolsRunningStatus == facts.Tools ||
-			vm.Guest.ToolsStatus == types.VirtualMachineToolsStatusToolsNotInstalled {
-			return
-		}
 		target := w.double.registry.Get(vm.Self)
-		w.double.registry.Update(ctx, target, facts.changes())
+		w.double.registry.Update(ctx, target, append(bootTime(vm), w.double.guestChanges(vm)...))
 	}
+}
+
+// bootTime comes with the power and goes with it. Source: VirtualMachineRuntimeInfo.bootTime, "the timestamp when the
+// virtual machine was most recently powered on", cleared when it is powered off.
+func bootTime(vm *mo.VirtualMachine) []types.PropertyChange {
+	var at any
+	if vm.Runtime.PowerState != types.VirtualMachinePowerStatePoweredOff {
+		at = time.Now()
+	}
+	return []types.PropertyChange{{Name: "runtime.bootTime", Val: at}, {Name: "summary.runtime.bootTime", Val: at}}
+}
+
+func (d *Double) guestChanges(vm *mo.VirtualMachine) []types.PropertyChange {
+	if vm.Runtime.PowerState == types.VirtualMachinePowerStatePoweredOn {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		facts := d.onBoot[vm.Self]
+		return facts.changes()
+	}
+	facts := guestFacts{Tools: string(types.VirtualMachineToolsRunningStatusGuestToolsNotRunning)}
+	if vm.Guest == nil || vm.Guest.ToolsRunningStatus == facts.Tools ||
+		vm.Guest.ToolsStatus == types.VirtualMachineToolsStatusToolsNotInstalled {
+		return nil
+	}
+	return facts.changes()
 }
 
 // RemoveObject takes a machine out of its cluster's rules; not at once, as somebody may hold the cluster now.

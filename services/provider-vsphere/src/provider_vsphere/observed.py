@@ -14,7 +14,7 @@ from pyVmomi import vim
 from provider_vsphere import machines, unread
 from provider_vsphere.around import affinity, fields, tagging
 from provider_vsphere.config import devices, editing, hardware, nics
-from provider_vsphere.session import snapshot_tree
+from provider_vsphere.session import happenings, snapshot_tree
 from provider_vsphere.session.tree import Entity, Tree
 from provider_vsphere.stamps.stamp import DiskStamp, NicStamp, Stamp
 
@@ -61,7 +61,7 @@ def machine(entity: Entity, tree: Tree, owner: str) -> v1.Machine:
         owned=mark is not None,
         power=power,
         consoles=[v1.ConsoleKind.TICKET],
-        power_reason=_power_reason(entity, host),
+        power_reason=_power_reason(entity, host, tree),
         cpu=_cpu(facts),
         memory=_memory(facts, mark),
         firmware=_firmware(facts, board),
@@ -84,9 +84,10 @@ def machine(entity: Entity, tree: Tree, owner: str) -> v1.Machine:
     return seen
 
 
-def _power_reason(entity: Entity, host: Entity | None) -> str:
+def _power_reason(entity: Entity, host: Entity | None, tree: Tree) -> str:
     """Why it is not what it should be: its host or its files are away, or vSphere waits for a person's answer
-    (often for a full disk, or a file that is missing), or its guest could not be customized."""
+    (often for a full disk, or a file that is missing), its guest could not be customized, something happened to it, or
+    an alarm is raised."""
     facts = entity.facts
     question = facts.get("runtime.question")
     if question is not None:
@@ -95,9 +96,17 @@ def _power_reason(entity: Entity, host: Entity | None) -> str:
     if host is None or state in (None, "connected"):
         if (own := unread.state(entity)) not in ("", unread.CONNECTED):
             return f"vSphere cannot read it ({own}); this is the last state known"
-        return _customization_failure(facts)
+        found = [_customization_failure(facts), happenings.reason(facts), _alarms(facts, tree)]
+        return "; ".join(filter(None, found))
     why = "does not answer" if state == "notResponding" else "is disconnected"
     return f"host {host.name} {why}; this is the last state known"
+
+
+def _alarms(facts: dict[str, Any], tree: Tree) -> str:
+    """Those whose names are known by now."""
+    alarms = [tree.get(moid) for moid in facts.get(happenings.ALARMS) or ()]
+    names = sorted(_said(alarm.name) for alarm in alarms if alarm is not None)
+    return f"raised: {', '.join(names)}" if names else ""
 
 
 def _customization_failure(facts: dict[str, Any]) -> str:

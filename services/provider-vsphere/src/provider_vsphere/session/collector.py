@@ -13,19 +13,24 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from common import logging
 from common.errors import HypervisorUnavailableError, ProviderError
 from pyVmomi import vim, vmodl
 
-from provider_vsphere.session import watched
+from provider_vsphere.session import happenings, watched
+from provider_vsphere.session.happenings import ALARMS, HAPPENING
 from provider_vsphere.session.login import WAIT_SECONDS, Login
 from provider_vsphere.session.tree import Tree
-from provider_vsphere.session.vim_errors import translate
+from provider_vsphere.session.vim_errors import translate, words
+
+log = logging.get(__name__)
 
 PAGE = 500
 """Objects in one answer; more would hold the interpreter's lock for long while they are decoded."""
 
 LEAVE_SECONDS = 3.0
 """How long the thread may take to leave; one whose line is dead is left behind."""
+_EVENTS = "EventHistoryCollector"
 _FOLLOWED = frozenset({"Task", "HttpNfcLease"})
 """Kinds that are no inventory: somebody waits for each of them."""
 _ENDS = {"info.state": ("success", "error"), "state": ("done", "error")}
@@ -90,9 +95,15 @@ class Collector:
         *,
         on_machine: Callable[[str], None],
         on_task: Callable[[str, dict[str, Any]], None],
+        with_events: bool = True,
     ) -> None:
-        """Args: on_machine: gets the UUID of each VM that changed or went. on_task: gets the id of a task or lease and
-        its properties."""
+        """Nothing is asked yet.
+
+        Args:
+            on_machine: gets the UUID of each VM that changed or went.
+            on_task: gets the id of a task or lease and its properties.
+            with_events: follow events, too.
+        """
         self.synced = asyncio.Event()
         """Set once the tree holds the whole inventory."""
         self._login = login
@@ -106,6 +117,12 @@ class Collector:
         """Version of each machine that its leaves are known to be of."""
         self._behind: set[str] = set()
         self._some_behind = asyncio.Event()
+        self._with_events = with_events
+        self._last_event = 0
+        self._history: list[Any] | None = []
+        """Events that are told of before the VMs that they are about; None once everything was told of."""
+        self._nameless: set[str] = set()
+        self._some_nameless = asyncio.Event()
 
     async def run(self) -> None:
         """Collect until cancelled.
@@ -159,6 +176,8 @@ class Collector:
         self._collector = content.propertyCollector
         view = content.viewManager.CreateContainerView(content.rootFolder, watched.VIEWED, True)
         self._collector.CreateFilter(watched.inventory_filter(view, content.rootFolder), False)
+        if self._with_events:
+            self._follow_events(content)
         options = vmodl.query.PropertyCollector.WaitOptions(maxWaitSeconds=WAIT_SECONDS, maxObjectUpdates=PAGE)
         version, complete = "", False
         while not self._leaving:
@@ -173,13 +192,22 @@ class Collector:
                 with contextlib.suppress(vmodl.fault.ManagedObjectNotFound):  # it went with its task
                     over.DestroyPropertyFilter()
 
+    def _follow_events(self, content: Any) -> None:
+        try:
+            events = happenings.collector_for(content)
+            self._collector.CreateFilter(watched.events_filter(events), False)
+        except vmodl.MethodFault as fault:  # reasons are worth having, and nothing depends on them
+            log.warning("vsphere.events.refused", error=words(fault))
+
     # -- on the loop -----------------------------------------------------------------------------------------------
 
     def _take(self, updates: list[Update], complete: bool) -> None:
         if self._leaving:
             return
         self.take(updates)
-        if complete:
+        if complete and not self.synced.is_set():
+            self._take_events(self._history or [], history=True)
+            self._history = None
             self.synced.set()
 
     def take(self, updates: list[Update]) -> None:
@@ -187,6 +215,9 @@ class Collector:
         for update in updates:
             if update.kind in _FOLLOWED:
                 self._on_task(update.moid, {"gone": True} if update.gone else update.changed)
+                continue
+            if update.kind == _EVENTS:
+                self._take_page(update.changed.get(watched.LATEST_EVENTS) or [])
                 continue
             for reading in self._readings:
                 reading.note(update)
@@ -203,10 +234,14 @@ class Collector:
             return
         before = self._tree.get(update.moid)
         facts = before.facts if before is not None else None
-        entity = self._tree.put(update.kind, update.moid, update.changed, update.unset)
+        unset = (*update.unset, HAPPENING) if _is_over(facts, update.changed) else update.unset
+        entity = self._tree.put(update.kind, update.moid, update.changed, unset)
         if entity.facts != facts:
             self._told(entity)
             self._told_members(facts or {}, entity.facts)
+        if missing := {moid for moid in update.changed.get(ALARMS) or () if self._tree.get(moid) is None}:
+            self._nameless |= missing
+            self._some_nameless.set()
 
     def _told_members(self, before: dict[str, Any], after: dict[str, Any]) -> None:
         """A cluster's rules belong to what is true of the VMs in them."""
@@ -231,6 +266,33 @@ class Collector:
             found = [each for moid in behind if (each := self._tree.get(moid)) is not None]
             if moids := [e.moid for e in found if self._leaves_of.get(e.moid) != e.facts.get(_VERSION)]:
                 return moids
+
+    async def wait_nameless(self) -> set[str]:
+        """Wait for alarms that are raised and whose names nobody knows yet."""
+        await self._some_nameless.wait()
+        self._some_nameless.clear()
+        nameless, self._nameless = self._nameless, set()
+        return nameless
+
+    def name_alarms(self, names: dict[str, str]) -> None:
+        """These are the names of alarms."""
+        for moid, name in names.items():
+            self._tree.put("Alarm", moid, {"name": name})
+        for entity in self._tree.of_kind("VirtualMachine"):
+            if names.keys() & set(entity.facts.get(ALARMS) or ()):
+                self._told(entity)
+
+    def _take_page(self, events: list[Any]) -> None:
+        if self._history is not None:
+            self._history = events
+        else:
+            self._take_events(events, history=False)
+
+    def _take_events(self, events: list[Any], *, history: bool) -> None:
+        found, self._last_event = happenings.newest(events, self._last_event, history=history)
+        for moid, happened in found.items():
+            if self._tree.get(moid) is not None:
+                self._put(Update("VirtualMachine", moid, changed={HAPPENING: happened}))
 
     @contextlib.contextmanager
     def reading(self, moids: Iterable[str]) -> Iterator[Reading]:
@@ -285,6 +347,12 @@ def read_machines(login: Login, moids: Iterable[str]) -> list[Update]:
 
 def _members(cluster: watched.Drs) -> set[tuple[str, str]]:
     return {(name, moid) for name, rule in cluster.rules.items() for moid in rule.members}
+
+
+def _is_over(before: dict[str, Any] | None, changed: dict[str, Any]) -> bool:
+    """What happened explains the power state that a VM was in, and now it is in another."""
+    happened = before.get(HAPPENING) if before is not None else None
+    return happened is not None and changed.get("runtime.powerState") not in (None, happened.explains)
 
 
 def _has_ended(filter_update: Any) -> bool:

@@ -21,7 +21,7 @@ from providerkit.driver import Progress
 from providerkit.threads import Threads
 from pyVmomi import vim
 
-from provider_vsphere.session import watched
+from provider_vsphere.session import happenings, watched
 from provider_vsphere.session.collector import LEAVE_SECONDS, Collector, Update, read_machines
 from provider_vsphere.session.login import About, Endpoint, Login, is_unauthenticated, log_in, plain_user
 from provider_vsphere.session.tree import Entity, Tree
@@ -116,6 +116,8 @@ class Vsphere:
         self._lost = asyncio.Event()
         self._up = asyncio.Event()
         self._reason: ProviderError = HypervisorUnavailableError(f"{endpoint.url}: not connected yet")
+        self._with_events = True
+        """Until an answer cannot be decoded: events hold what any product may have put there, and are done without."""
         self._told: dict[str, _Told] = {}
         """By id of a task or lease."""
         self._tell: Callable[[str | None], None] = lambda _uid: None
@@ -409,6 +411,7 @@ class Vsphere:
                     await self._serve(login, tried)
                 except ProviderError as error:
                     self._reason = error
+                    self._with_events = self._with_events and not isinstance(error, InternalError)
                     log.warning("vsphere.session.lost", endpoint=self.endpoint.url, error=str(error))
                 pause = FIRST_PAUSE
             tried.set()
@@ -424,12 +427,19 @@ class Vsphere:
         self.tree.clear(same_server=before != "" and before == login.about.uuid)
         self._lost.clear()
         self.doubtful = True
-        collector = Collector(login, self.tree, on_machine=lambda uid: self._tell(uid), on_task=self._on_task)
+        collector = Collector(
+            login,
+            self.tree,
+            on_machine=lambda uid: self._tell(uid),
+            on_task=self._on_task,
+            with_events=self._with_events,
+        )
         self._login, self._collector, self.about = login, collector, login.about
         collecting = asyncio.ensure_future(collector.run())
         lost = asyncio.ensure_future(self._lost.wait())
         synced = asyncio.ensure_future(collector.synced.wait())
         catching_up = asyncio.ensure_future(self._catch_up(collector))
+        naming = asyncio.ensure_future(self._name_alarms(collector))
         try:
             await asyncio.wait({collecting, lost, synced}, return_when=asyncio.FIRST_COMPLETED)
             if synced.done():
@@ -446,7 +456,7 @@ class Vsphere:
             self._up.clear()
             self._lost.set()
             self._login = self._collector = None
-            parts = {collecting, lost, synced, catching_up}
+            parts = {collecting, lost, synced, catching_up, naming}
             for future in parts:
                 future.cancel()
             await asyncio.wait(parts)
@@ -462,6 +472,17 @@ class Vsphere:
             moids = await collector.wait_behind()
             with contextlib.suppress(ProviderError):  # the next session reads everything
                 await self.refresh(*(Entity("VirtualMachine", moid) for moid in moids))
+
+    async def _name_alarms(self, collector: Collector) -> None:
+        """Learn the names of alarms as they are raised."""
+        while True:
+            moids = await collector.wait_nameless()
+
+            def read(login: Login, moids: set[str] = moids) -> dict[str, str]:
+                return happenings.alarm_names(login.content, login.instance._stub, moids)
+
+            with contextlib.suppress(ProviderError):  # they are named when they are raised again
+                collector.name_alarms(await self.call("read alarms", read))
 
     def _drop(self, login: Login) -> None:
         if self._login is login:

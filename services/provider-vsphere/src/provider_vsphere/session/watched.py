@@ -13,7 +13,7 @@ from pyVmomi import vim, vmodl
 from pyVmomi.Version import IsChildVersion
 from pyVmomi.VmomiSupport import ManagedObject
 
-from provider_vsphere.session import snapshot_tree
+from provider_vsphere.session import happenings, snapshot_tree
 from provider_vsphere.session.tree import LIKELY
 from provider_vsphere.stamps import imagestamp, stamp, uploadstamp
 
@@ -98,6 +98,8 @@ PROPERTIES: dict[Any, tuple[str, ...]] = {
         "runtime.consolidationNeeded",
         "customValue",
         "runtime.question",
+        "runtime.bootTime",
+        happenings.ALARMS,
         "guest.customizationInfo",
     ),
 }
@@ -119,6 +121,7 @@ VIEWED = [
 RECENT_TASK = ("info.state", "info.descriptionId", "info.entity", "info.reason")
 TASK = ("info.state", "info.progress", "info.error", "info.result")
 LEASE = ("state", "error")
+LATEST_EVENTS = "latestPage"
 
 _Filter = vmodl.query.PropertyCollector.FilterSpec
 _Object = vmodl.query.PropertyCollector.ObjectSpec
@@ -152,6 +155,15 @@ def lease_filter(lease: Any) -> Any:
     return _Filter(
         objectSet=[_Object(obj=lease, skip=False)],
         propSet=[_Property(type=vim.HttpNfcLease, all=False, pathSet=list(LEASE))],
+    )
+
+
+def events_filter(collector: Any) -> Any:
+    """The newest events of a history collector."""
+    kind = vim.event.EventHistoryCollector
+    return _Filter(
+        objectSet=[_Object(obj=collector, skip=False)],
+        propSet=[_Property(type=kind, all=False, pathSet=[LATEST_EVENTS])],
     )
 
 
@@ -214,6 +226,8 @@ def plain(value: Any) -> Any:
             return tuple(each._moId for each in value)
         if all(isinstance(each, str) for each in value):
             return tuple(str(each) for each in value)
+        if all(isinstance(each, vim.alarm.AlarmState) for each in value):
+            return happenings.raised(value)
         return list(value)
     if isinstance(value, vim.option.OptionValue):
         return str(value.value)
