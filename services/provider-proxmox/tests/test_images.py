@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from pathlib import Path
 from typing import Any
 
 import pytest
-from common import v1
+from common import faults, v1
 from common.clock import SystemClock
-from common.errors import ImageInUseError, ImageNotFoundError, InvalidSpecError
+from common.errors import ImageInUseError, ImageNotFoundError, InvalidSpecError, NotSupportedError
 from provider_proxmox import stamp
+from provider_proxmox.images.building import Builder
 from provider_proxmox.images.fetching import Fetcher
 from provider_proxmox.images.images import Images
 from provider_proxmox.images.importing import Importer
@@ -189,8 +191,9 @@ async def test_images_of_another_installation_are_not_ours(
     pve: Proxmox, cluster: Pve, images: Images, tmp_path: Path
 ) -> None:
     image = await images.prepare(file(tmp_path, IMAGE), quiet)
-    importer = Importer(cluster, Fetcher(cluster), SystemClock(), owner="another", ids=range(9000, 9100))
-    others = Images(cluster, importer, owner="another")
+    builder = Builder(cluster, owner="another", ids=range(9000, 9100))
+    importer = Importer(cluster, Fetcher(cluster), builder, SystemClock(), owner="another")
+    others = Images(cluster, builder, importer, owner="another")
     assert (await others.all(), await others.get(image.id)) == ([], None)
     await others.delete(image.id)
     assert await images.get(image.id) == image
@@ -207,3 +210,48 @@ async def test_a_copy_of_a_template_is_no_image(pve: Proxmox, cluster: Pve, imag
     assert [each.id for each in await images.all()] == [image.id]
     await images.delete(image.id)
     assert (await images.get(image.id), list(pve.world.guests)) == (None, [101])
+
+
+# -- local storages --------------------------------------------------------------------------------------------------
+
+
+async def test_a_template_on_a_local_storage_is_copied_once_to_another_node(
+    pve: Proxmox, cluster: Pve, images: Images, tmp_path: Path
+) -> None:
+    image = await images.prepare(file(tmp_path, IMAGE, storage="local-lvm"), quiet)
+    first = await images.resolve(image.id, "test")
+    other = next(node for node in ("pve1", "pve2", "pve3") if node != first.node)
+    async with asyncio.TaskGroup() as group:
+        asked = [group.create_task(images.resolve(image.id, "test", node=other)) for _ in range(5)]
+    found = [task.result() for task in asked]
+    assert {(source.node, source.linked, source.nodes) for source in found} == {(other, True, frozenset({other}))}
+    assert len({source.vmid for source in found} | {first.vmid}) == 2
+    assert (await images.resolve(image.id, "test", node=other)).vmid == found[0].vmid
+    assert (await images.resolve(image.id, "test", node=first.node)).vmid == first.vmid
+    assert [each.id for each in await images.all()] == [image.id]
+    assert await images.get(image.id) == image
+    await images.delete(image.id)
+    assert pve.world.guests == {}
+
+
+@pytest.mark.parametrize("point", ["cloned", "moved"])
+async def test_a_copy_that_broke_off_is_gone_on_with(
+    pve: Proxmox, cluster: Pve, images: Images, tmp_path: Path, point: str
+) -> None:
+    image = await images.prepare(file(tmp_path, IMAGE, storage="local-lvm"), quiet)
+    first = await images.resolve(image.id, "test")
+    other = next(node for node in ("pve1", "pve2", "pve3") if node != first.node)
+    with faults.FaultPlan().raises(f"proxmox.image.{point}").installed(), pytest.raises(faults.InjectedFaultError):
+        await images.resolve(image.id, "test", node=other)
+    left = set(pve.world.guests) - {first.vmid}
+    assert await images.get(image.id) == image  # the first one is as good as before
+    assert {(await images.resolve(image.id, "test", node=other)).vmid} == left
+
+
+async def test_a_template_of_somebody_is_copied_nowhere(pve: Proxmox, tmp_path: Path) -> None:
+    template(pve, 100)
+    async with connected(pve, credentials_of(pve, tmp_path / "credentials")) as cluster:
+        images = images_of(cluster, tmp_path)
+        image = await images.prepare(by_name("100"), quiet)
+        with pytest.raises(NotSupportedError, match="local to node pve1"):
+            await images.resolve(image.id, "test", node="pve2")

@@ -27,6 +27,7 @@ from common.errors import (
     ResourceNotFoundError,
 )
 from provider_proxmox.images import templates
+from provider_proxmox.images.building import Builder
 from provider_proxmox.images.fetching import Fetcher
 from provider_proxmox.images.images import Images
 from provider_proxmox.images.importing import Importer
@@ -49,8 +50,9 @@ def images_of(cluster: Pve, directory: Path, *, policy: Policy | None = None, **
     fetcher = Fetcher(
         cluster, directories=[directory], policy=policy or Policy(["127.0.0.1"]), spool=directory, **fetching
     )
-    importer = Importer(cluster, fetcher, SystemClock(), owner=OWNER, ids=settings.pop("ids", IDS), **settings)
-    return Images(cluster, importer, owner=OWNER)
+    builder = Builder(cluster, owner=OWNER, ids=settings.pop("ids", IDS))
+    importer = Importer(cluster, fetcher, builder, SystemClock(), owner=OWNER, **settings)
+    return Images(cluster, builder, importer, owner=OWNER)
 
 
 def request(storage: str = "", **source: Any) -> v1.PrepareImageRequest:

@@ -21,6 +21,7 @@ from providerkit import fetch
 from providerkit.driver import Progress
 
 from provider_proxmox.images import references, templates
+from provider_proxmox.images.building import Builder
 from provider_proxmox.images.imagestamp import ImageStamp
 from provider_proxmox.images.importing import Importer
 from provider_proxmox.images.references import Reference
@@ -39,8 +40,9 @@ SOURCES = (v1.ImageSourceKind.URL, v1.ImageSourceKind.FILE, v1.ImageSourceKind.T
 class Images:
     """Images of one installation."""
 
-    def __init__(self, pve: Pve, importer: Importer, *, owner: str) -> None:
+    def __init__(self, pve: Pve, builder: Builder, importer: Importer, *, owner: str) -> None:
         self._pve = pve
+        self._builder = builder
         self._importer = importer
         self._owner = owner
 
@@ -96,14 +98,18 @@ class Images:
         self._pve.known(doing)
         if (reference := references.parse(image_id)) is not None:
             if reference.kind == "template":
-                return self._of_template(image_id, await self._template(reference, doing), reference.linked, storage)
+                guest = await self._template(reference, doing)
+                return self._of_template(image_id, guest, node, storage, doing, linked=reference.linked)
             return await self._of_volume(image_id, reference, node, doing)
-        ready = [guest for each in self._ready(image_id) if (guest := await self._fresh(each, doing)) is not None]
+        fresh = [await self._fresh(each, doing) for each in self._ready(image_id)]
+        ready = [each for each in fresh if each is not None]
         if not ready:
             raise ImageNotFoundError(f"{doing}: image {image_id!r} is not prepared on this cluster")
-        there = [guest for guest in ready if not node or node in templates.reaching(self._pve.index, guest)]
+        there = [each for each in ready if not node or node in templates.reaching(self._pve.index, each)]
         guest = min(there or ready, key=lambda each: (_storage_of(each) != storage, each.vmid))
-        return self._of_template(image_id, guest, True, storage)
+        if node and not there:
+            guest = await self._builder.copy(guest, node, storage, doing)
+        return self._of_template(image_id, guest, node, storage, doing, linked=True)
 
     async def _fresh(self, guest: Guest, doing: str) -> Guest | None:
         """As it is now, if it is still this template."""
@@ -111,14 +117,19 @@ class Images:
         mark = templates.stamp_of(guest)
         return now if now is not None and templates.stamp_of(now) == mark and templates.is_ready(now) else None
 
-    def _of_template(self, image_id: str, guest: Guest, linked: bool, storage: str) -> Source:
+    def _of_template(self, image_id: str, guest: Guest, node: str, storage: str, doing: str, *, linked: bool) -> Source:
         index = self._pve.index
-        home = _storage_of(guest)
+        home, nodes = _storage_of(guest), templates.reaching(index, guest)
+        if node and node not in nodes:
+            raise NotSupportedError(
+                f"{doing}: the disks of template {guest.vmid} are local to node {guest.node}, which alone can copy "
+                f"them; put the machine there, or the template on a storage that {node} reaches, too"
+            )
         return Source(
             image_id=image_id,
             kind="template",
             node=guest.node,
-            nodes=templates.reaching(index, guest),
+            nodes=nodes,
             vmid=guest.vmid,
             linked=linked and storage in ("", home) and templates.can_be_linked(index, guest),
             storage=home,
@@ -263,7 +274,7 @@ def _image(guest: Guest) -> v1.Image:
     mark = templates.stamp_of(guest) or ImageStamp("", "", "", "", "", 0)
     return v1.Image(
         id=mark.id,
-        location=f"{guest.name} (VMID {guest.vmid})",
+        location=guest.name,  # of every copy of it, on whichever node
         format=mark.format,
         size_bytes=mark.size_bytes,
         virtual_size_bytes=next(iter(templates.sizes(guest.config).values()), 0),

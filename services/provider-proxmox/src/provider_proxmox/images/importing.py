@@ -10,33 +10,28 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import re
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from common import faults, logging, v1
 from common.clock import Clock
 from common.errors import (
-    HostFullError,
-    ImageInUseError,
-    ImageNotFoundError,
-    OperationInProgressError,
     ProviderError,
     ResourceNotFoundError,
 )
 from providerkit.driver import Progress
 
-from provider_proxmox import stamp, vmids
+from provider_proxmox import stamp
 from provider_proxmox.config import disks
 from provider_proxmox.content.files import Files
-from provider_proxmox.images import imagestamp, templates
+from provider_proxmox.images import templates
+from provider_proxmox.images.building import Builder
 from provider_proxmox.images.fetching import Fetched, Fetcher, Target
 from provider_proxmox.images.imagestamp import ImageStamp
 from provider_proxmox.session.index import Guest, Storage
 from provider_proxmox.session.pve import Pve
-from provider_proxmox.session.pve_errors import VmidTakenError
 
 log = logging.get(__name__)
 
@@ -44,7 +39,6 @@ FETCHED = faults.declare("proxmox.image.fetched", "an image's file is in an impo
 IMPORTED = faults.declare("proxmox.image.imported", "an image's guest has its disk, and is no template yet")
 CONVERTED = faults.declare("proxmox.image.converted", "an image's template is ready, its file is still there")
 
-_LONGEST_NAME = 63
 _STEM = "virtrigaud-image-"
 MEMORY_MIB = 512
 """Of the template; machines get their own."""
@@ -66,29 +60,26 @@ class Importer:
         self,
         pve: Pve,
         fetcher: Fetcher,
+        builder: Builder,
         clock: Clock,
         *,
         owner: str,
-        ids: range,
         nodes: Sequence[str] = (),
         storage: str = "",
         import_storage: str = "",
-        pool: str = "",
     ) -> None:
         """Args:
-        ids: VMIDs that templates may get.
         nodes: where they may be; empty means everywhere.
         storage: of their disks; empty means the one with most free space.
         """
         self._pve = pve
         self._fetcher = fetcher
+        self._builder = builder
         self._clock = clock
         self._owner = owner
-        self._ids = ids
         self._nodes = nodes
         self._storage = storage
         self._files = Files(pve, "import", "import_storage", import_storage)
-        self._pool = pool
 
     def check(self, source: v1.ImageSource) -> None:
         """Judge a source by itself.
@@ -119,7 +110,7 @@ class Importer:
             mark = self._mark(request, image_id, fetched)
             guest = await self._import(mark, fetched, place, doing, _part(progress, 0.7, 0.95))
             await faults.point(IMPORTED)
-            await self._convert(guest, doing)
+            await self._builder.convert(guest, doing)
             await faults.point(CONVERTED)
         await self._clear_files(image_id, doing)
         log.info("proxmox.image.imported", image=image_id, bytes=fetched.size_bytes, node=place.node)
@@ -168,52 +159,28 @@ class Importer:
     # -- steps -----------------------------------------------------------------------------------------------------
 
     async def _import(self, mark: ImageStamp, fetched: Fetched, place: Place, doing: str, progress: Progress) -> Guest:
-        """The guest with the file's content as its disk.
-
-        Raises:
-            HostFullError: no VMID is left.
-        """
+        """The guest with the file's content as its disk."""
         disk = disks.new(
             place.storage.name, 0, format=disks.format_on(place.storage.kind), source=fetched.volume
         ).having({"discard": "on"})
-        for vmid in vmids.sequence(mark.id, self._ids):
-            if vmid in self._pve.index.guests:
-                continue
-            config = {
-                "vmid": vmid,
-                "name": _name(mark),
-                "description": imagestamp.written(replace(mark, vmid=vmid)),
-                "tags": stamp.TAG,
-                "ostype": "l26",
-                "memory": MEMORY_MIB,
-                "scsihw": "virtio-scsi-single",
-                "scsi0": str(disk),
-                "boot": "order=scsi0",
-                "pool": self._pool or None,
-            }
-            try:
-                await self._pve.run(doing, "POST", f"nodes/{place.node}/qemu", config, progress, cancel=True)
-            except VmidTakenError:
-                continue  # somebody was faster
-            guest = await self._pve.refresh(vmid, doing, node=place.node)
-            if guest is None or not self._is_of(guest, mark.id):
-                raise ImageNotFoundError(f"{doing}: somebody removed its guest while it was made")
-            return guest
-        raise HostFullError(f"{doing}: every VMID from {self._ids[0]} to {self._ids[-1]} is taken")
-
-    async def _convert(self, guest: Guest, doing: str) -> None:
-        await self._pve.run(doing, "POST", f"{guest.path}/template", {})
-        await self._pve.refresh(guest.vmid, doing)
+        config = {
+            "tags": stamp.TAG,
+            "ostype": "l26",
+            "memory": MEMORY_MIB,
+            "scsihw": "virtio-scsi-single",
+            "scsi0": str(disk),
+            "boot": "order=scsi0",
+        }
+        return await self._builder.make(mark, place.node, f"nodes/{place.node}/qemu", "vmid", config, doing, progress)
 
     # -- what is left of earlier attempts --------------------------------------------------------------------------
 
     async def _finish(self, image_id: str, doing: str) -> bool:
         """Go on with a guest that has its disk; whether there is a template now."""
-        for known in templates.of_image(self._pve.index, self._owner, image_id):
-            guest = await self._pve.refresh(known.vmid, doing)
-            if guest is not None and self._is_of(guest, image_id) and templates.is_imported(guest):
+        for guest in await self._builder.find(image_id, doing):
+            if templates.is_imported(guest):
                 log.info("proxmox.image.resumed", image=image_id, vmid=guest.vmid)
-                await self._convert(guest, doing)
+                await self._builder.convert(guest, doing)
                 await self._clear_files(image_id, doing)
                 return True
         return False
@@ -240,22 +207,10 @@ class Importer:
             ImageInUseError: machines stand on it.
             OperationInProgressError: Proxmox VE still works on it.
         """
-        for known in templates.of_image(self._pve.index, self._owner, image_id):
-            guest = await self._pve.refresh(known.vmid, doing)
-            if guest is None or not self._is_of(guest, image_id):
-                continue
+        for guest in await self._builder.find(image_id, doing):
             if ready or not templates.is_ready(guest):
-                await self._destroy(guest, doing)
+                await self._builder.destroy(guest, doing)
         await self._clear_files(image_id, doing)
-
-    async def _destroy(self, guest: Guest, doing: str) -> None:
-        if users := templates.standing_on(self._pve.index, guest):
-            raise ImageInUseError(f"{doing}: in use by {', '.join(sorted(map(user, users)))}")
-        if guest.status == "running":
-            raise OperationInProgressError(f"{doing}: VM {guest.vmid} was made a machine, and runs; remove it by hand")
-        options = {"purge": True, "destroy-unreferenced-disks": True}
-        await self._pve.run(doing, "DELETE", guest.path, options)
-        await self._pve.refresh(guest.vmid, doing)
 
     async def _clear_files(self, image_id: str, doing: str) -> None:
         wanted = re.compile(re.escape(_stem(image_id)) + r"\.\w+")
@@ -264,29 +219,10 @@ class Importer:
                 if wanted.fullmatch(volume.rpartition("/")[2]):
                     await self._files.remove(storage, volume, doing)
 
-    def _is_of(self, guest: Guest, image_id: str) -> bool:
-        mark = templates.stamp_of(guest)
-        return mark is not None and (mark.id, mark.owner) == (image_id, self._owner)
-
-
-def user(guest: Guest) -> str:
-    """A guest that stands on an image, for people."""
-    mark = guest.stamp
-    return (
-        f"machine {mark.namespace}/{mark.name} ({mark.uid})" if mark is not None else f"VM {guest.vmid} ({guest.name})"
-    )
-
 
 def _stem(image_id: str) -> str:
     """Of the names of its files."""
     return _STEM + image_id
-
-
-def _name(mark: ImageStamp) -> str:
-    """For people; a DNS name, as Proxmox VE demands."""
-    digest = hashlib.sha256(mark.id.encode()).hexdigest()[:8]
-    readable = re.sub(r"[^a-z0-9-]+", "-", f"image-{mark.namespace}-{mark.name}".lower())
-    return f"{readable[: _LONGEST_NAME - 9].rstrip('-')}-{digest}"
 
 
 def _part(progress: Progress, first: float, last: float) -> Progress:
