@@ -285,18 +285,23 @@ async def proxmox(
     """
     made = Proxmox(world or World(), host)
     ready = asyncio.Event()
-    async with asyncio.TaskGroup() as group:
-        keeping = [
-            group.create_task(made.world.tasks.run(ready), name="tasks"),
-            group.create_task(made.world.board.run(), name="pvestatd"),
-            group.create_task(made.world.managers.run(), name="pve-ha-crm"),
-        ]
-        try:
-            await ready.wait()
-            for place in range(addresses):
-                await made.listen(port + place if port else 0)
-            yield made
-        finally:
-            await made.close()
-            for task in keeping:
-                task.cancel()
+    try:
+        async with asyncio.TaskGroup() as group:
+            keeping = [
+                group.create_task(made.world.tasks.run(ready), name="tasks"),
+                group.create_task(made.world.board.run(), name="pvestatd"),
+                group.create_task(made.world.managers.run(), name="pve-ha-crm"),
+            ]
+            try:
+                await ready.wait()
+                for place in range(addresses):
+                    await made.listen(port + place if port else 0)
+                yield made
+            finally:
+                await made.close()
+                for task in keeping:
+                    task.cancel()
+    except BaseExceptionGroup as errors:
+        if len(errors.exceptions) == 1:
+            raise errors.exceptions[0] from None  # what the block raised goes on as it is
+        raise

@@ -1,0 +1,98 @@
+"""A simulated cluster as a process of its own: `python -m simulators.proxmox --port 8006 --nodes 3 --vms 20`.
+
+It prints one line of JSON when it answers (where, and who may call), and ends with SIGTERM or its standard input.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+from .guests import run_now
+from .pace import Pace
+from .server import Proxmox, proxmox
+from .world import Volume, World
+
+FIRST_VMID = 100
+
+
+def arguments() -> argparse.Namespace:
+    """What the command line asks for."""
+    parser = argparse.ArgumentParser(prog="simulators.proxmox", description="A simulated Proxmox VE cluster.")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen at")
+    parser.add_argument("--port", type=int, default=0, help="of the first address; 0 picks free ones")
+    parser.add_argument("--addresses", type=int, default=1, help="API endpoints of the cluster")
+    parser.add_argument("--nodes", type=int, default=3, help="hosts: pve1, pve2, ...")
+    parser.add_argument("--vms", type=int, default=0, help="guests that are there already, spread over the nodes")
+    parser.add_argument("--scale", type=float, default=1.0, help="how long a second of the cluster lasts here")
+    parser.add_argument("--seed", type=int, default=0, help="of everything random")
+    parser.add_argument("--stay", action="store_true", help="live on when standard input ends")
+    return parser.parse_args()
+
+
+def populated(args: argparse.Namespace) -> World:
+    """The cluster that was asked for."""
+    world = World(tuple(f"pve{n}" for n in range(1, args.nodes + 1)), Pace(scale=args.scale), args.seed)
+    populate(world, args.vms)
+    return world
+
+
+def populate(world: World, count: int) -> None:
+    """Guests as others made them long ago, spread over the nodes; every second one runs."""
+    names = list(world.nodes)
+    for place in range(count):
+        vmid, node = FIRST_VMID + place, names[place % len(names)]
+        volid = f"local-lvm:vm-{vmid}-disk-0"
+        world.storages["local-lvm"].on(node)[volid] = Volume(volid, "images", "raw", 8 << 30, 1 << 30, vmid)
+        guest = world.add_guest(
+            vmid,
+            node,
+            {
+                "name": f"vm{vmid}",
+                "memory": "1024",
+                "cores": "1",
+                "boot": "order=scsi0",
+                "scsi0": f"{volid},size=8G",
+                "net0": f"virtio={world.mac()},bridge=vmbr0",
+                "vmgenid": world.uuid(),
+            },
+        )
+        if place % 2:
+            run_now(world, guest)
+    world.board.report_all()
+
+
+def told(pve: Proxmox) -> dict[str, object]:
+    """The ready line."""
+    return {
+        "url": pve.url,
+        "urls": pve.urls,
+        "certificate": Path(pve.ca_file).read_text(),
+        "fingerprint": pve.fingerprint,
+        "token_id": pve.token_id,
+        "token_secret": pve.token_secret,
+        "user": pve.user,
+        "password": pve.password,
+    }
+
+
+async def serve(args: argparse.Namespace) -> None:
+    """Answer until somebody ends it."""
+    over = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, over.set)
+    if not args.stay:
+        loop.add_reader(sys.stdin.fileno(), lambda: over.set() if not os.read(sys.stdin.fileno(), 4096) else None)
+    async with proxmox(populated(args), host=args.host, port=args.port, addresses=args.addresses) as pve:
+        print(json.dumps(told(pve)), flush=True)
+        await over.wait()
+
+
+if __name__ == "__main__":
+    asyncio.run(serve(arguments()))
