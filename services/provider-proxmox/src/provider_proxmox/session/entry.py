@@ -224,6 +224,11 @@ class Entry:
             log.info("pve.endpoint.back", url=door.line.url)
         door.away_until, door.pause, door.why = 0.0, FIRST_PAUSE, ""
 
+    async def credentials_of(self, doing: str) -> tuple[str, dict[str, str]]:
+        """URL of the node that is asked now, and the headers of our login: for what is no call, a websocket."""
+        login = await self._enter(doing)
+        return self._open_doors(doing)[0].line.url, dict(login.headers)
+
     # -- logins ----------------------------------------------------------------------------------------------------
 
     async def _enter(self, doing: str, instead_of: Login | None = None) -> Login:

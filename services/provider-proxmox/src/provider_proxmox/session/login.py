@@ -110,7 +110,8 @@ class Endpoint:
 class PinnedContext(ssl.SSLContext):
     """Believes the certificates with these SHA-256 fingerprints, and no other, on every connection."""
 
-    _pins: frozenset[str]
+    pins: frozenset[str]
+    """Lower-case hexadecimal."""
 
     def __new__(cls, fingerprints: Sequence[str]) -> PinnedContext:
         """Args: fingerprints: hexadecimal, with or without colons; one per node."""
@@ -118,14 +119,14 @@ class PinnedContext(ssl.SSLContext):
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
         context.minimum_version = ssl.TLSVersion.TLSv1_2
-        context._pins = frozenset(each.replace(":", "").lower() for each in fingerprints)
+        context.pins = frozenset(each.replace(":", "").lower() for each in fingerprints)
         return context
 
     def wrap_socket(self, *args: Any, **kwargs: Any) -> ssl.SSLSocket:
         """Shake hands, and compare before anything is sent."""
         wrapped = super().wrap_socket(*args, **kwargs)
         found = hashlib.sha256(wrapped.getpeercert(binary_form=True) or b"").hexdigest()
-        if found not in self._pins:
+        if found not in self.pins:
             wrapped.close()
             raise ssl.SSLCertVerificationError(f"its SHA-256 fingerprint is {found}, which was not expected")
         return wrapped

@@ -21,6 +21,7 @@ from provider_proxmox.session.reading import Reader
 from provider_proxmox.session.tasks import Tasks, Upid
 from provider_proxmox.session.ticker import Ticker
 from provider_proxmox.session.uploading import Form
+from provider_proxmox.session.websocket import Socket, websocket
 
 START_SECONDS = 15.0
 """So long entering the session waits for the first look."""
@@ -205,6 +206,14 @@ class Pve:
             body=lambda: Form(fields, name, file, size),
         )
         return str(upid)
+
+    @contextlib.asynccontextmanager
+    async def websocket(self, doing: str, path: str, /, **params: object) -> AsyncIterator[Socket]:
+        """A line to a console's port; see `websocket.websocket`."""
+        url, headers = await self._entry.credentials_of(doing)
+        trust = await asyncio.to_thread(self._entry.endpoint.trust)
+        async with websocket(doing, url, path, params, headers=headers, trust=trust) as socket:
+            yield socket
 
     # -- tasks -----------------------------------------------------------------------------------------------------
 
