@@ -110,6 +110,28 @@ async def test_what_needs_a_running_machine(pve: Proxmox, verbs: Power) -> None:
     await verbs.resume(UID)
 
 
+async def test_what_ha_manages_is_waited_for(pve: Proxmox, cluster: Pve, verbs: Power) -> None:
+    """The tasks only ask HA, which acts in its next round."""
+    machine(pve)
+    pve.world.ha["vm:1042"] = {"state": "stopped"}
+    await verbs.power_on(UID)
+    assert (await _seen(cluster)).status == "running"
+    pve.world.guests[1042].obeys = False
+    await verbs.ask_shutdown(UID)
+    await verbs.power_off(UID)
+    assert (await _seen(cluster)).status == "stopped"
+    await verbs.power_off(UID)
+
+
+async def test_what_ha_manages_stays_in_ram(pve: Proxmox, cluster: Pve, verbs: Power) -> None:
+    """HA would start again at once what is off without its asking."""
+    machine(pve, settings={power.SUSPEND_TO: "disk"})
+    pve.world.ha["vm:1042"] = {"state": "started"}
+    await verbs.power_on(UID)
+    await verbs.suspend(UID)
+    assert (await _seen(cluster)).qmpstatus == "paused"
+
+
 async def test_a_lock_that_nobody_holds_is_told_and_not_taken_off(pve: Proxmox, verbs: Power) -> None:
     machine(pve).lock = "snapshot"
     with pytest.raises(OperationInProgressError, match=r"qm unlock 1042` on node pve1"):

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from common import logging
 from common.clock import Clock
-from common.errors import OperationInProgressError, WrongPowerStateError
+from common.errors import OperationInProgressError, PermissionMissingError, WrongPowerStateError
 
 from provider_proxmox import locks
 from provider_proxmox.guests import Guests
@@ -34,6 +34,8 @@ HA_SECONDS = 3600
 """HA cuts the power when this is over. That is the kit's to decide, which is earlier."""
 _WAITING = ("qmshutdown", "qmreboot")
 """Tasks that hold the file lock while they wait for the guest."""
+_RESTING = ("", "ignored", "stopped", "disabled", "error")
+"""States of HA in which it starts nothing."""
 _ATTEMPTS = 3
 _HA_PATIENCE, _LOOK_EVERY = 120.0, 1.0
 """Seconds: HA looks at what it manages every 10 s, and may have to move it first."""
@@ -79,7 +81,7 @@ class Power:
             # A stop would leave the saved memory and its lock, which only root may take off: it is read back first.
             await self._task(guest, doing, "resume")
             guest = await self._again(guest, doing)
-        if guest.status == "stopped" and guest.ha != "started":
+        if guest.status == "stopped" and guest.ha in _RESTING:
             return
         for attempt in range(_ATTEMPTS):
             if attempt or is_managed(guest):
@@ -97,7 +99,10 @@ class Power:
         """End tasks that hold the file lock while they wait for the guest: the machine goes down without them."""
         for task in await locks.running_tasks(self._pve, guest, doing, _WAITING):
             log.info("proxmox.shutdown.overruled", vmid=guest.vmid, kind=task.kind)
-            await self._pve.delete(doing, f"nodes/{guest.node}/tasks/{task.text}")
+            try:
+                await self._pve.delete(doing, f"nodes/{guest.node}/tasks/{task.text}")
+            except PermissionMissingError as error:  # HA's own: it ends when the guest is off, or gives up
+                log.info("proxmox.shutdown.waits", vmid=guest.vmid, kind=task.kind, error=str(error))
 
     # -- asking ----------------------------------------------------------------------------------------------------
 
