@@ -24,6 +24,7 @@ from . import routes  # noqa: F401 - fills the table
 from .access import ROOT, Who
 from .calls import NOBODY, Call, Page, Route, find
 from .errors import PveError, bad, refused
+from .faults import Fault, taken
 from .schema import Schema
 from .world import ROOT_PASSWORD, TOKEN, USER, World
 
@@ -54,6 +55,7 @@ class Proxmox:
 
     Attributes:
         requests: everything that arrived, in order.
+        faults: what goes wrong with calls to come.
         checks: called with every call that may be made, before its handler; they raise a PveError to refuse it.
         schema: of the product, which judges every parameter; None where it is not at hand.
     """
@@ -62,6 +64,7 @@ class Proxmox:
         self.world = world
         self.requests: list[Logged] = []
         self.checks: list[Callable[[Call], None]] = []
+        self.faults: list[Fault] = []
         self.schema = Schema.find()
         self.user, self.password = ROOT, ROOT_PASSWORD
         self.token_id = f"{USER}!{TOKEN}"
@@ -163,7 +166,13 @@ class Proxmox:
             self.judge(call)
         for check in self.checks:
             check(call)
-        return await call.route.handler(call)
+        fault = taken(self.faults, call)
+        if fault is None:
+            return await call.route.handler(call)
+        await fault.arriving(call)
+        answer = await call.route.handler(call)
+        await fault.leaving(call)
+        return answer
 
     def judge(self, call: Call) -> None:
         """Refuse (400) parameters that the product would refuse, all of them at once."""
