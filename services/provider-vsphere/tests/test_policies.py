@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from pathlib import Path
 from typing import Any
@@ -9,13 +10,14 @@ from typing import Any
 import pytest
 from common import v1
 from common.errors import InvalidSpecError, NotSupportedError, ResourceNotFoundError
-from provider_vsphere.around import policies
+from provider_vsphere.around import policies, policywatch
 from provider_vsphere.around.policies import pick
 from provider_vsphere.config import editing, making
 from provider_vsphere.session.vsphere import Vsphere
 from provider_vsphere.stamps import stamp
 from pyVmomi import VmomiSupport, vim
 from simulators.vcsim import Vcsim
+from simulators.vcsim.admin import Admin
 from simulators.vcsim.fixtures import start_vcsim
 
 from .conftest import connected, credentials_of, driver_on
@@ -137,3 +139,44 @@ async def test_a_copy_claims_no_policy_before_it_has_it(vcsim: Vcsim, tmp_path: 
         made = await driver.observe(uid)
         assert made is not None
         assert made.settings[key] == name
+
+
+@pytest.mark.real
+async def test_a_policy_that_somebody_else_changes_shows(vcsim: Vcsim, tmp_path: Path) -> None:
+    """And costs a question to the policy service for each change of a machine that asked for one, and none else."""
+    driver = driver_on(vcsim, tmp_path, default_cluster="DC0_C0")
+    name, other, key = "VM Encryption Policy", "vSAN Default Storage Policy", "disks[root].storage_policy"
+    uid, plain = str(uuid.uuid4()), str(uuid.uuid4())
+    heard = asyncio.Event()
+
+    async def told(want: str | None) -> None:
+        async with asyncio.timeout(20):
+            while (seen := await driver.observe(uid)) is None or seen.settings.get(key) != want:
+                heard.clear()
+                await heard.wait()
+
+    async with driver.session():
+        driver.vsphere.on_change(lambda _uid: heard.set())
+        for who, policy in ((uid, name), (plain, "")):
+            await driver.create(one_disk(who, policy), lambda _part, _step: None)
+        known = await policies.ids(driver.vsphere, [name, other], "look")
+        with Admin(vcsim) as admin:
+            vm = admin.find(uid)
+            for profile, want in (
+                (vim.vm.DefinedProfileSpec(profileId=known[other]), other),
+                (vim.vm.DefaultProfileSpec(), None),
+                (vim.vm.DefinedProfileSpec(profileId=known[name]), name),
+            ):
+                (disk,) = (each for each in vm.config.hardware.device if isinstance(each, vim.vm.device.VirtualDisk))
+                change = vim.vm.device.VirtualDeviceSpec(operation="edit", device=disk, profile=[profile])
+                admin.wait(vm.ReconfigVM_Task(vim.vm.ConfigSpec(deviceChange=[change])))
+                await told(want)
+        assert driver.vsphere.tree.with_uuid(plain)[0].facts.get(policywatch.GIVEN) is None
+        await driver.destroy(plain, lambda _part, _step: None)
+
+
+def one_disk(uid: str, policy: str) -> v1.MachineSpec:
+    return v1.MachineSpec(
+        identity=v1.MachineIdentity(uid=uid, namespace="lab", name=f"m-{uid[:8]}", owner="tests"),
+        disks=[v1.DiskSpec(name="root", size_bytes=GIB, storage_policy=policy)],
+    )

@@ -22,7 +22,10 @@ func init() {
 }
 
 // policies are the storage policies of machines: the home's under key 0, those of disks under theirs.
-type policies map[types.ManagedObjectReference]map[int32]string
+type policies map[types.ManagedObjectReference]policiesOf
+
+// policiesOf are those of one machine.
+type policiesOf map[int32]string
 
 // profileManager answers which policy a machine or disk has; the simulator answers none. Source:
 // PbmProfileProfileManager.PbmQueryAssociatedProfile of the Storage Policy API.
@@ -149,11 +152,28 @@ func (d *Double) hasPolicy(id string) bool {
 func asksPolicies(body any) bool {
 	home, devices := wanted(body)
 	for _, device := range devices {
-		if profileID(device.GetVirtualDeviceConfigSpec().Profile) != "" {
+		if len(device.GetVirtualDeviceConfigSpec().Profile) > 0 {
 			return true
 		}
 	}
-	return profileID(home) != ""
+	if clone, ok := body.(*types.CloneVM_Task); ok {
+		for _, disk := range clone.Spec.Location.Disk {
+			if len(disk.Profile) > 0 {
+				return true
+			}
+		}
+	}
+	return len(home) > 0
+}
+
+// note takes what a request gives a disk: nothing leaves it as it is, the default takes the policy off. Source:
+// VirtualDeviceConfigSpec.profile, VirtualMachineDefaultProfileSpec.
+func (own policiesOf) note(key int32, profile []types.BaseVirtualMachineProfileSpec) {
+	if id := profileID(profile); id != "" {
+		own[key] = id
+	} else if len(profile) > 0 {
+		delete(own, key)
+	}
 }
 
 // notePolicies remembers what a machine was given; devices have their keys by now.
@@ -170,15 +190,18 @@ func (c *call) notePolicies(result types.AnyType) {
 	defer c.double.mu.Unlock()
 	own := maps.Clone(c.double.policies[vm.Self])
 	if own == nil {
-		own = map[int32]string{}
+		own = policiesOf{}
 	}
 	if id := profileID(home); id != "" {
 		own[0] = id
 	}
 	for _, device := range devices {
 		spec := device.GetVirtualDeviceConfigSpec()
-		if id := profileID(spec.Profile); id != "" {
-			own[spec.Device.GetVirtualDevice().Key] = id
+		own.note(spec.Device.GetVirtualDevice().Key, spec.Profile)
+	}
+	if clone, ok := c.body.(*types.CloneVM_Task); ok { // a copied disk has its source's key
+		for _, disk := range clone.Spec.Location.Disk {
+			own.note(disk.DiskId, disk.Profile)
 		}
 	}
 	c.double.policies[vm.Self] = own

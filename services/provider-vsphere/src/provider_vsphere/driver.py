@@ -18,6 +18,7 @@ from provider_vsphere import adoption, capable, inventory, machines, observed, p
 from provider_vsphere.around import affinity, fields, policies, tagging
 from provider_vsphere.around.affinity import Affinity
 from provider_vsphere.around.display import Display
+from provider_vsphere.around.policywatch import PolicyWatch
 from provider_vsphere.around.tagging import Tags
 from provider_vsphere.cloning import Cloner
 from provider_vsphere.config import editing, nics
@@ -78,13 +79,14 @@ class VsphereDriver(Driver):
         self._concurrency = concurrency
         self._changes = Changes()
         vsphere.on_change(self._changes.tell)
+        self._policies = PolicyWatch(vsphere, owner=owner)
 
     # -- session ---------------------------------------------------------------------------------------------------
 
     @asynccontextmanager
     async def session(self) -> AsyncIterator[None]:
         """See Driver."""
-        async with self.vsphere.session(), self._tags.session():
+        async with self.vsphere.session(), self._tags.session(), self._policies.session():
             yield
 
     async def describe(self) -> v1.GetProviderResponse:

@@ -12,7 +12,7 @@ from providerkit.planner import BOOT_DATA_SETTING
 from pyVmomi import vim
 
 from provider_vsphere import machines, unread
-from provider_vsphere.around import affinity, fields, tagging
+from provider_vsphere.around import affinity, fields, policywatch, tagging
 from provider_vsphere.config import devices, editing, hardware, nics
 from provider_vsphere.session import happenings, snapshot_tree
 from provider_vsphere.session.tree import Entity, Tree
@@ -369,6 +369,8 @@ def _settings(entity: Entity, tree: Tree, mark: Stamp | None) -> dict[str, str]:
     asked = mark.settings if mark is not None else {}
     places = {f"placement.{field}" for field in _places(entity, tree)}
     told = {_ASKED_SIZE, *places}  # by the machine itself
+    if mark is not None:
+        told |= {f"disks[{disk}].storage_policy" for disk in policywatch.asked(mark)}
     settings = {key: value for key, value in asked.items() if key not in {*told, editing.UUID_BEFORE}}
     settings |= _placement(entity, tree, asked)
     settings |= {
@@ -376,6 +378,7 @@ def _settings(entity: Entity, tree: Tree, mark: Stamp | None) -> dict[str, str]:
     }
     settings |= _hardware(entity.facts, asked)
     if mark is not None:
+        settings |= policywatch.observed(entity, mark)
         settings |= affinity.observed(entity, tree, mark)
         settings |= {f"attributes[{name}]": text for name, text in fields.observed(entity, mark).items()}
     if mark is not None and mark.boot_digest:

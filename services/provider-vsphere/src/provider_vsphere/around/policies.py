@@ -1,12 +1,14 @@
 """Storage policies: names looked up in vCenter's storage policy service (PBM), and their ids put into requests.
 
 The service is another SOAP endpoint of the vCenter that takes the session of this one; an ESXi host has none. A policy
-is asked for by its name or its id. What a disk was given is in the stamp, written by the task that gave it.
+is asked for by its name or its id. What a disk was given is in the stamp, written by the task that gave it; what it has
+by now `policywatch` keeps looking at.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -21,6 +23,8 @@ _PATH, _VERSION = "/pbm/sdk", "pbm.version.version1"
 _COOKIE = "vcSessionCookie"
 """Name of the SOAP header that carries the session. Source: Storage Policy API, "Connecting to the SPBM server"."""
 _TIMEOUT = 30.0
+_BATCH = 500
+"""Disks in one question."""
 
 
 async def ids(vsphere: Vsphere, names: Iterable[str], doing: str) -> dict[str, str]:
@@ -56,18 +60,53 @@ def pick(wanted: str, there: dict[str, str], doing: str) -> str:
     raise ResourceNotFoundError(f"{doing}: storage policy {wanted}: there is none; there: {names}")
 
 
+async def given(vsphere: Vsphere, disks: Sequence[str], doing: str) -> dict[str, tuple[str, str]]:
+    """Id and name of the policy of each disk that has one.
+
+    Args:
+        disks: "vm-42:2000", by the VM's id and the device's key.
+    """
+
+    def read(login: Login) -> dict[str, tuple[str, str]]:
+        with _manager(vsphere, login) as manager:
+            names = _names(manager)
+            found = {}
+            for start in range(0, len(disks), _BATCH):
+                refs = [
+                    pbm.ServerObjectRef(objectType="virtualDiskId", key=key, serverUuid=login.about.uuid or None)
+                    for key in disks[start : start + _BATCH]
+                ]
+                for each in manager.PbmQueryAssociatedProfiles(entities=refs):
+                    id = next((str(profile.uniqueId) for profile in each.profileId or ()), "")
+                    if id:
+                        found[str(each.object.key)] = (id, names.get(id, id))
+            return found
+
+    return await vsphere.call(doing, read)
+
+
 def _all(vsphere: Vsphere, login: Login) -> dict[str, str]:
     """Names of all policies by their ids; blocks."""
+    with _manager(vsphere, login) as manager:
+        return _names(manager)
+
+
+def _names(manager: Any) -> dict[str, str]:
+    storage = pbm.profile.ResourceType(resourceType="STORAGE")
+    found = manager.PbmQueryProfile(resourceType=storage, profileCategory="REQUIREMENT")
+    every = manager.PbmRetrieveContent(profileIds=found) if found else []
+    return {str(each.profileId.uniqueId): str(each.name) for each in every}
+
+
+@contextmanager
+def _manager(vsphere: Vsphere, login: Login) -> Iterator[Any]:
+    """The service's manager of policies, in our session."""
     # The request context is the thread's, and pyvmomi sends it with whatever that thread asks for: it must not stay.
     context = VmomiSupport.GetRequestContext()
     context[_COOKIE] = str(login.instance._stub.cookie).partition(";")[0].partition("=")[2].strip('"')
     stub = _stub(vsphere)
     try:
-        manager = pbm.ServiceInstance("ServiceInstance", stub).PbmRetrieveServiceContent().profileManager
-        storage = pbm.profile.ResourceType(resourceType="STORAGE")
-        found = manager.PbmQueryProfile(resourceType=storage, profileCategory="REQUIREMENT")
-        every = manager.PbmRetrieveContent(profileIds=found) if found else []
-        return {str(each.profileId.uniqueId): str(each.name) for each in every}
+        yield pbm.ServiceInstance("ServiceInstance", stub).PbmRetrieveServiceContent().profileManager
     finally:
         context.pop(_COOKIE, None)
         stub.DropConnections()

@@ -120,11 +120,15 @@ class Vsphere:
         """Until an answer cannot be decoded: events hold what any product may have put there, and are done without."""
         self._told: dict[str, _Told] = {}
         """By id of a task or lease."""
-        self._tell: Callable[[str | None], None] = lambda _uid: None
+        self._listeners: list[Callable[[str | None], None]] = []
 
     def on_change(self, tell: Callable[[str | None], None]) -> None:
-        """Have it called with the `instanceUuid` of each VM that changed; None when anything may have."""
-        self._tell = tell
+        """Have it called, too, with the `instanceUuid` of each VM that changed; None when anything may have."""
+        self._listeners.append(tell)
+
+    def _tell(self, uid: str | None) -> None:
+        for tell in self._listeners:
+            tell(uid)
 
     @contextlib.asynccontextmanager
     async def session(self) -> AsyncIterator[None]:
@@ -430,7 +434,7 @@ class Vsphere:
         collector = Collector(
             login,
             self.tree,
-            on_machine=lambda uid: self._tell(uid),
+            on_machine=self._tell,
             on_task=self._on_task,
             with_events=self._with_events,
         )
