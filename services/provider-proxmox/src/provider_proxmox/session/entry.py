@@ -48,6 +48,9 @@ class Entry:
         self.endpoint = endpoint
         self.requests = 0
         """Sent so far, those included that nobody answered."""
+        self.quiet = asyncio.Event()
+        """No call waits for its answer."""
+        self._open = 0
         self._clock = clock
         self._timeout = call_timeout
         self._size = concurrency
@@ -97,18 +100,23 @@ class Entry:
         Raises:
             ProviderError: what Proxmox VE said, or why nobody knows.
         """
-        login = await self._enter(doing)
+        self._open += 1
+        self.quiet.clear()
         try:
-            return await self._ask(doing, method, path, params, login, lane, timeout, body)
-        except RefusedLoginError:
-            if path == "access/ticket":
+            login = await self._enter(doing)
+            try:
+                return await self._ask(doing, method, path, params, login, lane, timeout, body)
+            except RefusedLoginError:
+                fresh = await self._enter(doing, instead_of=login)
+            try:
+                return await self._ask(doing, method, path, params, fresh, lane, timeout, body)
+            except RefusedLoginError as error:
+                self._refuse(fresh.credentials, error)
                 raise
-            fresh = await self._enter(doing, instead_of=login)
-        try:
-            return await self._ask(doing, method, path, params, fresh, lane, timeout, body)
-        except RefusedLoginError as error:
-            self._refuse(fresh.credentials, error)
-            raise
+        finally:
+            self._open -= 1
+            if not self._open:
+                self.quiet.set()
 
     async def _ask(
         self,

@@ -12,7 +12,7 @@ NETWORKS_SECONDS = 300.0
 BUSY_SECONDS = 10.0
 """For so long after a change the looks are faster."""
 _BUSY_LIST, _BUSY_TASKS, _BUSY_RESOURCES = 1.0, 0.5, 5.0
-_FASTEST_TASKS, _SLOWEST_TASKS = 0.8, 10.0
+_FASTEST_TASKS, _SLOWEST_TASKS = 0.8, 15.0
 
 
 @dataclass(frozen=True)

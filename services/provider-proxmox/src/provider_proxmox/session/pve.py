@@ -98,6 +98,10 @@ class Pve:
         """Sent so far."""
         return self._entry.requests
 
+    async def wait_quiet(self) -> None:
+        """Wait until no call waits for its answer."""
+        await self._entry.quiet.wait()
+
     def known(self, doing: str) -> Index:
         """The index, while it is true.
 
