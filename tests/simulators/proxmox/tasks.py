@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import defaultdict, deque
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -14,6 +15,7 @@ from .errors import PveError
 if TYPE_CHECKING:
     from .world import World
 
+LISTED = 25  # that ended, of each node in cluster/tasks
 Worker = Callable[["Task"], Awaitable[None]]
 
 
@@ -76,6 +78,7 @@ class Tasks:
         self._pid = 0x4000
         self._born = time.time()
         self.all: dict[str, Task] = {}  # by UPID, oldest first
+        self._latest: defaultdict[str, deque[Task]] = defaultdict(lambda: deque(maxlen=LISTED))
 
     async def run(self, ready: asyncio.Event) -> None:
         """Own the workers until cancelled."""
@@ -154,7 +157,12 @@ class Tasks:
 
     def active(self) -> list[Task]:
         """Everything that runs now, in the order it began."""
-        return [self.all[upid] for upid in list(self._works)]
+        return [self.all[upid] for upid in list(self._works) if self.all[upid].running]
+
+    def listed(self) -> list[Task]:
+        """What cluster/tasks tells: everything that runs, and the latest of each node that ended; newest first."""
+        ended = [task for latest in self._latest.values() for task in latest]
+        return sorted([*self.active(), *ended], key=lambda task: task.pid, reverse=True)
 
     async def _carry(self, task: Task, worker: Worker) -> None:
         try:
@@ -173,11 +181,11 @@ class Tasks:
         if task.running:  # cancelled before its first step
             self._end(task, task.interrupted)
 
-    @staticmethod
-    def _end(task: Task, exitstatus: str) -> None:
+    def _end(self, task: Task, exitstatus: str) -> None:
         text = exitstatus.rstrip("\n")
         fine = text == "OK" or text.startswith("WARNINGS: ")
         task.log(f"TASK {text}" if fine else f"TASK ERROR: {text}")
         task.exitstatus = text
         task.endtime = int(time.time())
+        self._latest[task.node].append(task)
         task.ended.set()

@@ -13,7 +13,6 @@ UPID = re.compile(
     r"UPID:(?P<node>[A-Za-z0-9.-]+):[0-9A-F]{8}:[0-9A-F]{8,9}:[0-9A-F]{8}:"
     r"(?P<kind>[^:\s]+):(?P<id>[^:\s]*):(?P<user>[^:\s]+):"
 )
-LISTED = 25  # rows of cluster/tasks per node that have ended
 
 
 def whose(task: Task) -> dict[str, Any]:
@@ -40,17 +39,11 @@ def ended_row(task: Task) -> dict[str, Any]:
 @route("GET", "/cluster/tasks")
 async def cluster_tasks(call: Call) -> object:
     """The latest of every node, newest first."""
-    told: list[tuple[int, dict[str, Any]]] = []
-    counts: dict[str, int] = {}
-    for place, task in enumerate(reversed(call.world.tasks.all.values())):
-        if not visible(call, task):
-            continue
-        if not task.running:
-            counts[task.node] = counts.get(task.node, 0) + 1
-            if counts[task.node] > LISTED:
-                continue
-        told.append((place, row(task) | ended_row(task) | {"saved": "0" if task.running else "1"}))
-    return [entry for _, entry in told]
+    return [
+        row(task) | ({"pid": task.pid, "saved": "0"} if task.running else ended_row(task) | {"saved": "1"})
+        for task in call.world.tasks.listed()
+        if visible(call, task)
+    ]
 
 
 @route("GET", "/nodes/{node}/tasks")
