@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import uuid
 from pathlib import Path
 from typing import Any
@@ -120,6 +121,43 @@ async def test_a_machine_goes_where_storage_drs_says(own_vcsim: Vcsim, tmp_path:
         clone.disks[0].image = v1.ImageRef(id=(await own.prepare_image(image, lambda _part, _step: None)).id)
         assert len(await made(own, clone)) == 2
         assert own_vcsim.requests().get("RecommendDatastores", 0) == (2 if enabled else 0)
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+async def test_a_copy_of_a_machine_goes_there_too(own_vcsim: Vcsim, tmp_path: Path, enabled: bool) -> None:
+    """A machine that names no cluster of datastores stays beside its source."""
+    with Admin(own_vcsim) as admin:
+        await asyncio.to_thread(add_datastore, admin, tmp_path)
+        await asyncio.to_thread(add_pod, admin, enabled=enabled)
+    own_vcsim.control("storage_drs", first="other")
+    own = driver_on(own_vcsim, tmp_path, default_cluster="DC0_C0")
+    async with own.session():
+        pod = next(own.vsphere.tree.of_kind("StoragePod"))
+        await eventually(lambda: pod.facts.get(POD_ENABLED) is enabled, lambda: asyncio.sleep(0.01))
+        source = spec("web")
+        source.placement = v1.Placement(datastore="LocalDS_0")
+        await made(own, source)
+        assert source.identity is not None
+        own_vcsim.control("requests/reset")
+        for asked in (True, False):
+            target = spec(f"copy-{asked}")
+            target.placement = target.placement if asked else None
+            request = v1.CloneMachineRequest(source_uid=source.identity.uid, kind=v1.CloneKind.FULL, target=target)
+            await own.clone(request, lambda _part, _step: None)
+            assert target.identity is not None
+            (entity,) = own.vsphere.tree.with_uuid(target.identity.uid)
+            home = str(entity.facts["config.files.vmPathName"])
+            assert home.startswith("[other]" if asked and enabled else "[LocalDS_0]"), home
+        assert own_vcsim.requests().get("RecommendDatastores", 0) == int(enabled)
+
+
+def add_datastore(admin: Admin, home: Path) -> None:
+    """Another one, "other", with less room; on every host."""
+    (home / "other").mkdir()
+    for host in admin.every(vim.HostSystem):
+        with contextlib.suppress(KeyError):  # the simulator answers without an id where it has one of this name
+            host.configManager.datastoreSystem.CreateLocalDatastore("other", str(home / "other"))
+    admin.server.control("datastore", name="other", free=1 << 33, capacity=1 << 34)
 
 
 async def test_without_room_in_the_cluster_nothing_is_made(own_vcsim: Vcsim, tmp_path: Path) -> None:

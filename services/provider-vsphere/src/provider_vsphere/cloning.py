@@ -26,6 +26,7 @@ from providerkit.planner import boot_data_digest
 from pyVmomi import vim
 
 from provider_vsphere import machines, power, unread
+from provider_vsphere.around import storagedrs
 from provider_vsphere.config import bootdata, customization, devices, editing, hardware, making, nics
 from provider_vsphere.config.devices import Board
 from provider_vsphere.creating import Creator, asked_places
@@ -133,6 +134,9 @@ class Cloner:
         )
         if original.snapshot:
             order.snapshot = vim.vm.Snapshot(original.snapshot)
+        if place.storage_pod is not None and storagedrs.is_on(place.storage_pod):
+            found = await storagedrs.for_clone(self._vsphere, place, source, name, order, doing)
+            where.datastore = vim.Datastore(found.home) if found is not None else where.datastore
 
         def begin(login: Login) -> Any:
             folder = vim.Folder(place.folder.moid, login.instance._stub)
