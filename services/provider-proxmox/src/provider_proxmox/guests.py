@@ -29,10 +29,28 @@ class Guests:
     async def find(self, uid: str, doing: str) -> Guest | None:
         """Our machine with this UID, read now; None when there is definitely none.
 
+        While one is being made there may be more than one for a moment (see `claiming`): the one that is made counts.
+
         Raises:
             ForeignMachineError: only somebody else's has this UID.
             OperationInProgressError: there are several, which a person has to sort out: none of them is touched.
             HypervisorUnavailableError: it may be on a node that does not answer.
+        """
+        ours = [guest for guest in await self.find_all(uid, doing) if guest.stamp is not None and not guest.stamp.lost]
+        made = [guest for guest in ours if guest.stamp is not None and guest.stamp.made]
+        if len(made or ours) > 1:
+            names = ", ".join(f"{guest.vmid} on {guest.node}" for guest in made or ours)
+            raise OperationInProgressError(
+                f"{doing}: several guests carry its stamp: {names}; remove all but one by hand"
+            )
+        return next(iter(made or ours), None)
+
+    async def find_all(self, uid: str, doing: str) -> list[Guest]:
+        """Every guest that carries our stamp with this UID, read now, by VMID: what a making left behind, too.
+
+        Raises:
+            ForeignMachineError: only somebody else's has this UID.
+            HypervisorUnavailableError: there may be one on a node that does not answer.
         """
         index = self._pve.known(doing)
         if not index.with_uid(uid):
@@ -40,18 +58,13 @@ class Guests:
         read = [await self._pve.refresh(guest.vmid, doing) for guest in index.with_uid(uid)]
         found = [guest for guest in read if guest is not None and guest.stamp is not None and guest.stamp.uid == uid]
         ours = [guest for guest in found if self.is_ours(guest)]
-        if len(ours) > 1:
-            names = ", ".join(f"{guest.vmid} on {guest.node}" for guest in sorted(ours, key=lambda guest: guest.vmid))
-            raise OperationInProgressError(
-                f"{doing}: several guests carry its stamp: {names}; remove all but one by hand"
-            )
         if found and not ours:
             raise ForeignMachineError(
                 f"{doing}: guest {found[0].vmid} carries this UID with another installation's stamp; it was not touched"
             )
         if not ours:
             self._check_unread(doing)
-        return ours[0] if ours else None
+        return sorted(ours, key=lambda guest: guest.vmid)
 
     def _check_unread(self, doing: str) -> None:
         """A guest whose configuration nobody could read yet, and that has our tag, may be the one."""

@@ -60,6 +60,8 @@ class Stamp:
     """Seconds since 1970."""
     made: bool = False
     """Every step of its making is done; else a create goes on from here or clears it away."""
+    lost: bool = False
+    """Another guest of the same UID was first: this one is never finished, whoever works on it, and will be removed."""
     boot_digest: str = ""
     disks: tuple[DiskStamp, ...] = ()
     nics: tuple[NicStamp, ...] = ()
