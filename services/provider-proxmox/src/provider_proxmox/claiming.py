@@ -71,6 +71,16 @@ class Claims:
         self._clock = clock
         self._ids = ids
 
+    async def look(self, uid: str, doing: str) -> Guest | None:
+        """Our guest with this UID, read now, made or not; None when there is none that could become the machine.
+
+        Raises:
+            ForeignMachineError: only somebody else's has this UID.
+            HypervisorUnavailableError: there may be one that cannot be read now.
+        """
+        found = await self._guests.find_all(uid, doing)
+        return min((guest for guest in found if guest.stamp and not guest.stamp.lost), key=self._rank, default=None)
+
     # -- taking a VMID ---------------------------------------------------------------------------------------------
 
     async def claim(self, uid: str, doing: str, make: Make, *, vmid: int = 0) -> Guest:

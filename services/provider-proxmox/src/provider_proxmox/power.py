@@ -76,7 +76,10 @@ class Power:
             OperationInProgressError: something else holds the machine; or HA was asked, and has not stopped it yet.
         """
         doing = f"power off machine {uid}"
-        guest = await self._guests.get(uid, doing)
+        await self.cut(await self._guests.get(uid, doing), doing)
+
+    async def cut(self, guest: Guest, doing: str) -> None:
+        """The same for one guest, whatever its stamp says."""
         if guest.lock == HIBERNATED:
             # A stop would leave the saved memory and its lock, which only root may take off: it is read back first.
             await self._task(guest, doing, "resume")

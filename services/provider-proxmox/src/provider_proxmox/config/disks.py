@@ -161,6 +161,11 @@ def owner_of(volume: str) -> int:
     return int(directory[1]) if directory is not None else 0
 
 
+def uses(config: Mapping[str, Any], volume: str) -> bool:
+    """Whether a guest with this configuration uses the volume: two that write to one destroy what is on it."""
+    return any(drive.volume == volume for drive in disks(config))
+
+
 # -- what it becomes ---------------------------------------------------------------------------------------------------
 
 

@@ -1,0 +1,352 @@
+"""Machines come: one call makes the guest with its stamp in it, every later step goes on from what is there, and the
+last one marks it as made. What makes a VMID the machine's own, and why there is never a second guest, is in `claiming`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from common import faults, logging, v1
+from common.clock import Clock
+from common.errors import (
+    BrokenImageError,
+    HostFullError,
+    ImageNotFoundError,
+    InvalidSpecError,
+    MachineNotFoundError,
+    NameConflictError,
+    NotSupportedError,
+    OperationInProgressError,
+    ProviderError,
+    ResourceNotFoundError,
+    StalePreconditionError,
+)
+from providerkit.driver import Progress
+
+from provider_proxmox import placing, stamp
+from provider_proxmox.claiming import Claims
+from provider_proxmox.config import disks, hardware, making, nics, sizes
+from provider_proxmox.config.hardware import Params
+from provider_proxmox.config.making import Choices
+from provider_proxmox.content.bootdata import BootData
+from provider_proxmox.guests import Guests
+from provider_proxmox.images.source import Source, Sources
+from provider_proxmox.placing import Place, Places
+from provider_proxmox.removing import Remover
+from provider_proxmox.session.index import Guest
+from provider_proxmox.session.pve import Pve
+
+log = logging.get(__name__)
+
+SHAPED = faults.declare("proxmox.create.shaped", "the guest has its hardware, its disks have the size of their sources")
+GROWN = faults.declare(
+    "proxmox.create.grown", "the guest lacks nothing but first-boot data and the mark that it is made"
+)
+FINISHING = faults.declare("proxmox.create.finishing", "everything is there, the guest is not marked as made")
+MADE = faults.declare("proxmox.create.made", "the machine is made, and nobody knows yet")
+
+_ATTEMPTS = 5
+"""So often a making is looked at anew that somebody else changed, or took away, meanwhile."""
+_FINAL = (
+    BrokenImageError, HostFullError, ImageNotFoundError, InvalidSpecError, NotSupportedError, ResourceNotFoundError,
+)  # fmt: skip
+"""What no repetition mends by itself: nothing is left behind."""
+_LAST = ("protection",)
+"""Options that would be in the way until the machine is made."""
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """What machines get whose spec names nothing."""
+
+    storage: str = ""
+    pool: str = ""
+    bridge: str = ""
+
+
+@dataclass(frozen=True)
+class _Order:
+    """A machine that is to be made, with everything that was looked up for it."""
+
+    spec: v1.MachineSpec
+    doing: str
+    place: Place
+    choices: Choices
+    whole: Source | None
+    """Template or backup that it is a copy of as a whole."""
+
+
+class Creator:
+    """Makes machines of one owner."""
+
+    def __init__(
+        self,
+        pve: Pve,
+        guests: Guests,
+        claims: Claims,
+        places: Places,
+        sources: Sources,
+        boot: BootData,
+        remover: Remover,
+        clock: Clock,
+        *,
+        owner: str,
+        defaults: Defaults,
+    ) -> None:
+        self._pve = pve
+        self._guests = guests
+        self._claims = claims
+        self._places = places
+        self._sources = sources
+        self._boot = boot
+        self._remover = remover
+        self._clock = clock
+        self._owner = owner
+        self._defaults = defaults
+
+    async def create(self, spec: v1.MachineSpec, progress: Progress) -> None:
+        """Make the machine, powered off; one that is there is success, one that is half made is finished.
+
+        Raises:
+            NameConflictError: a foreign guest has its name, or the VMID that the spec asks for.
+            HostFullError, ResourceNotFoundError, ImageNotFoundError: nothing is left behind.
+        """
+        identity = spec.identity or v1.MachineIdentity()
+        doing = f"create machine {identity.namespace}/{identity.name}"
+        hardware.check(spec)
+        for _ in range(_ATTEMPTS):
+            try:
+                if await self._create(spec, identity.uid, doing, progress):
+                    return
+            except (MachineNotFoundError, StalePreconditionError) as error:
+                log.info("proxmox.create.again", uid=identity.uid, error=str(error))
+            except _FINAL as error:
+                await self._abandon(identity.uid, doing, error)
+                raise
+        raise OperationInProgressError(f"{doing}: somebody else works on it at the same time", retry_after=10.0)
+
+    async def _create(self, spec: v1.MachineSpec, uid: str, doing: str, progress: Progress) -> bool:
+        """Whether the machine is made; else another guest of its UID was first, and counts."""
+        found = await self._claims.look(uid, doing)
+        if found is not None and found.stamp is not None and found.stamp.made:
+            return True
+        if found is None:
+            self._refuse_taken(making.machine_name(spec.identity or v1.MachineIdentity()), doing)
+            self._refuse_used(spec, doing)
+        sources = await self._resolve(spec, doing)
+        wish = placing.wish_of(
+            spec,
+            sources,
+            owner=self._owner,
+            default_storage=self._defaults.storage,
+            default_bridge=self._defaults.bridge,
+        )
+        wish = wish if found is None else replace(wish, host=found.node)
+        with self._places.promised(wish, doing) as place:
+            order = await self._order(spec, doing, place, sources)
+            if found is None:
+                progress(0.05, f"making the guest on {place.node}")
+                vmid = hardware.explicit_vmid(spec)
+                found = await self._claims.claim(uid, doing, lambda vmid: self._make(order, vmid, progress), vmid=vmid)
+            if found.stamp is not None and found.stamp.made:
+                return True
+            return await self._finish(order, found, progress)
+
+    def _refuse_taken(self, name: str, doing: str) -> None:
+        """Raises: NameConflictError: a guest that is not ours has this name.
+
+        Proxmox VE takes a name many times over; people do not."""
+        for guest in self._pve.index.guests.values():
+            if guest.name == name and not self._guests.is_ours(guest):
+                where = f"guest {guest.vmid} on {guest.node}"
+                raise NameConflictError(f"{doing}: {where} has the name {name} and is not ours; it was not touched")
+
+    def _refuse_used(self, spec: v1.MachineSpec, doing: str) -> None:
+        """Raises: InvalidSpecError: another guest has an existing disk that the spec asks for."""
+        for disk in spec.disks:
+            for guest in self._pve.index.guests.values():
+                if disk.existing is not None and disks.uses(guest.config, disk.existing.id):
+                    raise InvalidSpecError(
+                        f"{doing}: disk {disk.name}: volume {disk.existing.id} is attached to guest {guest.vmid} "
+                        f"({guest.name}); detach it there first"
+                    )
+
+    # -- what it is made from --------------------------------------------------------------------------------------
+
+    async def _resolve(self, spec: v1.MachineSpec, doing: str, *, node: str = "") -> dict[str, Source]:
+        """Source of each disk that is a copy, by the disk's name.
+
+        Raises:
+            NotSupportedError: another disk than the first shall be a template's.
+        """
+        datastore = spec.placement.datastore if spec.placement is not None else ""
+        found = {}
+        for index, disk in enumerate(spec.disks):
+            if disk.image is not None:
+                storage = disk.storage or datastore
+                source = await self._sources.resolve(disk.image.id, doing, node=node, storage=storage)
+                if index and source.kind != "volume":
+                    raise NotSupportedError(
+                        f"{doing}: disk {disk.name}: its image is a {source.kind}; only a first disk can be made of one"
+                    )
+                found[disk.name] = source
+        return found
+
+    async def _order(self, spec: v1.MachineSpec, doing: str, place: Place, sources: Mapping[str, Source]) -> _Order:
+        if any(source.nodes and place.node not in source.nodes for source in sources.values()):
+            sources = await self._resolve(spec, doing, node=place.node)
+        uid = spec.identity.uid if spec.identity is not None else ""
+        node = self._pve.index.nodes.get(place.node)
+        choices = Choices(
+            home=place.home,
+            disks=place.disks,
+            macs=nics.macs(spec, self._macs_of_others(uid)),
+            default_bridge=self._defaults.bridge,
+            node_cpus=node.cpus if node is not None else 0,
+            sources=sources,
+        )
+        first = sources.get(spec.disks[0].name) if spec.disks else None
+        whole = first if first is not None and first.kind != "volume" else None
+        return _Order(spec, doing, place, choices, whole)
+
+    def _macs_of_others(self, uid: str) -> set[str]:
+        others = (guest for guest in self._pve.index.guests.values() if guest.stamp is None or guest.stamp.uid != uid)
+        return {nic.mac for guest in others for nic in nics.nics(guest.config)}
+
+    # -- the one call ----------------------------------------------------------------------------------------------
+
+    async def _make(self, order: _Order, vmid: int, progress: Progress) -> None:
+        """Have the guest made, whole or as a copy, and wait for its end."""
+        identity = order.spec.identity or v1.MachineIdentity()
+        record = stamp.of(identity, vmid, int(self._clock.now().timestamp()))
+        placement = order.spec.placement or v1.Placement()
+        if placement.datastore:
+            record = replace(record, settings={"placement.datastore": placement.datastore})
+        pool = placement.resource_pool or self._defaults.pool or None
+        path, params = f"nodes/{order.place.node}/qemu", self._parameters(order, record)
+        if order.whole is not None and order.whole.kind == "template":
+            path = f"nodes/{order.whole.node}/qemu/{order.whole.vmid}/clone"
+            params |= {"newid": vmid}
+        else:
+            params |= {"vmid": vmid}
+        await self._pve.run(order.doing, "POST", path, params | {"pool": pool}, progress, at=(0.05, 0.7), cancel=True)
+
+    def _parameters(self, order: _Order, record: stamp.Stamp) -> Params:
+        spec, source = order.spec, order.whole
+        if source is None:
+            return _without_last(making.new_machine(spec, record, order.choices).described(spec.description))
+        made = making.over(spec, record, source.config, order.choices)
+        said: Params = {"name": made.params["name"], "description": made.described(spec.description)["description"]}
+        where = order.place.disks[spec.disks[0].name]
+        if source.kind == "archive":
+            return said | {"archive": source.volume, "storage": where.storage, "unique": True}
+        said |= {"full": not source.linked, "target": order.place.node if order.place.node != source.node else None}
+        return said if source.linked else said | {"storage": where.storage, "format": where.format or None}
+
+    # -- the steps after it ----------------------------------------------------------------------------------------
+
+    async def _finish(self, order: _Order, guest: Guest, progress: Progress) -> bool:
+        """Every step that is missing; each looks at what is there."""
+        progress(0.7, "giving it its hardware")
+        if order.whole is not None:
+            guest = await self._shape(order, guest, progress)
+        await faults.point(SHAPED)
+        progress(0.8, "growing its disks")
+        guest = await self._grow(order, guest)
+        await faults.point(GROWN)
+        progress(0.85, "handing it its first-boot data")
+        record = guest.stamp
+        if record is None:
+            raise MachineNotFoundError(f"{order.doing}: guest {guest.vmid} lost our stamp meanwhile")
+        handed = await self._boot.put(
+            guest.vmid,
+            guest.node,
+            order.spec,
+            order.doing,
+            macs=order.choices.macs,
+            slots={nic.name: nic.slot for nic in record.nics},
+            config=guest.config,
+            storage=order.choices.home.storage,
+        )
+        await self._join_ha(order, guest)
+        await faults.point(FINISHING)
+        progress(0.95, "marking it as made")
+        for lost in await self._claims.contest(guest, order.doing):
+            await self._remover.remove(lost, order.doing)
+            if lost.vmid == guest.vmid:
+                return False
+        record = making.with_volumes(replace(record, made=True, volumes=handed.volumes), guest.config)
+        last = {key: value for key, value in hardware.plain_options(order.spec.extra_config).items() if key in _LAST}
+        await self._guests.change(
+            guest,
+            order.doing,
+            **last,
+            **handed.config,
+            description=stamp.written(guest.description, record),
+            delete=",".join(handed.delete) or None,
+        )
+        log.info("proxmox.machine.made", uid=record.uid, vmid=guest.vmid, node=guest.node)
+        await faults.point(MADE)
+        return True
+
+    async def _shape(self, order: _Order, guest: Guest, progress: Progress) -> Guest:
+        """Lay the spec over what a template or a backup brought, by one change; the disks of it may take their time."""
+        record = guest.stamp
+        if record is None:
+            raise MachineNotFoundError(f"{order.doing}: guest {guest.vmid} lost our stamp meanwhile")
+        made = making.over(order.spec, record, guest.config, order.choices)
+        return await self._guests.change_by_task(
+            guest,
+            order.doing,
+            progress,
+            **_without_last(made.described(guest.description)),
+            delete=",".join(made.delete) or None,
+        )
+
+    async def _grow(self, order: _Order, guest: Guest) -> Guest:
+        """Give each disk of ours the size that it shall have: a copy has its source's at first."""
+        record, grown = guest.stamp, False
+        for disk in order.spec.disks:
+            mark = record.disk(disk.name) if record is not None else None
+            drive = disks.drive_in(guest.config, mark.slot) if mark is not None else None
+            if mark is not None and mark.owned and drive is not None and disk.size_bytes > drive.size_bytes:
+                size = sizes.resized(disk.size_bytes)
+                await self._pve.run(
+                    order.doing, "PUT", f"{guest.path}/resize", {"disk": drive.slot, "size": size}, cancel=True
+                )
+                grown = True
+        if not grown:
+            return guest
+        after = await self._pve.refresh(guest.vmid, order.doing)
+        if after is None:
+            raise MachineNotFoundError(f"{order.doing}: guest {guest.vmid} went away meanwhile")
+        return after
+
+    async def _join_ha(self, order: _Order, guest: Guest) -> None:
+        """Have HA manage it, if the spec says so. It stays off: starting it tells HA to keep it started."""
+        wish = order.spec.extra_config.get(hardware.HA, "").strip()
+        if not wish:
+            return
+        member = f"vm:{guest.vmid}"
+        known = await self._pve.get(order.doing, "cluster/ha/resources", type="vm")
+        if all(row.get("sid") != member for row in known):
+            state = "stopped" if wish == "started" else wish
+            await self._pve.post(order.doing, "cluster/ha/resources", sid=member, state=state)
+
+    # -- when it cannot be -----------------------------------------------------------------------------------------
+
+    async def _abandon(self, uid: str, doing: str, why: ProviderError) -> None:
+        """Remove what was begun, if it was not finished by somebody else; the next attempt does what fails now."""
+        try:
+            begun = [guest for guest in await self._guests.find_all(uid, doing) if guest.stamp and not guest.stamp.made]
+            for guest in begun:
+                await self._remover.remove(guest, doing)
+            if begun:
+                await self._boot.drop(uid, doing)
+        except ProviderError as error:
+            log.warning("proxmox.create.left", uid=uid, why=str(why), error=str(error))
+
+
+def _without_last(params: Params) -> Params:
+    return {key: value for key, value in params.items() if key not in _LAST}
