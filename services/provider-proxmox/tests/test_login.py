@@ -74,7 +74,7 @@ async def test_a_token_needs_no_login(pve: Proxmox, tmp_path: Path) -> None:
     assert pve.counted()["GET /version"] == 3
 
 
-async def test_a_ticket_is_made_once_and_changes_carry_the_csrf_token(pve: Proxmox, tmp_path: Path) -> None:
+async def test_P22_a_ticket_is_made_once_and_changes_carry_the_csrf_token(pve: Proxmox, tmp_path: Path) -> None:
     """A login takes time, and a POST without the second token is refused."""
     async with entered(pve, person_of(pve, tmp_path)) as entry:
         await version(entry)
@@ -172,7 +172,7 @@ async def test_a_missing_privilege_is_not_a_bad_login(pve: Proxmox, tmp_path: Pa
 # -- certificates --------------------------------------------------------------------------------------------------
 
 
-async def test_a_certificate_of_an_unknown_authority_is_refused(pve: Proxmox, tmp_path: Path) -> None:
+async def test_P22_a_certificate_of_an_unknown_authority_is_refused(pve: Proxmox, tmp_path: Path) -> None:
     """Whoever sits in between would read the credentials."""
     credentials_of(pve, tmp_path)
     (tmp_path / "ca.crt").unlink()

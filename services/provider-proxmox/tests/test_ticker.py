@@ -202,7 +202,7 @@ async def test_a_guest_of_a_node_that_was_never_up_is_known(pve: Proxmox, tmp_pa
         assert seen.pve.index.with_uid(uid_of(100))
 
 
-async def test_a_guest_that_moved_is_followed(seen: Watched) -> None:
+async def test_W75_a_guest_that_moved_is_followed(seen: Watched) -> None:
     """By HA or by a person; it is not gone in between."""
     async with client(seen.server) as person:
         await person.run("POST", "/nodes/pve1/qemu/100/migrate", target="pve3")
