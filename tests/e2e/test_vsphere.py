@@ -5,12 +5,16 @@ from __future__ import annotations
 import re
 import zlib
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
-from simulators.vcsim import Vcsim, own_vcsim, vcsim
+from pyVmomi import vim
+from simulators.rest_client import Rest
+from simulators.vcsim import Vcsim, own_vcsim, start_vcsim, vcsim
+from simulators.vcsim.admin import Admin
 
 from .stack import Object, condition, manifest
-from .vsphere import TEMPLATE, VsphereStack, box, credentials, provider, shared_objects, vcenter, wire
+from .vsphere import TEMPLATE, VsphereStack, box, credentials, make_template, provider, shared_objects, vcenter, wire
 
 __all__ = ["own_vcsim", "vcsim"]  # fixtures
 
@@ -80,6 +84,36 @@ def test_attributes_and_customization_reach_the_vcenter(stack: VsphereStack, nam
     assert {names[each.key]: each.value for each in vm.customValue}["Owner"] == "web team"
     assert vm.guest.hostName == "front"
     assert "pendingChanges" not in body["status"]
+
+
+def test_a_snapshot_serves_as_an_image(stack: VsphereStack, namespace: str) -> None:
+    """The machine's disk is a delta on the snapshot's, which it shares with others."""
+    make_template(stack.admin, f"{namespace}-base", "golden")
+    source = {"source": {"vsphere": {"templateName": f"{namespace}-base", "snapshotName": "golden"}}}
+    plain = manifest(
+        "VMClass", "plain", {"cpu": 1, "memory": "64Mi"}, namespace
+    )  # such a disk has the size that it has
+    stack.apply(plain, manifest("VMImage", "base", source, namespace))
+    stack.apply(box(namespace, imageRef={"name": "base"}, classRef={"name": "plain"}))
+    stack.wait("vm", "box", ON, namespace)
+    (disk,) = disks_of(stack, namespace)
+    assert f"{namespace}-base/" in disk.backing.parent.fileName
+    assert disk.capacityInKB == 16 << 10
+
+
+def test_a_storage_policy_is_given_and_given_again(stack: VsphereStack, namespace: str) -> None:
+    """Somebody takes it off in vCenter; that is seen, and put right."""
+    wish = {"name": "data", "sizeGiB": 1, "storagePolicy": "vSAN Default Storage Policy"}
+    stack.apply(box(namespace, disks=[wish]))
+    stack.wait("vm", "box", "condition=Ready", namespace)
+    vm, rest = machine_of(stack, namespace), Rest(stack.server)
+    _, disk = disks_of(stack, namespace)
+    given = policy(rest, vm, disk)
+    assert given
+    change = vim.vm.device.VirtualDeviceSpec(operation="edit", device=disk, profile=[vim.vm.DefaultProfileSpec()])
+    stack.admin.wait(vm.ReconfigVM_Task(vim.vm.ConfigSpec(deviceChange=[change])))
+    stack.wait_until("vm", "box", lambda _: policy(rest, vm, disk) == given, namespace)
+    stack.wait("vm", "box", "condition=Ready", namespace)
 
 
 def test_power_follows_the_spec(stack: VsphereStack, namespace: str) -> None:
@@ -192,6 +226,45 @@ def test_two_vcenters_serve_machines_of_one_name(stack: VsphereStack, namespace:
         assert power(stack, namespace) == "poweredOn"
 
 
+def test_two_vcenters_have_machines_of_equal_names(stack: VsphereStack, namespace: str, own_vcsim: Vcsim) -> None:
+    """One was kept on the first when its object went, and the new one is on the second."""
+    with vcenter(own_vcsim) as other:
+        stack.apply(box(namespace, deletionPolicy="Retain"))
+        stack.wait("vm", "box", "condition=Ready", namespace)
+        stack.kubectl("delete", "vm", "box", "-n", namespace, "--timeout=60s")
+        kept = stack.server.vms()[f"{namespace}.box"]
+        before = stack.admin.fingerprint(str(kept["moref"]))
+
+        stack.apply(credentials(own_vcsim, "second", namespace), provider(own_vcsim, "second", namespace))
+        stack.apply(box(namespace, providerRef={"name": "second"}))
+        stack.wait("vm", "box", "condition=Ready", namespace)
+        status = stack.get("vm", "box", namespace)["status"]
+        assert own_vcsim.vms()[f"{namespace}.box"]["moref"] == status["id"]
+
+        stack.patch("vm", "box", {"powerState": "Off"}, namespace)
+        stack.wait("vm", "box", OFF, namespace)
+        stack.kubectl("delete", "vm", "box", "-n", namespace, "--timeout=60s")
+        assert f"{namespace}.box" not in own_vcsim.vms()
+        assert other.orphans() == []
+        assert stack.admin.fingerprint(str(kept["moref"])) == before
+    stack.server.control("act", vm=f"{namespace}.box", act="remove")
+
+
+def test_paths_lead_into_another_datacenter(stack: VsphereStack, namespace: str) -> None:
+    """There is no field for the datacenter: a path in any of the others tells it."""
+    for europe in start_vcsim(datacenters=2):
+        with vcenter(europe):
+            stack.apply(credentials(europe, "europe", namespace), provider(europe, "europe", namespace))
+            place = {"cluster": "/DC1/host/DC1_C0", "folder": "/DC1/vm"}
+            stack.apply(box(namespace, providerRef={"name": "europe"}, placement=place))
+            stack.wait("vm", "box", ON, namespace)
+            stack.wait("vm", "box", "condition=Ready", namespace)
+            with Admin(europe) as admin:
+                vm = admin.find(stack.get("vm", "box", namespace)["metadata"]["uid"])
+                assert (vm.parent.parent.name, vm.resourcePool.owner.name) == ("DC1", "DC1_C0")
+            stack.kubectl("delete", "vm", "box", "-n", namespace, "--timeout=60s")
+
+
 # -- interruptions -----------------------------------------------------------------------------------------------------
 
 
@@ -273,6 +346,22 @@ def test_a_privilege_that_is_missing_is_named(stack: VsphereStack, namespace: st
     stack.wait_said("vm", "box", "Ready", missing["privilegeId"], namespace)
 
     assert f"{namespace}.box" not in stack.server.vms()
+
+
+def machine_of(stack: VsphereStack, namespace: str) -> Any:
+    """The namespace's box, as vCenter has it."""
+    return stack.admin.find(stack.get("vm", "box", namespace)["metadata"]["uid"])
+
+
+def disks_of(stack: VsphereStack, namespace: str) -> list[Any]:
+    devices = machine_of(stack, namespace).config.hardware.device
+    return [each for each in devices if isinstance(each, vim.vm.device.VirtualDisk)]
+
+
+def policy(rest: Rest, vm: Any, disk: Any) -> str:
+    """Id of the storage policy of a disk; empty without one."""
+    told = rest("GET", f"vcenter/vm/{vm._moId}/storage/policy")["disks"]
+    return str(told.get(str(disk.key), ""))
 
 
 def power(stack: VsphereStack, namespace: str) -> str:

@@ -67,8 +67,8 @@ def vcenter(server: Vcsim) -> Iterator[Admin]:
         yield admin
 
 
-def make_template(admin: Admin) -> None:
-    """A template with one small disk and a card."""
+def make_template(admin: Admin, name: str = TEMPLATE, snapshot: str = "") -> None:
+    """A template with one small disk and a card, and with a snapshot if one is named."""
     controller = vim.vm.device.ParaVirtualSCSIController(key=-1, busNumber=0, sharedBus="noSharing")
     backing = vim.vm.device.VirtualDisk.FlatVer2BackingInfo(fileName="", diskMode="persistent", thinProvisioned=True)
     disk = vim.vm.device.VirtualDisk(key=-2, controllerKey=-1, unitNumber=0, capacityInKB=16 << 10, backing=backing)
@@ -79,7 +79,10 @@ def make_template(admin: Admin) -> None:
         vim.vm.device.VirtualDeviceSpec(operation="add", fileOperation="create", device=disk),
         vim.vm.device.VirtualDeviceSpec(operation="add", device=card),
     ]
-    admin.create(TEMPLATE, deviceChange=adds).MarkAsTemplate()
+    vm = admin.create(name, deviceChange=adds)
+    if snapshot:
+        admin.wait(vm.CreateSnapshot_Task(snapshot, "", False, False))
+    vm.MarkAsTemplate()
 
 
 def credentials(server: Vcsim, name: str, namespace: str = SHARED, **changed: str) -> Object:

@@ -10,9 +10,9 @@ from libvirtd.fixtures import missing
 from .process import Vcsim, VcsimUnavailableError
 
 
-def start_vcsim(*, esx: bool = False) -> Iterator[Vcsim]:
+def start_vcsim(*, esx: bool = False, datacenters: int = 1) -> Iterator[Vcsim]:
     """The body of a fixture of any scope: a fresh simulator, ended when the generator closes."""
-    simulator = Vcsim(esx=esx)
+    simulator = Vcsim(esx=esx, datacenters=datacenters)
     reason = ""
     try:
         simulator.start()
