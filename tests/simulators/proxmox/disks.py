@@ -295,6 +295,27 @@ def as_base(world: World, node: str, volid: str) -> str:
     return renamed
 
 
+def given_to(world: World, node: str, volid: str, vmid: int) -> str:
+    """Rename a volume so that it is this guest's; its new name.
+
+    Raises:
+        PveError: there is no such volume.
+    """
+    storage = world.storage(storage_of(volid))
+    volume = storage.on(node).pop(volid, None)
+    if volume is None:
+        raise refused(f"volume '{volid}' does not exist")
+    base = f"{volume.parent.partition(':')[2]}/" if volume.parent and tracked(storage) else ""
+    volume.volid = f"{storage.name}:{base}{free_name(storage, node, vmid, 'disk', volume.format)}"
+    volume.vmid = vmid
+    if volume.file is not None and storage.root is not None:
+        folder = place(world, storage, node, volume.volid)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        volume.file = volume.file.rename(folder)
+    storage.on(node)[volume.volid] = volume
+    return volume.volid
+
+
 def users_of_base(world: World, volid: str) -> list[str]:
     """The linked clones that lie on a volume."""
     return [

@@ -6,7 +6,7 @@ from simulators.proxmox import changes, disks
 from simulators.proxmox.calls import Call, at, route
 from simulators.proxmox.errors import refused
 from simulators.proxmox.locks import check_lock
-from simulators.proxmox.strings import drives, is_cdrom, size_of
+from simulators.proxmox.strings import drives, is_cdrom, parse, size_of
 from simulators.proxmox.tasks import Task
 from simulators.proxmox.world import Guest
 
@@ -60,7 +60,7 @@ async def move(call: Call) -> object:
     call.required("disk")
     world, key = call.world, call.text("disk")
     if call.has("target-vmid"):
-        raise refused("moving a disk to another VM is not simulated")
+        return await reassign(call)
     call.required("storage")
     target = call.text("storage")
     call.require(f"/storage/{target}", "Datastore.AllocateSpace")
@@ -110,6 +110,46 @@ async def move(call: Call) -> object:
             changes.add_unused(guest, origin.volid)
 
     return world.tasks.start(call.who, call.node, "qmmove", call.vmid, worker, release)
+
+
+async def reassign(call: Call) -> object:
+    """Queue the handing of a disk to another guest of the node, as whose volume it goes on.
+
+    Source: move_vm_disk of PVE::API2::Qemu.
+    """
+    world, key, newid = call.world, call.text("disk"), call.number("target-vmid")
+    slot = call.text("target-disk", key)
+    call.require(f"/vms/{newid}", "VM.Config.Disk")
+    if newid == call.vmid:
+        raise refused("must be different than the VMID of the source disk")
+    source, target = call.guest, world.guests.get(newid)
+    if target is None or target.node != call.node:
+        raise refused(f"Both VMs need to be on the same node {call.node} but target VM is elsewhere or does not exist")
+
+    async def worker(task: Task) -> None:
+        async with world.locks.hold(call.vmid, log=task.log), world.locks.hold(newid, log=task.log):
+            check_lock(source)
+            check_lock(target)
+            if call.has("digest") and call.text("digest") != source.digest:
+                raise refused(STALE)
+            if key not in source.config:
+                raise refused(f"Disk '{key}' for VM {call.vmid} does not exist")
+            if slot in target.config:
+                raise refused(f"Target disk key '{slot}' is already in use for VM '{newid}'")
+            if source.run is not None and not key.startswith("unused"):
+                raise refused(f"Can't move disk '{key}' of a running VM to another VM, detach it first")
+            drive = parse(source.config[key], "file")
+            if any(drive["file"] in disks.volids(snapshot.config) for snapshot in source.snapshots.values()):
+                raise refused("Can't move disk used by a snapshot to another owner")
+            if disks.is_base(drive["file"]):
+                raise refused("Can't move disk used as base for linked clones")
+            task.log(f"moving disk '{key}' from VM '{call.vmid}' to '{newid}'")
+            renamed = disks.given_to(world, call.node, drive["file"], newid)
+            del source.config[key]
+            target.config[slot] = renamed if slot.startswith("unused") else disks.written({**drive, "file": renamed})
+            task.log(f"removing disk '{key}' from VM '{call.vmid}' config")
+
+    return world.tasks.start(call.who, call.node, "qmmove", call.vmid, worker)
 
 
 @route("POST", "/nodes/{node}/qemu/{vmid}/template", allowed=ALLOCATE)
