@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from simulators.proxmox import Pace, Proxmox, World, proxmox, pve
+from simulators.proxmox.backups import back_up
 from simulators.proxmox.client import Client, client
 from simulators.proxmox.disks import bytes_of_volume
 from simulators.proxmox.images import convert
@@ -212,3 +213,27 @@ async def test_a_snippet_that_is_written_into_the_directory_is_a_volume(pve: Pro
     assert pve.world.volume("shared:snippets/u.yaml", "pve3") is not None
     (tmp_path / "snippets" / "u.yaml").unlink()
     assert pve.world.volume("shared:snippets/u.yaml", "pve3") is None
+
+
+async def test_a_backup_becomes_a_guest_again(pve: Proxmox, admin: Client) -> None:
+    """What the call asks for is laid over what the archive holds; the same VMID only by force."""
+    await source(admin, scsi0="local-lvm:2,ssd=1", memory=192, tags="gold", net0="virtio,bridge=vmbr0")
+    archive = back_up(pve.world, pve.world.guests[110], "shared")
+    assert "memory: 192\n" in await admin.get("/nodes/pve2/vzdump/extractconfig", volume=archive)
+    made = await admin.run("POST", QEMU, vmid=111, archive=archive, storage="shared", unique=1, memory=256)
+    assert (made.exitstatus, made.upid.split(":")[5]) == ("OK", "qmrestore")
+    before, after = await admin.get(f"{QEMU}/110/config"), await admin.get(f"{QEMU}/111/config")
+    assert (after["memory"], after["tags"], after["scsi0"]) == (
+        "256",
+        "gold",
+        "shared:111/vm-111-disk-0.raw,size=2G,ssd=1",
+    )
+    assert before["net0"] != after["net0"]
+    assert before["smbios1"] != after["smbios1"]
+    taken = await admin.ask("POST", QEMU, vmid=110, archive=archive)
+    assert taken.reason == "unable to restore VM 110 - VM 110 already exists on node 'pve1'"
+    assert (await admin.run("POST", QEMU, vmid=110, archive=archive, force=1)).exitstatus == "OK"
+    assert list(pve.world.storages["local-lvm"].on("pve1")) == ["local-lvm:vm-110-disk-1"]
+    missing = await admin.run("POST", QEMU, vmid=112, archive="shared:backup/vzdump-qemu-1-x.vma.zst")
+    assert missing.exitstatus.startswith("unable to restore VM 112 - volume")
+    assert 112 not in pve.world.guests

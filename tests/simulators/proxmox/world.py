@@ -14,6 +14,7 @@ from .access import ROOT, Access, Grant, Token, User
 from .pace import Pace
 
 if TYPE_CHECKING:
+    from .backups import Archive
     from .board import Board
     from .consoles import Consoles
     from .ha import Managers
@@ -255,6 +256,7 @@ class World:
         self.nodes = {name: Node(name, f"192.0.2.{place}") for place, name in enumerate(nodes, 1)}
         self.guests: dict[int, Guest] = {}
         self.storages = {storage.name: storage for storage in default_storages()}
+        self.archives: dict[str, Archive] = {}  # what is in volumes of backups
         self.pools: dict[str, Pool] = {}
         self.ha: dict[str, dict[str, Any]] = {}  # sid (vm:101) -> its options
         self.ha_rules: dict[str, dict[str, Any]] = {}

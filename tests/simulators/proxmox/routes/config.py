@@ -16,7 +16,8 @@ from simulators.proxmox.strings import NET, drives, is_cloudinit
 from simulators.proxmox.tasks import Task
 from simulators.proxmox.world import Guest
 
-from .qemu import AUDIT, check_resources
+from .creates import check_resources
+from .qemu import AUDIT
 
 EDIT = at(
     "/vms/{vmid}",
