@@ -119,6 +119,7 @@ _TEXTS: tuple[tuple[str, Callable[[str], ProviderError]], ...] = (
     (r"cfs-lock '.*' error: got lock request timeout", FileLockedError),
     # somebody was faster
     (r"checksum mismatch \(file change by other user\?\)|detected modified configuration", StalePreconditionError),
+    (r"HA rule '.*' already defined|resource ID '.*' already defined", StalePreconditionError),
     (r"unable to create VM \d+ - VM \d+ already exists", VmidTakenError),
     (r"unable to create VM \d+: config file already exists", VmidTakenError),
     (r"\b[VC](?:M|T) \d+ already exists|config file for .* already exists", VmidTakenError),
@@ -136,13 +137,14 @@ _TEXTS: tuple[tuple[str, Callable[[str], ProviderError]], ...] = (
     (r"(?:storage|pool|bridge|volume|disk|interface|zone|vnet|group|rule|device) '.*' does not exist(?! in cluster)",
      ResourceNotFoundError),
     (r"resource '.*' does not exist|no such resource|[Nn]o such storage", ResourceNotFoundError),
+    (r"no such ha rule|not HA managed", ResourceNotFoundError),
     (r"no such (?:cluster )?node", ResourceNotFoundError),
     (r"failed to stat '.*'|disk image '.*' does not exist|volume_size_info on '.*' failed", ResourceNotFoundError),
     (r"interface does not exist|no such logical volume|[Nn]o such file or directory", ResourceNotFoundError),
     (r"PCI device .* (?:not found|does not exist)|[Nn]o pci device info|mapping '.*' not", ResourceNotFoundError),
     (r"download failed|unable to download|[Cc]ould not resolve", DownloadFailedError),
     # nodes that are away
-    (r"hostname lookup '.*' failed", NodeAwayError),
+    (r"hostname lookup '.*' failed|command '\S*ssh .*' failed: exit code 255", NodeAwayError),
     (r"[Nn]o route to host|[Cc]onnection (?:refused|timed out|reset)|[Nn]etwork is unreachable", NodeAwayError),
     (r"proxy handler failed|[Cc]luster not ready|no quorum|not quorate|node .* (?:is )?offline", NodeAwayError),
     # content
@@ -165,7 +167,7 @@ _TEXTS: tuple[tuple[str, Callable[[str], ProviderError]], ...] = (
     (r"shrinking disks", InvalidSpecError),
     (r"protection mode enabled", InvalidSpecError),
     (r"is not (?:supported|available|possible)|not supported|does not support|unsupported", NotSupportedError),
-    (r"can't (?:convert|start a|move to|use|unplug)|already (?:used|attached)|reserved name", InvalidSpecError),
+    (r"can't (?:convert|start a|move to|use|unplug|migrate)|already (?:used|attached)|reserved name", InvalidSpecError),
     (r"unable to create template|not allowed for|invalid |validation error|no options specified", InvalidSpecError),
     (r"purge parameter not set|used in HA resources", InvalidSpecError),
 )  # fmt: skip
