@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import replace
 from typing import Any, BinaryIO
 
 from common.clock import Clock
@@ -291,6 +292,16 @@ class Pve:
             if vmid not in self.index.guests:
                 with contextlib.suppress(HypervisorUnavailableError):  # then the ticker keeps it as one that is unread
                     await self._reader.refresh(vmid, doing, node=node)
+
+    async def pool_of(self, vmid: int, doing: str) -> str:
+        """The pool that a guest is in now, which the index then knows as well; empty for none."""
+        number = self._reader.begin()
+        rows = await self._look(doing, "cluster/resources", type="vm")
+        pool = next((str(row.get("pool") or "") for row in rows if row.get("vmid") == vmid), "")
+        guest = self.index.guests.get(vmid)
+        if guest is not None and guest.pool != pool:
+            self._reader.put(number, replace(guest, pool=pool))
+        return pool
 
     def _changed(self, before: Guest | None, after: Guest | None) -> None:
         if not self._ticker.known.is_set():
