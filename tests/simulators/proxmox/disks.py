@@ -20,6 +20,13 @@ CLOUDINIT = re.compile(r"(?P<storage>[A-Za-z][\w.-]*):cloudinit")
 VARS = {"2m": 128 << 10, "4m": 528 << 10}  # EFI variables by efitype
 TPM = 4 << 20
 CLOUDINIT_SIZE = 4 << 20
+# What qemu-img tells of a new image.
+QEMU_IMG = {
+    "raw": "size={} preallocation=off",
+    "vmdk": "size={} compat6=off hwversion=undefined",
+    "qcow2": "cluster_size=65536 extended_l2=off preallocation=metadata compression_type=zlib size={}"
+    " lazy_refcounts=off refcount_bits=16",
+}
 NO_VOLUME = ("none", "cdrom")
 
 
@@ -139,7 +146,7 @@ async def allocate(
     if storage.root is not None:
         bytes_of_volume(work.world, work.node, volid)
     if storage.files:
-        work.log(f"Formatting '{path_of(storage, volid)}', fmt={chosen} size={size} preallocation=off")
+        work.log(f"Formatting '{path_of(storage, volid)}', fmt={chosen} {QEMU_IMG.get(chosen, '').format(size)}")
     else:
         work.log(f'  Logical volume "{volid.partition(":")[2].rpartition("/")[2]}" created.')
     return volume

@@ -26,6 +26,7 @@ class Pace:
     start: float = 1.0
     stop: float = 0.3
     power_down: float = 2.0  # what a guest that obeys needs to go off
+    unseen: float = 0.1  # a task is not yet in the list that overruling a shutdown looks at
     clean_up: float = 0.5  # qmeventd, after a guest went off; it holds the file lock
     reset: float = 0.1
     suspend: float = 0.1

@@ -151,7 +151,7 @@ class Proxmox:
         except PveError as error:
             return _refusal(error)
         if isinstance(answer, Page):
-            return _json({"data": answer.rows, "total": answer.total})
+            return _json({"data": answer.rows} | ({"total": answer.total} if answer.total else {}))
         return answer if isinstance(answer, web.StreamResponse) else _json({"data": answer})
 
     async def _handle(self, call: Call) -> object:

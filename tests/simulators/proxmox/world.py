@@ -36,7 +36,7 @@ class Node:
     online: bool = True
     cpus: int = 32
     memory: int = 256 * GIB
-    disk: int = 64 * GIB  # its root file system
+    disk: int = 64 * GIB  # of its root file system
     started: float = field(default_factory=time.time)
     bridges: set[str] = field(default_factory=lambda: {"vmbr0", "vmbr1"})
     cpu_load: float = 0.05

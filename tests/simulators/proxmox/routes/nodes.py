@@ -91,16 +91,30 @@ async def status(call: Call) -> object:
     }
 
 
+MANUAL = {"method": "manual", "method6": "manual"}
+NIC = {"iface": "eth0", "type": "eth", "exists": 1, "active": 1, "families": ["inet"]} | MANUAL
+BRIDGES = frozenset({"bridge", "any_bridge", "any_local_bridge", "include_sdn", ""})
+VNETS = frozenset({"vnet", "any_bridge", "include_sdn"})
+
+
 @route("GET", "/nodes/{node}/network")
 async def network(call: Call) -> object:
-    """Bridges, for those who may use them."""
-    if call.has("type") and call.text("type") not in ("bridge", "any_bridge", "any_local_bridge", "include_sdn"):
-        return []
-    return [
-        interface(name)
-        for name in sorted(call.host.bridges)
-        if call.may(f"/sdn/zones/localnetwork/{name}", "SDN.Audit", "SDN.Use") or call.may("/", "Sys.Audit")
-    ]
+    """What there is of a type; bridges and virtual networks for those who may use them."""
+    wanted, world = call.text("type"), call.world
+    rows: list[dict[str, Any]] = [NIC] if wanted in ("eth", "include_sdn", "") else []
+    if wanted in BRIDGES:
+        rows += [interface(name) for name in sorted(call.host.bridges) if usable(call, name)]
+    if wanted in VNETS:
+        rows += [
+            {"iface": name, "type": "vnet", "active": 1, "families": ["inet"]} | MANUAL
+            for name in sorted(world.vnets)
+            if usable(call, name)
+        ]
+    return rows
+
+
+def usable(call: Call, name: str) -> bool:
+    return call.may(call.world.network_path(name), "SDN.Audit", "SDN.Use") or call.may("/", "Sys.Audit")
 
 
 @route("GET", "/nodes/{node}/network/{iface}", allowed=at("/nodes/{node}", "Sys.Audit"))
@@ -123,8 +137,7 @@ def interface(name: str) -> dict[str, Any]:
         "bridge_stp": "off",
         "bridge_fd": "0",
         "bridge_vlan_aware": 1,
-        "method": "manual",
-        "method6": "manual",
         "families": ["inet"],
         "priority": 3,
+        **MANUAL,
     }

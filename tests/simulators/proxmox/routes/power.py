@@ -13,7 +13,6 @@ from simulators.proxmox.tasks import Task, Worker
 from simulators.proxmox.world import Guest
 
 POWER = at("/vms/{vmid}", "VM.PowerMgmt")
-UNSEEN = 0.1  # seconds for which a shutdown task is not yet in the list that overruling looks at
 
 
 def present(call: Call) -> Guest:
@@ -73,7 +72,7 @@ async def overrule(call: Call, task: Task) -> None:
     found = [
         one
         for one in world.tasks.of_guest(call.vmid, "qmshutdown")
-        if one.age > world.pace.here(UNSEEN) and one.user in (call.who.name, call.who.user)
+        if one.age > world.pace.here(world.pace.unseen) and one.user in (call.who.name, call.who.user)
     ]
     if not found:
         return
