@@ -181,3 +181,17 @@ async def test_a_forbidden_guest_is_forbidden_even_when_it_is_not_there(pve: Pro
         create = await nobody.ask("POST", QEMU, vmid=150)
     assert (answer.status, answer.reason) == (403, "Permission check failed (/vms/998, VM.Audit)")
     assert (create.status, create.reason) == (403, "Permission check failed")
+
+
+async def test_a_host_has_only_so_much(pve: Proxmox, admin: Client) -> None:
+    """Memory is counted over all guests that run, processors for each."""
+    pve.world.nodes["pve1"].memory = 8 << 30
+    await admin.run("POST", QEMU, vmid=101, memory=3072)
+    await admin.run("POST", QEMU, vmid=102, memory=3072)
+    await admin.run("POST", QEMU, vmid=103, sockets=2, cores=32)
+    assert (await admin.run("POST", f"{QEMU}/101/status/start")).exitstatus == "OK"
+    full = await admin.run("POST", f"{QEMU}/102/status/start")
+    assert full.exitstatus == "start failed: QEMU exited with code 1"
+    assert full.lines[-2].endswith("Cannot allocate memory")
+    many = await admin.run("POST", f"{QEMU}/103/status/start")
+    assert many.exitstatus == "MAX 32 vcpus allowed per VM on this node"

@@ -22,9 +22,19 @@ CLEAN_UP_WAITS = 30.0  # seconds for which qmeventd's clean-up holds the lock wh
 SHUTDOWN_SECONDS = 180.0
 
 
+def memory_of(guest: Guest) -> int:
+    """Bytes of memory that a guest has when it runs."""
+    return number(guest.config.get("memory", "512")) << 20
+
+
+def memory_used(world: World, node: str) -> int:
+    """What a host itself and the guests that run on it take."""
+    return world.nodes[node].memory_taken + sum(memory_of(guest) for guest in world.on(node) if guest.run)
+
+
 def row(guest: Guest, *, full: bool = False) -> dict[str, Any]:
     """A guest as its node tells it: live, unlike cluster/resources."""
-    memory = number(guest.config.get("memory", "512")) << 20
+    memory = memory_of(guest)
     run = guest.run
     told: dict[str, Any] = {
         "vmid": guest.vmid,
@@ -89,6 +99,9 @@ def check_start(world: World, guest: Guest) -> None:
         raise refused("you can't start a vm if it's a template")
     if guest.run:
         raise refused(f"VM {guest.vmid} already running")
+    node = world.nodes[guest.node]
+    if cpus(guest.config) > node.cpus:
+        raise refused(f"MAX {node.cpus} vcpus allowed per VM on this node")
     for drive in drives(guest.config).values():
         file = drive["file"]
         if file not in NO_VOLUME and not file.startswith("/") and world.volume(file, guest.node) is None:
@@ -122,6 +135,9 @@ async def start(task: Task, guest: Guest, *, skiplock: bool = False, paused: boo
         task.log("generating cloud-init ISO")
         generate_cloudinit(guest)
     await task.spend(world.pace.start)
+    if memory_used(world, guest.node) + memory_of(guest) > world.nodes[guest.node].memory:
+        task.log("kvm: cannot set up guest memory 'pc.ram': Cannot allocate memory")
+        raise refused("start failed: QEMU exited with code 1")
     run_now(world, guest, paused=paused)
     if hibernated:
         task.log("Resumed VM, removing state")

@@ -12,6 +12,8 @@ from .errors import refused
 from .pace import Pace
 from .world import Guest
 
+LEAST = 0.1  # seconds here: a machine that is busy for a moment must not look like a lock
+
 
 @dataclass
 class _File:
@@ -83,7 +85,7 @@ class FileLocks:
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         file.queue.append((waiter, shared))
         try:
-            async with asyncio.timeout(self._pace.here(self._pace.lock_wait if wait is None else wait)):
+            async with asyncio.timeout(max(LEAST, self._pace.here(self._pace.lock_wait if wait is None else wait))):
                 await waiter
         except BaseException as error:
             if waiter.done() and not waiter.cancelled():

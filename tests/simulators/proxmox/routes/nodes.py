@@ -8,18 +8,11 @@ from typing import Any
 from simulators.proxmox.board import cpus
 from simulators.proxmox.calls import Call, at, indexed, route
 from simulators.proxmox.errors import bad
-from simulators.proxmox.strings import number
+from simulators.proxmox.guests import memory_used
 from simulators.proxmox.world import Node, World
 
 RELEASE = "9.2"
 VERSION = {"release": RELEASE, "version": "9.2.11", "repoid": "14a22df3"}
-
-
-def memory_used(world: World, node: Node) -> int:
-    """The host's own and what the running guests have."""
-    return node.memory_taken + sum(
-        number(guest.config.get("memory", "512")) << 20 for guest in world.on(node.name) if guest.run
-    )
 
 
 def cpu_used(world: World, node: Node) -> float:
@@ -37,7 +30,7 @@ def node_row(world: World, node: Node) -> dict[str, Any]:
         "status": "online",
         "cpu": cpu_used(world, node),
         "maxcpu": node.cpus,
-        "mem": memory_used(world, node),
+        "mem": memory_used(world, node.name),
         "maxmem": node.memory,
         "disk": node.disk // 4,
         "maxdisk": node.disk,
@@ -72,7 +65,7 @@ async def version(call: Call) -> object:
 @route("GET", "/nodes/{node}/status", allowed=at("/nodes/{node}", "Sys.Audit"))
 async def status(call: Call) -> object:
     node = call.host
-    used, disk = memory_used(call.world, node), node.disk
+    used, disk = memory_used(call.world, node.name), node.disk
     return {
         "cpu": cpu_used(call.world, node),
         "wait": 0,
