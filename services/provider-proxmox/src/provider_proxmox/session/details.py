@@ -7,7 +7,6 @@ a task and without a trace in any list.
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 
 from common import logging
 from common.errors import HypervisorUnavailableError, PermissionMissingError, ProviderError
@@ -91,7 +90,7 @@ class Details:
     def lose(self, guest: Guest) -> None:
         """What it does is unknown; it is not over."""
         if guest.status != "unknown":
-            self._reader.put(self._reader.begin(), replace(guest, status="unknown", qmpstatus="", agent={}))
+            self._reader.amend(guest.vmid, status="unknown", qmpstatus="", agent={})
 
     async def rotate(self) -> None:
         """Look whether the configuration is still the same of the guest that was looked at longest ago.

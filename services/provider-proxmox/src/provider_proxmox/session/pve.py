@@ -13,6 +13,7 @@ from common.errors import HypervisorUnavailableError
 from providerkit.background import running
 from providerkit.driver import Progress
 
+from provider_proxmox.session.agents import Agents
 from provider_proxmox.session.details import Details
 from provider_proxmox.session.entry import Entry
 from provider_proxmox.session.index import Guest, Index
@@ -60,11 +61,13 @@ class Pve:
         self._entry = Entry(endpoint, clock=clock, call_timeout=call_timeout, concurrency=concurrency)
         self._reader = Reader(self._look, self.index, clock=clock)
         self._reader.on_change = self._changed
+        self._agents = Agents(self.ask_agent, self.index, self._reader, clock=clock)
         self._details = Details(self.index, self._reader, concurrency=concurrency)
         self._ticker = Ticker(self._look, self.index, self._reader, self._details, clock=clock, tick=tick)
         self._tasks = Tasks(self._look, self.delete, clock=clock, task_timeout=task_timeout)
         self._ticker.on_any = lambda: self._tell(None)
         self._ticker.on_tasks = self._tasks.take
+        self._ticker.rotate_agents = self._agents.rotate
         self._tasks.on_list = self._ticker.take_tasks
         self._tell: Callable[[str | None], None] = lambda _uid: None
 
@@ -85,7 +88,8 @@ class Pve:
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._ticker.run(), name="pve ticker")
-                group.create_task(self._tasks.run(), name="pve tasks")
+                group.create_task(self._tasks.run(), name="pve waits")
+                group.create_task(self._agents.run(), name="pve agents")
         finally:
             self._entry.close()
 
@@ -304,6 +308,7 @@ class Pve:
         return pool
 
     def _changed(self, before: Guest | None, after: Guest | None) -> None:
+        self._agents.consider(before, after)
         if not self._ticker.known.is_set():
             return
         stamps = [guest.stamp for guest in (before, after) if guest is not None]

@@ -62,6 +62,13 @@ class Reader:
             self.on_change(known, guest)
         return guest
 
+    def amend(self, vmid: int, **facts: Any) -> None:
+        """Add what was learnt in another way than by reading the guest; a reading under way still counts."""
+        known = self._index.guests.get(vmid)
+        if known is not None and (guest := replace(known, **facts)) != known:
+            self._index.put(guest)
+            self.on_change(known, guest)
+
     def is_news(self, number: int, vmid: int) -> bool:
         """Whether what began with this number is newer than what is known of the guest."""
         return number > self._seen.get(vmid, 0)
@@ -135,18 +142,21 @@ class Reader:
         if status is None:
             status = await self._get(doing, f"{path}/status/current")
         rows = await self._get(doing, f"{path}/pending")
+        guest = _guest(vmid, node, status, rows)
         known = self._index.guests.get(vmid)
-        guest = _guest(vmid, node, status, rows, known)
         if known is not None and known.digest == guest.digest:
             guest = replace(guest, snapshots=known.snapshots)
         elif not listed or guest.stamp is not None:  # nobody asks for those of all the others at a start
             guest = replace(guest, snapshots=_snapshots(await self._get(doing, f"{path}/snapshot")))
+        if (known := self._index.guests.get(vmid)) is not None:  # what is learnt in other ways
+            agent = known.agent if guest.status == "running" else {}
+            guest = replace(guest, pool=known.pool, agent=agent)
         if self.is_news(number, vmid):
             self.signatures[vmid] = signature(status)
         return self.put(number, guest)
 
 
-def _guest(vmid: int, node: str, status: dict[str, Any], rows: list[dict[str, Any]], known: Guest | None) -> Guest:
+def _guest(vmid: int, node: str, status: dict[str, Any], rows: list[dict[str, Any]]) -> Guest:
     config = {str(row["key"]): row["value"] for row in rows if "value" in row}
     pending = {
         str(row["key"]): None if row.get("delete") else row["pending"]
@@ -154,7 +164,6 @@ def _guest(vmid: int, node: str, status: dict[str, Any], rows: list[dict[str, An
         if row.get("delete") or "pending" in row
     }
     ha = status.get("ha") or {}
-    running = status.get("status") == "running"
     return Guest(
         vmid=vmid,
         node=node,
@@ -163,12 +172,9 @@ def _guest(vmid: int, node: str, status: dict[str, Any], rows: list[dict[str, An
         qmpstatus=str(status.get("qmpstatus") or ""),
         lock=str(config.get("lock") or status.get("lock") or ""),
         template=str(config.get("template", "0")) == "1",
-        pool=known.pool if known is not None else "",
         ha=str(ha.get("state") or "started") if ha.get("managed") else "",
         config=config,
         pending=pending,
-        snapshots=(),
-        agent=known.agent if known is not None and running else {},
     )
 
 

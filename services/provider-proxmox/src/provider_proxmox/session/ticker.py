@@ -51,6 +51,8 @@ class Ticker:
         """Why what is known may be old; None while the cluster answers."""
         self.on_any: Callable[[], None] = lambda: None
         """Told when anything may have changed."""
+        self.rotate_agents: Callable[[], Awaitable[None]] = details.rotate
+        """Asks one guest's agent, in turns with looking at configurations."""
         self.on_tasks: Callable[[list[dict[str, Any]]], None] = lambda _rows: None
         """Gets each list of the cluster's tasks."""
         self._get = get
@@ -71,6 +73,7 @@ class Ticker:
         self._ours: dict[str, bool] = {}
         """UPIDs of our own tasks that are waited for here, and whether they are done."""
         self._networks_due: dict[str, float] = {}
+        self._turn = False
 
     # -- what others ask for ---------------------------------------------------------------------------------------
 
@@ -118,7 +121,7 @@ class Ticker:
             self.on_any()
             self._beat(group, "pve tasks", self._look_at_tasks, lambda: self.pace().tasks)
             self._beat(group, "pve resources", self._look_at_resources, lambda: self.pace().resources)
-            self._beat(group, "pve rotation", self._details.rotate, lambda: self.pace().rotation)
+            self._beat(group, "pve rotation", self._rotate, lambda: self.pace().rotation)
             self._beat(group, "pve nodes", lambda: self._look_at_nodes(group), lambda: self.pace().nodes)
             group.create_task(self._details.run(), name="pve details")
 
@@ -188,6 +191,11 @@ class Ticker:
         async with asyncio.TaskGroup() as group:
             for row in rows:
                 group.create_task(self._details.read_listed(number, node, row))
+
+    async def _rotate(self) -> None:
+        """A configuration and an agent in turns."""
+        self._turn = not self._turn
+        await (self._details.rotate() if self._turn else self.rotate_agents())
 
     # -- nodes -----------------------------------------------------------------------------------------------------
 
@@ -301,7 +309,7 @@ class Ticker:
             self._details.stale(vmid, node)
         else:
             if guest.pool != pool:
-                guest = self._reader.put(number, replace(guest, pool=pool))
+                self._reader.amend(vmid, pool=pool)
             if before != told and told != (str(guest.config.get("tags") or ""), guest.lock):
                 self._details.stale(vmid, node)
 
