@@ -36,6 +36,7 @@ from provider_proxmox.placing import Place, Places
 from provider_proxmox.removing import Remover
 from provider_proxmox.session.index import Guest
 from provider_proxmox.session.pve import Pve
+from provider_proxmox.stamp import Stamp
 
 log = logging.get(__name__)
 
@@ -66,6 +67,20 @@ class Defaults:
 
 
 @dataclass(frozen=True)
+class Original:
+    """A machine of ours that another one is to be a copy of."""
+
+    source: Source
+    """How Proxmox VE copies it."""
+    stamp: Stamp
+    """What the copy's stamp says from the start: its disks in their slots, its drives."""
+    snapshot: str = ""
+    """The state to copy; empty for that of now."""
+    storage: str = ""
+    """Where all of its disks go; empty leaves each on its own storage."""
+
+
+@dataclass(frozen=True)
 class _Order:
     """A machine that is to be made, with everything that was looked up for it."""
 
@@ -74,7 +89,8 @@ class _Order:
     place: Place
     choices: Choices
     whole: Source | None
-    """Template or backup that it is a copy of as a whole."""
+    """Template, backup or machine that it is a copy of as a whole."""
+    original: Original | None = None
 
 
 class Creator:
@@ -105,19 +121,21 @@ class Creator:
         self._owner = owner
         self._defaults = defaults
 
-    async def create(self, spec: v1.MachineSpec, progress: Progress) -> None:
+    async def create(self, spec: v1.MachineSpec, progress: Progress, *, original: Original | None = None) -> None:
         """Make the machine, powered off; one that is there is success, one that is half made is finished.
 
+        Args:
+            original: what it is a copy of, instead of what its disks are made from.
         Raises:
             NameConflictError: a foreign guest has its name, or the VMID that the spec asks for.
             HostFullError, ResourceNotFoundError, ImageNotFoundError: nothing is left behind.
         """
         identity = spec.identity or v1.MachineIdentity()
-        doing = f"create machine {identity.namespace}/{identity.name}"
+        doing = f"{'create' if original is None else 'clone to'} machine {identity.namespace}/{identity.name}"
         hardware.check(spec)
         for _ in range(_ATTEMPTS):
             try:
-                if await self._create(spec, identity.uid, doing, progress):
+                if await self._create(spec, identity.uid, doing, progress, original):
                     return
             except (MachineNotFoundError, StalePreconditionError) as error:
                 log.info("proxmox.create.again", uid=identity.uid, error=str(error))
@@ -126,7 +144,9 @@ class Creator:
                 raise
         raise OperationInProgressError(f"{doing}: somebody else works on it at the same time", retry_after=10.0)
 
-    async def _create(self, spec: v1.MachineSpec, uid: str, doing: str, progress: Progress) -> bool:
+    async def _create(
+        self, spec: v1.MachineSpec, uid: str, doing: str, progress: Progress, original: Original | None
+    ) -> bool:
         """Whether the machine is made; else another guest of its UID was first, and counts."""
         found = await self._claims.look(uid, doing)
         if found is not None and found.stamp is not None and found.stamp.made:
@@ -134,7 +154,7 @@ class Creator:
         if found is None:
             self._refuse_taken(making.machine_name(spec.identity or v1.MachineIdentity()), doing)
             self._refuse_used(spec, doing)
-        sources = await self._resolve(spec, doing)
+        sources = await self._resolve(spec, doing) if original is None else _copied(spec, original)
         wish = placing.wish_of(
             spec,
             sources,
@@ -144,7 +164,7 @@ class Creator:
         )
         wish = wish if found is None else replace(wish, host=found.node)
         with self._places.promised(wish, doing) as place:
-            order = await self._order(spec, doing, place, sources)
+            order = await self._order(spec, doing, place, sources, original)
             if found is None:
                 progress(0.05, f"making the guest on {place.node}")
                 vmid = hardware.explicit_vmid(spec)
@@ -193,8 +213,10 @@ class Creator:
                 found[disk.name] = source
         return found
 
-    async def _order(self, spec: v1.MachineSpec, doing: str, place: Place, sources: Mapping[str, Source]) -> _Order:
-        if any(source.nodes and place.node not in source.nodes for source in sources.values()):
+    async def _order(
+        self, spec: v1.MachineSpec, doing: str, place: Place, sources: Mapping[str, Source], original: Original | None
+    ) -> _Order:
+        if original is None and any(source.nodes and place.node not in source.nodes for source in sources.values()):
             sources = await self._resolve(spec, doing, node=place.node)
         uid = spec.identity.uid if spec.identity is not None else ""
         node = self._pve.index.nodes.get(place.node)
@@ -208,7 +230,8 @@ class Creator:
         )
         first = sources.get(spec.disks[0].name) if spec.disks else None
         whole = first if first is not None and first.kind != "volume" else None
-        return _Order(spec, doing, place, choices, whole)
+        whole = original.source if original is not None else whole
+        return _Order(spec, doing, place, choices, whole, original)
 
     def _macs_of_others(self, uid: str) -> set[str]:
         others = (guest for guest in self._pve.index.guests.values() if guest.stamp is None or guest.stamp.uid != uid)
@@ -223,6 +246,8 @@ class Creator:
         placement = order.spec.placement or v1.Placement()
         if placement.datastore:
             record = replace(record, settings={"placement.datastore": placement.datastore})
+        if order.original is not None:
+            record = replace(record, disks=order.original.stamp.disks, cdroms=order.original.stamp.cdroms)
         pool = placement.resource_pool or self._defaults.pool or None
         path, params = f"nodes/{order.place.node}/qemu", self._parameters(order, record)
         if order.whole is not None and order.whole.kind == "template":
@@ -232,12 +257,15 @@ class Creator:
             params |= {"vmid": vmid}
         await self._pve.run(order.doing, "POST", path, params | {"pool": pool}, progress, at=(0.05, 0.7), cancel=True)
 
-    def _parameters(self, order: _Order, record: stamp.Stamp) -> Params:
+    def _parameters(self, order: _Order, record: Stamp) -> Params:
         spec, source = order.spec, order.whole
         if source is None:
             return _without_last(making.new_machine(spec, record, order.choices).described(spec.description))
         made = making.over(spec, record, source.config, order.choices)
         said: Params = {"name": made.params["name"], "description": made.described(spec.description)["description"]}
+        if order.original is not None:
+            said |= {"full": True, "target": order.place.node if order.place.node != source.node else None}
+            return said | {"snapname": order.original.snapshot or None, "storage": order.original.storage or None}
         where = order.place.disks[spec.disks[0].name]
         if source.kind == "archive":
             return said | {"archive": source.volume, "storage": where.storage, "unique": True}
@@ -346,6 +374,11 @@ class Creator:
                 await self._boot.drop(uid, doing)
         except ProviderError as error:
             log.warning("proxmox.create.left", uid=uid, why=str(why), error=str(error))
+
+
+def _copied(spec: v1.MachineSpec, original: Original) -> dict[str, Source]:
+    """The first disk stands for all: they are copied together."""
+    return {spec.disks[0].name: original.source} if spec.disks else {}
 
 
 def _without_last(params: Params) -> Params:
