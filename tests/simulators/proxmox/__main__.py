@@ -13,6 +13,7 @@ import signal
 import sys
 from pathlib import Path
 
+from .control import Control, controlled
 from .guests import run_now
 from .pace import Pace
 from .server import Proxmox, proxmox
@@ -30,6 +31,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--nodes", type=int, default=3, help="hosts: pve1, pve2, ...")
     parser.add_argument("--vms", type=int, default=0, help="guests that are there already, spread over the nodes")
     parser.add_argument("--scale", type=float, default=1.0, help="how long a second of the cluster lasts here")
+    parser.add_argument("--control-port", type=int, default=0, help="of the switches, on loopback; 0 picks a free one")
     parser.add_argument("--seed", type=int, default=0, help="of everything random")
     parser.add_argument("--stay", action="store_true", help="live on when standard input ends")
     return parser.parse_args()
@@ -67,11 +69,12 @@ def populate(world: World, count: int) -> None:
     world.board.report_all()
 
 
-def told(pve: Proxmox) -> dict[str, object]:
+def told(pve: Proxmox, control: Control) -> dict[str, object]:
     """The ready line."""
     return {
         "url": pve.url,
         "urls": pve.urls,
+        "control": control.url,
         "certificate": Path(pve.ca_file).read_text(),
         "fingerprint": pve.fingerprint,
         "token_id": pve.token_id,
@@ -89,8 +92,11 @@ async def serve(args: argparse.Namespace) -> None:
         loop.add_signal_handler(number, over.set)
     if not args.stay:
         loop.add_reader(sys.stdin.fileno(), lambda: over.set() if not os.read(sys.stdin.fileno(), 4096) else None)
-    async with proxmox(populated(args), host=args.host, port=args.port, addresses=args.addresses) as pve:
-        print(json.dumps(told(pve)), flush=True)
+    async with (
+        proxmox(populated(args), host=args.host, port=args.port, addresses=args.addresses) as pve,
+        controlled(pve, args.control_port) as control,
+    ):
+        print(json.dumps(told(pve, control)), flush=True)
         await over.wait()
 
 

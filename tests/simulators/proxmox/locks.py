@@ -57,7 +57,7 @@ class FileLocks:
     """`/var/lock/qemu-server/lock-ID.conf`; held while a call or task works, gone with it."""
 
     def __init__(self, pace: Pace) -> None:
-        self._pace = pace
+        self.pace = pace
         self._files: defaultdict[int, _File] = defaultdict(_File)
 
     def held(self, vmid: int) -> bool:
@@ -85,7 +85,7 @@ class FileLocks:
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         file.queue.append((waiter, shared))
         try:
-            async with asyncio.timeout(max(LEAST, self._pace.here(self._pace.lock_wait if wait is None else wait))):
+            async with asyncio.timeout(max(LEAST, self.pace.here(self.pace.lock_wait if wait is None else wait))):
                 await waiter
         except BaseException as error:
             if waiter.done() and not waiter.cancelled():

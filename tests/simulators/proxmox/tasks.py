@@ -64,7 +64,9 @@ class Task:
         self.log(f"WARN: {text}")
 
     async def spend(self, seconds: float) -> None:
-        """Work for so many seconds of the world."""
+        """Work for so many seconds of the world, once nobody holds tasks of this kind."""
+        if (held := self.world.tasks.held.get(self.kind)) is not None:
+            await held.wait()
         await self.world.pace.spend(seconds)
 
 
@@ -78,6 +80,7 @@ class Tasks:
         self._pid = 0x4000
         self._born = time.time()
         self.all: dict[str, Task] = {}  # by UPID, oldest first
+        self.held: dict[str, asyncio.Event] = {}  # kind -> set when its tasks may go on
         self._latest: defaultdict[str, deque[Task]] = defaultdict(lambda: deque(maxlen=LISTED))
 
     async def run(self, ready: asyncio.Event) -> None:
@@ -115,6 +118,16 @@ class Tasks:
         """Run something that is no task of the API, such as a daemon's clean-up."""
         assert self._group is not None, "tasks run only while the server does"
         self._group.create_task(work, name=name)
+
+    def hold(self, kind: str) -> None:
+        """Let tasks of a kind stand still at their next piece of work."""
+        self.held.setdefault(kind, asyncio.Event())
+
+    def release(self, kind: str = "") -> None:
+        """Let them go on; without a kind all of them."""
+        for name in [kind] if kind else list(self.held):
+            if (event := self.held.pop(name, None)) is not None:
+                event.set()
 
     def pid(self) -> int:
         """The number of the next process."""

@@ -292,6 +292,11 @@ class World:
         storage = self.storages.get(volid.partition(":")[0])
         return storage.on(node).get(volid) if storage else None
 
+    def change_pace(self, pace: Pace) -> None:
+        """From now on; what has begun goes on as fast as it began."""
+        self.pace = pace
+        self.locks.pace = pace
+
     def networks(self, node: str) -> set[str]:
         """What a NIC can be plugged into on a node."""
         return self.nodes[node].bridges | self.vnets.keys()
