@@ -91,6 +91,13 @@ async def test_what_it_cannot_hold_is_refused_and_nothing_is_left(pve: Proxmox, 
     with pytest.raises(InvalidSpecError, match="one of the two"):
         await _take(snapshots, memory=True, quiesce=True)
     assert not (await _take(snapshots, quiesce=True)).quiesced  # nothing to freeze
+    _run(pve)
+    with pytest.raises(WrongPowerStateError, match="agent"):
+        await _take(snapshots, quiesce=True)
+    assert len(await snapshots.of(UID)) == 1
+    _run(pve, agent=True)
+    assert (await _take(snapshots, quiesce=True)).quiesced
+    assert (await _take(snapshots, memory=True)).memory
 
 
 async def test_raw_files_take_no_snapshots(pve: Proxmox, snapshots: Snapshots) -> None:
