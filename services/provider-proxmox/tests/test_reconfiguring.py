@@ -88,6 +88,26 @@ async def test_all_changes_of_an_apply_are_one_call(
     assert cluster.index.guests[1042] == guest
 
 
+async def test_changes_that_are_collected_are_judged_at_once_by_one_look(pve: Proxmox, change: Reconfiguring) -> None:
+    machine(pve)
+    await change.set_tags(UID, [])
+    before = len(pve.requests)
+    async with change.together(UID):
+        for name in ("a", "b", "c", "d"):
+            await change.attach_nic(UID, v1.NicSpec(name=name, network=DMZ.network), live=False)
+        judged = len(pve.requests) - before
+        with pytest.raises(InvalidSpecError):
+            await change.attach_disk(UID, v1.DiskSpec(name="x", image=v1.ImageRef(id="i")), live=False)
+    assert judged <= 4
+    assert [key for key in pve.world.guests[1042].config if key.startswith("net")] == [
+        "net0",
+        "net1",
+        "net2",
+        "net3",
+        "net4",
+    ]
+
+
 async def test_what_is_there_costs_no_call(pve: Proxmox, change: Reconfiguring) -> None:
     machine(pve)
     await change.attach_nic(UID, DMZ, live=False)

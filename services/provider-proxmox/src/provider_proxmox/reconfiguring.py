@@ -52,6 +52,9 @@ Build = Callable[[Shape], Shape]
 class _Waiting:
     """Changes of one machine that are being collected."""
 
+    shape: Shape | None = None
+    """The machine as it was read when the first of them came: what they are judged by at once. They are built anew
+    upon what is true when they are made."""
     builds: list[Build] = field(default_factory=list)
     after: list[Callable[[], Awaitable[None]]] = field(default_factory=list)
     """What takes a call of its own, when those are made."""
@@ -106,11 +109,11 @@ class Reconfiguring:
         if waiting is None:
             await self.edit_now(uid, what, build)
             return
-        guest, record, _ = await self._seen(uid, what)
-        joined([*waiting.builds, build])(shape_of(guest, record))
+        joined([*waiting.builds, build])(await self._shape(uid, what))
         waiting.builds.append(build)
 
-    async def _afterwards(self, uid: str, call: Callable[[], Awaitable[None]]) -> None:
+    async def afterwards(self, uid: str, call: Callable[[], Awaitable[None]]) -> None:
+        """Make a call of its own when the changes that are being collected are made; at once where none are."""
         waiting = self._waiting.get(uid)
         if waiting is None:
             await call()
@@ -184,14 +187,27 @@ class Reconfiguring:
             raise MachineNotFoundError(f"{doing}: it lost our stamp meanwhile")
         return guest, record, doing
 
+    async def _shape(self, uid: str, what: str) -> Shape:
+        """The machine as it is; read once for changes that are being collected."""
+        waiting = self._waiting.get(uid)
+        if waiting is not None and waiting.shape is not None:
+            return waiting.shape
+        guest, record, _ = await self._seen(uid, what)
+        shape = shape_of(guest, record)
+        if waiting is not None:
+            waiting.shape = shape
+        return shape
+
     # -- processor, memory, firmware, options ----------------------------------------------------------------------
 
     async def set_cpu(self, uid: str, cpu: v1.CpuSpec, *, live: bool) -> None:
         """See Driver."""
-        guest, _, _ = await self._seen(uid, "set CPUs")
-        node = self._pve.index.nodes.get(guest.node)
-        cpus = node.cpus if node is not None else 0
-        await self.edit(uid, "set CPUs", lambda shape: tuning.set_cpu(shape, cpu, live=live, node_cpus=cpus))
+
+        def build(shape: Shape) -> Shape:
+            node = self._pve.index.nodes.get(shape.node)
+            return tuning.set_cpu(shape, cpu, live=live, node_cpus=node.cpus if node is not None else 0)
+
+        await self.edit(uid, "set CPUs", build)
 
     async def set_memory(self, uid: str, memory: v1.MemorySpec, *, live: bool) -> None:
         """See Driver."""
@@ -199,14 +215,13 @@ class Reconfiguring:
 
     async def set_firmware(self, uid: str, firmware: v1.FirmwareSpec) -> None:
         """See Driver."""
-        guest, record, _ = await self._seen(uid, "set firmware")
-        storage = self._storage(guest, record, "")
-        await self.edit(uid, "set firmware", lambda shape: tuning.set_firmware(shape, firmware, storage))
+        await self.edit(
+            uid, "set firmware", lambda shape: tuning.set_firmware(shape, firmware, self._storage(shape, ""))
+        )
 
     async def set_tuning(self, uid: str, spec: v1.MachineSpec) -> None:
         """See Driver."""
-        guest, _, _ = await self._seen(uid, "set tuning")
-        await self.edit(uid, "set tuning", lambda shape: tuning.set_tuning(shape, spec, vmid=guest.vmid))
+        await self.edit(uid, "set tuning", lambda shape: tuning.set_tuning(shape, spec, vmid=shape.vmid))
 
     # -- disks -----------------------------------------------------------------------------------------------------
 
@@ -217,31 +232,32 @@ class Reconfiguring:
             InvalidSpecError: the existing disk belongs to another machine, which would write to it as well.
         """
         what = f"attach disk {disk.name}"
-        guest, record, doing = await self._seen(uid, what)
-        if disk.existing is not None:
-            self._refuse_used(guest, disk.existing.id, doing)
-        where = self._places.for_disk(guest.node, self._storage(guest, record, disk.storage), disk, doing)
-        await self.edit(
-            uid, what, lambda shape: editing.attach_disk(shape, disk, storage=where.storage, format=where.format)
-        )
 
-    def _storage(self, guest: Guest, record: Stamp, asked: str) -> str:
+        def build(shape: Shape) -> Shape:
+            doing = f"{what} of machine {uid}"
+            if disk.existing is not None:
+                self._refuse_used(shape, disk.existing.id, doing)
+            where = self._places.for_disk(shape.node, self._storage(shape, disk.storage), disk, doing)
+            return editing.attach_disk(shape, disk, storage=where.storage, format=where.format)
+
+        await self.edit(uid, what, build)
+
+    def _storage(self, shape: Shape, asked: str) -> str:
         """Storage of one more disk: as asked, else where the machine's disks are."""
-        if storage := asked or record.settings.get(_DATASTORE, ""):
+        if storage := asked or shape.stamp.settings.get(_DATASTORE, ""):
             return storage
-        beside = (drive.storage for drive in disks.disks(guest.config))
+        beside = (drive.storage for drive in disks.disks(shape.config))
         return next((storage for storage in beside if storage), self._default_storage)
 
-    def _refuse_used(self, guest: Guest, volume: str, doing: str) -> None:
+    def _refuse_used(self, shape: Shape, volume: str, doing: str) -> None:
         for other in self._pve.index.guests.values():
-            if other.vmid != guest.vmid and volume in disks.volumes(other.config).values():
+            if other.vmid != shape.vmid and disks.uses(other.config, volume):
                 raise InvalidSpecError(f"{doing}: {volume} is a disk of guest {other.vmid} ({other.name})")
 
     async def grow_disk(self, uid: str, name: str, size_bytes: int, *, live: bool) -> None:
         """See Driver."""
         what = f"grow disk {name}"
-        guest, record, _ = await self._seen(uid, what)
-        editing.drive_of(shape_of(guest, record), name, "grow")
+        editing.drive_of(await self._shape(uid, what), name, "grow")
 
         async def grow() -> None:
             guest, record, doing = await self._seen(uid, what)
@@ -253,7 +269,7 @@ class Reconfiguring:
             await self._pve.run(doing, "PUT", f"{guest.path}/resize", wish)
             await self._pve.refresh(guest.vmid, doing)
 
-        await self._afterwards(uid, grow)
+        await self.afterwards(uid, grow)
 
     async def update_disk(self, uid: str, disk: v1.DiskSpec, *, live: bool) -> None:
         """See Driver."""
@@ -346,7 +362,7 @@ class Reconfiguring:
             macs={nic.name: present[nic.slot] for nic in record.nics if nic.slot in present},
             slots={nic.name: nic.slot for nic in record.nics},
             config=guest.config,
-            storage=self._storage(guest, record, ""),
+            storage=self._storage(shape_of(guest, record), ""),
         )
         options = {**dict.fromkeys(handed.delete), **handed.config}
 
@@ -354,7 +370,7 @@ class Reconfiguring:
             await self._boot_data.drop(uid, doing, keep=handed.volumes, known=record.volumes)
 
         await self.edit(uid, what, lambda shape: editing.set_boot_data(shape, spec, options, handed.volumes))
-        await self._afterwards(uid, drop)
+        await self.afterwards(uid, drop)
 
     async def set_tags(self, uid: str, tags: list[str]) -> None:
         """See Driver."""

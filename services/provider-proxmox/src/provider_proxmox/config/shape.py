@@ -27,6 +27,8 @@ class Shape:
     """Description for people."""
     taken: frozenset[str] = frozenset()
     """Slots that are in use until a restart, though the configuration has given them up."""
+    vmid: int = 0
+    node: str = ""
 
     def having(self, changes: Mapping[str, object | None], record: Stamp | None = None) -> Shape:
         """With these options; None takes one away."""
@@ -55,7 +57,7 @@ def shape_of(guest: Guest, record: Stamp) -> Shape:
     config = {key: value for key, value in guest.config.items() if key not in guest.pending and key != "digest"}
     config |= {key: value for key, value in guest.pending.items() if value is not None}
     going = frozenset(key for key, value in guest.pending.items() if value is None)
-    return Shape(config, with_volumes(record, config), guest.description, going)
+    return Shape(config, with_volumes(record, config), guest.description, going, guest.vmid, guest.node)
 
 
 def with_volumes(record: Stamp, config: Mapping[str, Any]) -> Stamp:
