@@ -182,6 +182,17 @@ async def test_P22_a_certificate_of_an_unknown_authority_is_refused(pve: Proxmox
     assert pve.requests == []
 
 
+async def test_a_corrected_authority_works_at_once(pve: Proxmox, tmp_path: Path) -> None:
+    """Like any other part of the Secret."""
+    right = (credentials_of(pve, tmp_path) / "ca.crt").read_text()
+    (tmp_path / "ca.crt").unlink()
+    async with entered(pve, tmp_path) as entry:
+        with pytest.raises(CredentialsRefusedError):
+            await version(entry)
+        (tmp_path / "ca.crt").write_text(right)
+        assert await version(entry)
+
+
 async def test_a_pinned_certificate_needs_no_authority(pve: Proxmox, tmp_path: Path) -> None:
     """What Proxmox VE makes for itself when it is installed."""
     credentials_of(pve, tmp_path)

@@ -17,7 +17,7 @@ from common.clock import Clock
 from common.errors import CredentialsRefusedError, HypervisorUnavailableError, OutcomeUnknownError, ProviderError
 from providerkit.threads import Threads
 
-from provider_proxmox.session.line import CONNECT_SECONDS, Line, UnreachableError
+from provider_proxmox.session.line import CONNECT_SECONDS, Line, UnreachableError, UntrustedError
 from provider_proxmox.session.login import Credentials, Endpoint, Login, ticket_login, token_login
 from provider_proxmox.session.pve_errors import RefusedLoginError
 
@@ -31,6 +31,37 @@ LOCAL_SECONDS = 10.0
 """So soon a node answers what it need not ask another one for; one that does not is left for the next."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Request:
+    """What is asked, of whichever node."""
+
+    doing: str
+    method: str
+    path: str
+    params: Mapping[str, object]
+    lane: str = "calls"
+    timeout: float | None = None
+    body: Callable[[], Any] | None = None
+
+    @property
+    def changes(self) -> bool:
+        """It may have an effect, so it is never repeated when it may have arrived."""
+        return self.method != "GET"
+
+    @property
+    def is_local(self) -> bool:
+        """Any node answers it by itself; others may need an answer of the node in the path."""
+        return not self.path.startswith("nodes/")
+
+
+class _CrowdedError(HypervisorUnavailableError):
+    """No thread was free in time: the call was not sent."""
+
+    @property
+    def reason(self) -> str:
+        return "HypervisorUnavailable"
+
+
 @dataclass(slots=True)
 class _Door:
     """One node that the API is asked at."""
@@ -38,7 +69,8 @@ class _Door:
     line: Line
     away_until: float = 0.0
     pause: float = FIRST_PAUSE
-    why: str = ""
+    error: ProviderError | None = None
+    """Why it is left alone; None while it answers."""
 
 
 class Entry:
@@ -100,16 +132,17 @@ class Entry:
         Raises:
             ProviderError: what Proxmox VE said, or why nobody knows.
         """
+        request = _Request(doing, method, path, params, lane, timeout, body)
         self._open += 1
         self.quiet.clear()
         try:
             login = await self._enter(doing)
             try:
-                return await self._ask(doing, method, path, params, login, lane, timeout, body)
+                return await self._ask(request, login)
             except RefusedLoginError:
                 fresh = await self._enter(doing, instead_of=login)
             try:
-                return await self._ask(doing, method, path, params, fresh, lane, timeout, body)
+                return await self._ask(request, fresh)
             except RefusedLoginError as error:
                 self._refuse(fresh.credentials, error)
                 raise
@@ -118,50 +151,30 @@ class Entry:
             if not self._open:
                 self.quiet.set()
 
-    async def _ask(
-        self,
-        doing: str,
-        method: str,
-        path: str,
-        params: Mapping[str, object],
-        login: Login | None,
-        lane: str,
-        timeout: float | None,
-        body: Callable[[], Any] | None,
-    ) -> Any:
-        """The same, as this login, on the first node that can be reached."""
+    async def _ask(self, request: _Request, login: Login | None) -> Any:
+        """Ask as this login, on the first node that can be reached."""
         failed: ProviderError | None = None
-        for door in self._open_doors(doing):
+        for door in self._open_doors(request.doing):
             try:
-                answer = await self._through(door, doing, method, path, params, login, lane, timeout, body)
-            except UnreachableError as error:
-                self._away(door, error)
+                answer = await self._through(door, request, login)
+            except (UnreachableError, UntrustedError) as error:
                 failed = error
+            except _CrowdedError:
+                raise
             except HypervisorUnavailableError as error:
-                if method != "GET" or not _is_local(path):
+                if request.changes or not request.is_local:
                     raise  # a node behind this one may be what does not answer
-                self._away(door, error)
                 failed = error
             else:
                 self._back(door)
                 return answer
+            self._away(door, failed)
         assert failed is not None  # there is one door at least
         raise failed
 
-    async def _through(
-        self,
-        door: _Door,
-        doing: str,
-        method: str,
-        path: str,
-        params: Mapping[str, object],
-        login: Login | None,
-        lane: str,
-        timeout: float | None,
-        body: Callable[[], Any] | None,
-    ) -> Any:
-        seconds = timeout if timeout is not None else self._timeout
-        if method == "GET" and _is_local(path):
+    async def _through(self, door: _Door, request: _Request, login: Login | None) -> Any:
+        seconds = request.timeout if request.timeout is not None else self._timeout
+        if request.is_local and not request.changes:
             seconds = min(seconds, LOCAL_SECONDS)
         sent = False
 
@@ -169,19 +182,20 @@ class Entry:
             nonlocal sent
             sent = True
             self.requests += 1
-            content = body() if body is not None else None
-            return door.line.call(doing, method, path, params, login, timeout=seconds, body=content)
+            return door.line.call(
+                request.doing, request.method, request.path, request.params, login,
+                timeout=seconds, body=request.body() if request.body is not None else None,
+            )  # fmt: skip
 
         # The call itself gives up first; a thread is left behind only when it hangs in the system's resolver.
-        changes = path if method != "GET" else ""
+        patience = seconds + CONNECT_SECONDS + 1
+        changes = request.path if request.changes else ""
         try:
-            return await self._lanes[lane].run(
-                work, timeout=seconds + CONNECT_SECONDS + 1, doing=doing, changes=changes
-            )
-        except (UnreachableError, OutcomeUnknownError):
-            raise
+            return await self._lanes[request.lane].run(work, timeout=patience, doing=request.doing, changes=changes)
         except HypervisorUnavailableError as error:
-            if sent and changes and type(error) is HypervisorUnavailableError:
+            if not sent:
+                raise _CrowdedError(f"{error}: too many calls wait for theirs", retry_after=2.0) from error
+            if changes and type(error) is HypervisorUnavailableError:
                 raise OutcomeUnknownError(f"{error}; whether it was done has to be looked up") from error
             raise
 
@@ -191,16 +205,18 @@ class Entry:
         """Nodes to ask, in this order.
 
         Raises:
-            HypervisorUnavailableError: all of them were out of reach a moment ago.
+            HypervisorUnavailableError, CredentialsRefusedError: all of them failed a moment ago.
         """
-        self._fit()
+        if not self._doors or any(isinstance(door.error, UntrustedError) for door in self._doors):
+            self._fit()
         now = self._clock.monotonic()
         doors = [door for door in self._doors if door.away_until <= now]
         if not doors:
             first = min(self._doors, key=lambda door: door.away_until)
-            raise UnreachableError(
-                f"{doing}: no node of the cluster can be reached: {'; '.join(door.why for door in self._doors)}",
-                retry_after=max(first.away_until - now, 0.1),
+            untrusted = all(isinstance(door.error, UntrustedError) for door in self._doors)
+            why = "; ".join(str(door.error) for door in self._doors)
+            raise (UntrustedError if untrusted else UnreachableError)(
+                f"{doing}: no node of the cluster can be reached: {why}", retry_after=max(first.away_until - now, 0.1)
             )
         return doors
 
@@ -212,7 +228,7 @@ class Entry:
         try:
             trust = self.endpoint.trust()
         except (OSError, ValueError) as error:
-            raise CredentialsRefusedError(f"credentials: `ca.crt` or `fingerprint` makes no sense: {error}") from None
+            raise UntrustedError(f"credentials: `ca.crt` or `fingerprint` makes no sense: {error}") from None
         for door in self._doors:
             door.line.close()
         self._doors = [_Door(Line(url, trust, size=2 * self._size)) for url in self.endpoint.urls]
@@ -222,20 +238,15 @@ class Entry:
         log.warning("pve.endpoint.away", url=door.line.url, error=str(error), pause=door.pause)
         door.away_until = self._clock.monotonic() + door.pause
         door.pause = min(door.pause * 2, LONGEST_PAUSE)
-        door.why = str(error)
+        door.error = error
         if door in self._doors:
             self._doors.remove(door)
             self._doors.append(door)  # the next one stays the first: going back and forth would help nobody
 
     def _back(self, door: _Door) -> None:
-        if door.why:
+        if door.error is not None:
             log.info("pve.endpoint.back", url=door.line.url)
-        door.away_until, door.pause, door.why = 0.0, FIRST_PAUSE, ""
-
-    async def credentials_of(self, doing: str) -> tuple[str, dict[str, str]]:
-        """URL of the node that is asked now, and the headers of our login: for what is no call, a websocket."""
-        login = await self._enter(doing)
-        return self._open_doors(doing)[0].line.url, dict(login.headers)
+        door.away_until, door.pause, door.error = 0.0, FIRST_PAUSE, None
 
     # -- logins ----------------------------------------------------------------------------------------------------
 
@@ -272,11 +283,13 @@ class Entry:
         try:
             if credentials.is_token:
                 login = token_login(credentials)
-                await self._ask(doing, "GET", "version", {}, login, "calls", None, None)
+                await self._ask(_Request(doing, "GET", "version", {}), login)
             else:
                 given = {"username": credentials.username, "password": credentials.password}
-                answer = await self._ask(doing, "POST", "access/ticket", given, None, "calls", None, None)
+                answer = await self._ask(_Request(doing, "POST", "access/ticket", given), None)
                 login = ticket_login(credentials, answer, self._clock.monotonic())
+        except UntrustedError:
+            raise  # that is about them and not about us
         except CredentialsRefusedError as error:
             self._refuse(credentials, error)
             raise
@@ -292,7 +305,7 @@ class Entry:
         self._refused_until = self._clock.monotonic() + self._refusal_pause
         self._refusal_pause = min(self._refusal_pause * 2, LONGEST_REFUSAL)
 
-
-def _is_local(path: str) -> bool:
-    """Any node answers it by itself."""
-    return not path.startswith("nodes/")
+    async def credentials_of(self, doing: str) -> tuple[str, dict[str, str]]:
+        """URL of the node that is asked now, and the headers of our login: for what is no call, a websocket."""
+        login = await self._enter(doing)
+        return self._open_doors(doing)[0].line.url, dict(login.headers)

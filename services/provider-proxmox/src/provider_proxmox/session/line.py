@@ -35,6 +35,14 @@ class UnreachableError(HypervisorUnavailableError):
         return "HypervisorUnavailable"
 
 
+class UntrustedError(CredentialsRefusedError):
+    """The certificate of a node is not to be believed, so nothing was sent."""
+
+    @property
+    def reason(self) -> str:
+        return "CredentialsRefused"
+
+
 class _ForeignReplyError(Exception):
     """Whoever answered is not Proxmox VE: a proxy, a login page, a cut line."""
 
@@ -136,9 +144,7 @@ class Line:
         cause = getattr(cause, "reason", None) or cause
         said = str(cause).lower()
         if isinstance(cause, urllib3.exceptions.SSLError) and ("certificate" in said or "fingerprint" in said):
-            return CredentialsRefusedError(
-                f"{doing}: the certificate of {self.url} is not to be believed: {_why(cause)}"
-            )
+            return UntrustedError(f"{doing}: the certificate of {self.url} is not to be believed: {_why(cause)}")
         unsent = (urllib3.exceptions.NewConnectionError, urllib3.exceptions.ConnectTimeoutError)
         if isinstance(cause, unsent) or isinstance(error, requests.ConnectTimeout):
             return UnreachableError(f"{doing}: {self.url} cannot be reached: {_why(cause)}", retry_after=2.0)

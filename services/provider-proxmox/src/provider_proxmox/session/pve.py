@@ -22,7 +22,7 @@ from provider_proxmox.session.pve_errors import FileLockedError
 from provider_proxmox.session.reading import Reader
 from provider_proxmox.session.tasks import Tasks, Upid
 from provider_proxmox.session.ticker import Ticker
-from provider_proxmox.session.uploading import Form
+from provider_proxmox.session.uploading import forms
 from provider_proxmox.session.websocket import Socket, websocket
 
 START_SECONDS = 15.0
@@ -70,6 +70,8 @@ class Pve:
         self._ticker.rotate_agents = self._agents.rotate
         self._tasks.on_list = self._ticker.take_tasks
         self._tell: Callable[[str | None], None] = lambda _uid: None
+        self._scanning = asyncio.Lock()
+        self._scans_asked = self._scanned = 0
 
     def on_change(self, tell: Callable[[str | None], None]) -> None:
         """Have it called with the UID of each machine that changed, whoever's stamp it has; None when anything may."""
@@ -195,7 +197,8 @@ class Pve:
 
         Args:
             content: "iso" or "import".
-            file: read on a thread, from where it stands; it must give exactly `size` bytes.
+            file: read on a thread, from where it stands; it must give `size` bytes. One that can seek is sent again
+                after a refused login.
             checksum: SHA-256 that the cluster compares, in hexadecimal.
         Returns:
             The UPID of the task that puts it into its place.
@@ -212,7 +215,7 @@ class Pve:
             {},
             lane="uploads",
             timeout=self._task_timeout,
-            body=lambda: Form(fields, name, file, size),
+            body=forms(fields, name, file, size),
         )
         return str(upid)
 
@@ -289,7 +292,18 @@ class Pve:
         return await self._reader.refresh(vmid, doing, node=node)
 
     async def rescan(self, doing: str) -> None:
-        """Read every guest that the cluster has and the index does not know yet: made a moment ago by somebody."""
+        """Read every guest that the cluster has and the index does not know yet: made a moment ago by somebody.
+
+        Those who ask at the same time share one look, which begins after all of them asked.
+        """
+        self._scans_asked = asked = self._scans_asked + 1
+        async with self._scanning:
+            if self._scanned < asked:
+                begun = self._scans_asked
+                await self._scan(doing)
+                self._scanned = begun
+
+    async def _scan(self, doing: str) -> None:
         rows = await self._look(doing, "cluster/resources", type="vm")
         unknown = {int(row["vmid"]): str(row["node"]) for row in rows if row.get("type") == "qemu"}
         for vmid, node in unknown.items():

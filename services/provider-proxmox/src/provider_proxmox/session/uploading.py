@@ -3,15 +3,38 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import BinaryIO
+
+from common.errors import HypervisorUnavailableError
+
+
+def forms(fields: Mapping[str, str], name: str, file: BinaryIO, size: int) -> Callable[[], Form]:
+    """Makes the form, from the file's place of now each time.
+
+    Args:
+        size: bytes that the file gives from there on.
+    """
+    start = file.tell() if file.seekable() else None
+    made = False
+
+    def form() -> Form:
+        """Raises: HypervisorUnavailableError: it would have to be sent again, and cannot be read again."""
+        nonlocal made
+        if start is not None:
+            file.seek(start)
+        elif made:
+            raise HypervisorUnavailableError(f"send {name}: the upload broke off", retry_after=2.0)
+        made = True
+        return Form(fields, name, file, size)
+
+    return form
 
 
 class Form:
     """multipart/form-data. requests sends what has a length and can be read."""
 
     def __init__(self, fields: Mapping[str, str], name: str, file: BinaryIO, size: int) -> None:
-        """Args: size: bytes that the file gives from where it stands."""
         boundary = secrets.token_hex(16)
         self.content_type = f"multipart/form-data; boundary={boundary}"
         lines = "".join(
@@ -23,6 +46,7 @@ class Form:
             "Content-Type: application/octet-stream\r\n\r\n"
         ).encode()
         self._tail = f"\r\n--{boundary}--\r\n".encode()
+        self._name = name
         self._file = file
         self._left = size
         self._length = len(self._head) + size + len(self._tail)
@@ -34,16 +58,20 @@ class Form:
         """The next bytes.
 
         Raises:
-            EOFError: the file ended early; nothing of it is kept then.
+            HypervisorUnavailableError: the file ended early; Proxmox VE keeps nothing of it then.
         """
         if self._head:
-            data, self._head = (self._head, b"") if size < 0 else (self._head[:size], self._head[size:])
+            data, self._head = _cut(self._head, size)
             return data
         if self._left:
             data = self._file.read(self._left if size < 0 else min(size, self._left))
             if not data:
-                raise EOFError(f"the file ended {self._left} bytes early")
+                raise HypervisorUnavailableError(f"send {self._name}: the file ended {self._left} bytes early")
             self._left -= len(data)
             return data
-        data, self._tail = (self._tail, b"") if size < 0 else (self._tail[:size], self._tail[size:])
+        data, self._tail = _cut(self._tail, size)
         return data
+
+
+def _cut(data: bytes, size: int) -> tuple[bytes, bytes]:
+    return (data, b"") if size < 0 else (data[:size], data[size:])
