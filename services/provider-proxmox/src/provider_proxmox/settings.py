@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import string
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
 from common.settings import Seconds
-from providerkit.imagesettings import ImageSettings
+from providerkit.imagesettings import ImageSettings, state_images
 
 LOWEST_VMID, HIGHEST_VMID = 100, 999_999_999
 """Source: the API schema of Proxmox VE 9.2."""
@@ -45,7 +46,19 @@ class ProxmoxSettings(ImageSettings):
         Literal["iso", "snippets", "native"],
         "how first-boot data reach a guest: an ISO of our own, cicustom snippets, or Proxmox VE's own fields",
     ] = "iso"
-    ssh_user: Annotated[str, "user on the nodes who may read disks; empty means that disks cannot be read"] = ""
+    node_downloads: Annotated[
+        bool, "nodes fetch images by themselves where a checksum tells them what is right; they follow any redirect"
+    ] = False
+    spool_directory: Annotated[Path, "where content waits whose length Proxmox VE has to be told first"] = field(
+        default_factory=lambda: state_images().with_name("spool")
+    )
+    ssh_user: Annotated[
+        str, "user on the nodes who may read disks; empty takes the file `ssh_user` of the credentials directory"
+    ] = ""
+    ssh_port: Annotated[int, "port of SSH on the nodes"] = 22
+    disk_directory: Annotated[
+        list[str], "STORAGE=DIRECTORY: a storage of files that is mounted here, so that its disks are read without SSH"
+    ] = field(default_factory=list)
     call_timeout: Annotated[Seconds, "how long Proxmox VE may take for an answer"] = 30.0
     task_timeout: Annotated[Seconds, "how long a task may run before it counts as hanging"] = 3600.0
     tick: Annotated[Seconds, "pause between two looks at a quiet cluster"] = 2.5
@@ -70,6 +83,10 @@ class ProxmoxSettings(ImageSettings):
             )
         if not LOWEST_VMID <= self.vmid_first <= self.vmid_last <= HIGHEST_VMID:
             raise ValueError(f"vmid_first, vmid_last: give a range within {LOWEST_VMID} to {HIGHEST_VMID}")
+        for entry in self.disk_directory:
+            storage, equals, directory = entry.partition("=")
+            if not storage or not equals or not directory.startswith("/"):
+                raise ValueError(f"disk_directory: {entry!r} is not STORAGE=/DIRECTORY")
         if self.boot_data == "snippets" and not (self.snippets_storage and self.snippets_directory):
             raise ValueError("boot_data: snippets need snippets_storage and snippets_directory")
         for name in ("call_timeout", "task_timeout"):
@@ -79,6 +96,13 @@ class ProxmoxSettings(ImageSettings):
             raise ValueError("tick: more than 0s")
         if self.concurrency < 1:
             raise ValueError("concurrency: at least 1")
+
+    @property
+    def disk_directories(self) -> dict[str, Path]:
+        """Where storages are mounted here."""
+        return {
+            storage: Path(directory) for storage, _, directory in (each.partition("=") for each in self.disk_directory)
+        }
 
     @property
     def vmids(self) -> range:

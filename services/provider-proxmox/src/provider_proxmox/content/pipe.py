@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import io
 from collections.abc import AsyncIterator
-from concurrent.futures import Future
 from typing import BinaryIO, cast
 
 from common.errors import HypervisorUnavailableError, OperationCancelledError
@@ -29,7 +28,7 @@ async def upload(
     try:
         upid = await asyncio.shield(sending)
     except asyncio.CancelledError:
-        pipe.stop()
+        await pipe.stop()
         await asyncio.wait({sending})
         if not sending.cancelled():
             sending.exception()  # nobody asks for it any more
@@ -46,7 +45,7 @@ class _Pipe(io.RawIOBase):
         self._pieces = pieces
         self._doing = doing
         self._buffer = memoryview(b"")
-        self._waiting: Future[bytes | None] | None = None
+        self._taking: asyncio.Task[bytes | None] | None = None
         self._stopped = False
 
     def read(self, size: int = -1, /) -> bytes:
@@ -62,20 +61,24 @@ class _Pipe(io.RawIOBase):
         self._buffer = self._buffer[len(data) :]
         return bytes(data)
 
-    def stop(self) -> None:
-        """End the reading thread, wherever it is; called on the loop."""
+    async def stop(self) -> None:
+        """End the reading thread, wherever it is, and let go of the pieces; called on the loop."""
         self._stopped = True
-        if self._waiting is not None:
-            self._waiting.cancel()
+        if self._taking is not None:
+            self._taking.cancel()
+            await asyncio.wait({self._taking})
 
     def _next(self) -> bytes:
-        if self._stopped:
-            raise OperationCancelledError(f"{self._doing}: it was cancelled")
-        self._waiting = asyncio.run_coroutine_threadsafe(self._take(), self._loop)
-        piece = self._waiting.result()
+        piece = asyncio.run_coroutine_threadsafe(self._take(), self._loop).result()
         if piece is None:
             raise HypervisorUnavailableError(f"{self._doing}: the upload broke off", retry_after=2.0)
         return piece
 
     async def _take(self) -> bytes | None:
-        return await anext(self._pieces, None)
+        if self._stopped:
+            raise OperationCancelledError(f"{self._doing}: it was cancelled")
+        self._taking = asyncio.current_task()
+        try:
+            return await anext(self._pieces, None)
+        finally:
+            self._taking = None

@@ -171,6 +171,8 @@ class Fetcher:
             async with aclosing(_chained(first, chunks)) as body:
                 yield body, origin.length
             return
+        if self._spool is not None:
+            self._spool.mkdir(mode=0o700, parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=self._spool) as file:
             try:
                 async with aclosing(_chained(first, chunks)) as body:
