@@ -293,6 +293,7 @@ async def _existing_disk(subject: Subject, spec: v1.MachineSpec) -> None:
     donor = subject.spec()
     made = (await subject.settle(donor)).machine
     await subject.delete(donor.identity, retain=True)
+    await subject.world.let_go(made.identity.uid)
     spec.disks = [v1.DiskSpec(name="root", existing=v1.ExistingDisk(id=made.disks[0].id))]
     machine = await _holds(subject, spec)
     assert machine.disks[0].id == made.disks[0].id

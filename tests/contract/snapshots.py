@@ -213,14 +213,14 @@ class SnapshotContract:
     async def test_foreign_snapshots_are_told_and_left_alone(self, subject: Subject) -> None:
         uid = (await made(subject)).identity.uid
         ours = await take(subject, uid, "ours")
-        await subject.world.take_foreign_snapshot(uid, "by hand")
-        foreign = next(each for each in await tree(subject, uid) if each.name == "by hand")
+        await subject.world.take_foreign_snapshot(uid, "by-hand")
+        foreign = next(each for each in await tree(subject, uid) if each.name == "by-hand")
         assert (foreign.uid, foreign.parent_id, foreign.current) == ("", ours.id, True)
-        with pytest.raises(SnapshotInUseError, match="by hand"):
+        with pytest.raises(SnapshotInUseError, match="by-hand"):
             await remove(subject, uid, ours.uid, children=True)
         assert len(await tree(subject, uid)) == 2
         await remove(subject, uid, ours.uid)
-        assert [(each.name, each.parent_id) for each in await tree(subject, uid)] == [("by hand", "")]
+        assert [(each.name, each.parent_id) for each in await tree(subject, uid)] == [("by-hand", "")]
 
     # -- memory and file systems -----------------------------------------------------------------------------------
 

@@ -75,6 +75,9 @@ class World:
         """The disk with this `Disk.id` is there, plugged in or not."""
         raise _lacking("looking for disks")
 
+    async def let_go(self, uid: str) -> None:
+        """A released machine lets go of its disks, which stay: what is used elsewhere is attached nowhere else."""
+
     async def make_template(self, name: str) -> str:
         """Make a foreign template; answers with its `Machine.id`."""
         raise _lacking("templates")

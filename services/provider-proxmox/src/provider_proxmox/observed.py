@@ -358,7 +358,7 @@ def _holds(key: str, wish: str, guest: Guest) -> str:
         case hardware.NESTED:
             return "true" if hardware.is_nested(config.get("cpu", "")) else ""
         case hardware.HA:
-            return guest.ha
+            return wish if guest.ha else ""  # what it tells of a member is its state, and not what was asked for
         case "gpus":
             return _gpus(config)
     option = hardware.OUR_KEYS.get(key)

@@ -125,6 +125,12 @@ class Index:
                 del self._uids[guest.stamp.uid]
         return guest
 
+    def with_smbios(self, uid: str) -> list[Guest]:
+        """Guests without a stamp for it whose SMBIOS UUID is this UID: somebody else's, or copies."""
+        return [
+            guest for guest in self.guests.values() if f"uuid={uid}" in str(guest.config.get("smbios1", "")).lower()
+        ]
+
     def on_node(self, node: str) -> Iterable[Guest]:
         """Guests of a node."""
         return (guest for guest in self.guests.values() if guest.node == node)
