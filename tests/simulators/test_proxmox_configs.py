@@ -186,3 +186,23 @@ async def test_cloud_init_is_told_apart_from_what_the_drive_was_made_from(admin:
     assert "  - ssh-ed25519 AAAA x" in await admin.get(f"{QEMU}/101/cloudinit/dump", type="user")
     second = await admin.ask("PUT", CONFIG, ide3="local-lvm:cloudinit")
     assert second.reason == "ide3 - cloud-init drive is already attached at 'ide2'"
+
+
+async def test_a_change_is_made_whole_or_not_at_all(pve: Proxmox, admin: Client) -> None:
+    """The volume of the disk that could be made is gone again."""
+    await made(admin)
+    before = await admin.get(CONFIG)
+    answer = await admin.ask("PUT", CONFIG, memory=64, scsi0="local-lvm:1", scsi1="local-lvm:vm-101-disk-9")
+    assert (answer.status, answer.reason) == (500, "volume 'local-lvm:vm-101-disk-9' does not exist")
+    assert await admin.get(CONFIG) == before
+    assert pve.world.storages["local-lvm"].on("pve1") == {}
+
+
+async def test_rights_on_a_guest_end_with_it(pve: Proxmox, admin: Client) -> None:
+    """Who may use the next guest with that VMID is asked anew."""
+    await made(admin)
+    async with client(pve, await by_ticket(pve)) as root:
+        await root.post("/access/users", userid="a@pve")
+        await root.put("/access/acl", path="/vms/101", roles="PVEVMUser", users="a@pve")
+        await admin.run("DELETE", f"{QEMU}/101")
+        assert [row["path"] for row in await root.get("/access/acl")] == ["/"]

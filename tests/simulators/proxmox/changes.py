@@ -63,12 +63,7 @@ async def apply(work: Work, guest: Guest, changes: Changes) -> None:
     check_boot(guest, changes)
     check_cloudinit(guest, changes)
     boot = boot_after(guest, changes)
-    for key in changes.revert:
-        revert(work, guest, key)
-    for key in changes.delete:
-        note_delete(work, guest, key, changes)
-    for key, value in changes.set.items():
-        await note_set(work, guest, key, value)
+    await note(work, guest, changes)
     if boot is not None:
         guest.pending["boot"] = boot
         guest.dropped.discard("boot")
@@ -82,6 +77,24 @@ async def apply(work: Work, guest: Guest, changes: Changes) -> None:
             settle(work, guest, key)
     if errors:
         raise bad(**errors)
+
+
+async def note(work: Work, guest: Guest, changes: Changes) -> None:
+    """Write everything down; when a value cannot be, all values are as they were, and no new volume stays."""
+    made: list[str] = []
+    for key in changes.delete:  # what frees a volume cannot be taken back
+        note_delete(work, guest, key, changes)
+    before = (dict(guest.config), dict(guest.pending), set(guest.dropped), guest.lock, guest.vmstate)
+    try:
+        for key in changes.revert:
+            revert(work, guest, key)
+        for key, value in changes.set.items():
+            await note_set(work, guest, key, value, made)
+    except BaseException:
+        guest.config, guest.pending, guest.dropped, guest.lock, guest.vmstate = before
+        for volid in made:
+            disks.free(work.world, guest.node, volid)
+        raise
 
 
 def check_boot(guest: Guest, changes: Changes) -> None:
@@ -160,7 +173,7 @@ def drop_unused(work: Work, guest: Guest, key: str, value: str) -> None:
     del guest.config[key]
 
 
-async def note_set(work: Work, guest: Guest, key: str, value: str) -> None:
+async def note_set(work: Work, guest: Guest, key: str, value: str, made: list[str]) -> None:
     """Write down a value, with what Proxmox VE adds to it, and make the volume that it asks for."""
     guest.dropped.discard(key)
     if key == "lock":
@@ -172,7 +185,7 @@ async def note_set(work: Work, guest: Guest, key: str, value: str) -> None:
         drive = parse(value, "file")
         present = parse(guest.config.get(key, ""), "file").get("file")
         if present != drive.get("file"):
-            drive = await disks.make(work, key, drive, [])
+            drive = await disks.make(work, key, drive, made)
         value = disks.written(drive)
         forget_unused(guest, drive["file"])
     elif key == "vmgenid" and value == "1":

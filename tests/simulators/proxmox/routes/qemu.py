@@ -96,6 +96,8 @@ async def tear_down(call: Call, task: Task, guest: Guest) -> None:
     if call.flag("purge"):
         task.log(f"purging VM {vmid} from related configurations..")
         world.ha.pop(f"vm:{vmid}", None)
+    access = world.access
+    access.grants = {grant for grant in access.grants if grant.path != f"/vms/{vmid}"}
     forget(world, guest)
 
 
