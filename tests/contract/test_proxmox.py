@@ -17,17 +17,15 @@ from common import v1
 from common.errors import ProviderError
 from provider_proxmox import stamp
 from provider_proxmox.__main__ import build
-from provider_proxmox.config import disks
 from provider_proxmox.driver import ProxmoxDriver
-from provider_proxmox.keeping import MARK, held_by
-from provider_proxmox.session.index import Guest, Index
+from provider_proxmox.keeping import MARK
+from provider_proxmox.session.index import Index
 from provider_proxmox.session.pve import Pve
 from provider_proxmox.settings import ProxmoxSettings
 from simulators.proxmox import pace as simulated
 from simulators.proxmox.client import by_ticket, client
 from simulators.proxmox.server import Proxmox, proxmox
-from simulators.proxmox.world import Guest as SimulatedGuest
-from simulators.proxmox.world import Volume
+from simulators.proxmox.world import Guest, Storage, Volume
 from simulators.proxmox.world import World as Cluster
 
 from .adoption import AdoptionContract
@@ -99,7 +97,9 @@ class ProxmoxWorld(World):
     async def make_foreign(self, name: str, uid: str = "", *, description: str = "", template: bool = False) -> str:
         vmid = next(vmid for vmid in range(100, 1000) if vmid not in self.cluster.guests)
         volume = f"local-lvm:vm-{vmid}-disk-0"
-        self.cluster.storages["local-lvm"].on("pve1")[volume] = Volume(volume, "images", "raw", 8 * MIB, vmid=vmid)
+        self.cluster.storages["local-lvm"].on("pve1")[volume] = Volume(
+            volume, "images", "raw", 8 * MIB, vmid=vmid, notes=f"theirs: {volume}"
+        )
         config = {"name": name, "cores": "1", "memory": "64", "scsi0": f"{volume},size=8M", "boot": "order=scsi0"}
         config |= {"smbios1": f"uuid={uid}"} if uid else {}
         config |= {"description": description} if description else {}
@@ -124,11 +124,11 @@ class ProxmoxWorld(World):
     async def count(self, uid: str) -> int:
         return len(self._with(uid))
 
-    def _with(self, uid: str) -> list[SimulatedGuest]:
+    def _with(self, uid: str) -> list[Guest]:
         """What keeps disks of people for them is no machine."""
         return [guest for guest in self.cluster.guests.values() if uid in guest.text() and MARK not in guest.text()]
 
-    def _our(self, uid: str) -> SimulatedGuest:
+    def _our(self, uid: str) -> Guest:
         (guest,) = self._with(uid)
         return guest
 
@@ -149,14 +149,13 @@ class ProxmoxWorld(World):
         await self._until(lambda index: "scsi0" not in index.guests[guest.vmid].config)
 
     async def has_disk(self, disk_id: str) -> bool:
-        """Under its own name, or under that of the guest that was made to keep it."""
-        names = {disk_id}
-        for guest in self.cluster.guests.values():
-            kept = held_by(Guest(guest.vmid, guest.node, config=dict(guest.config)))
-            if kept is not None and f"vm-{kept.vmid}-" in disk_id:
-                names |= {str(drive.volume) for drive in disks.disks(guest.config)}
-        volumes = [each for storage in self.cluster.storages.values() for each in storage.volumes.values()]
-        return any(name in each for name in names for each in volumes)
+        """Under its own name, or that of a person under the name that it got with the guest that keeps it."""
+        everything = [volume for storage in self.cluster.storages.values() for volume in self._volumes(storage)]
+        return any(volume.volid == disk_id or volume.notes == f"theirs: {disk_id}" for volume in everything)
+
+    @staticmethod
+    def _volumes(storage: Storage) -> list[Volume]:
+        return [volume for volumes in storage.volumes.values() for volume in volumes.values()]
 
     async def agent(self, uid: str, *, running: bool) -> None:
         self._our(uid).agent = running
