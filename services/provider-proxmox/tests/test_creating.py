@@ -24,11 +24,12 @@ from provider_proxmox.images.source import Source
 from provider_proxmox.session.index import Guest
 from provider_proxmox.session.pve import Pve
 from simulators.proxmox import Proxmox
+from simulators.proxmox.backups import back_up
 from simulators.proxmox.calls import Call
 from simulators.proxmox.errors import PveError
 
 from .conftest import vm
-from .ours import UID, volume
+from .ours import IDENTITY, UID, machine, volume
 from .workshop import GIB, NAT, Workshop, first, quiet, template, wanted, workshop
 
 
@@ -117,6 +118,21 @@ async def test_P23_a_disk_from_an_imported_volume(pve: Proxmox, cluster: Pve, sh
     await shop.creator.create(wanted(disks=[disk]), quiet)
     (root,) = disks.disks((await _seen(cluster, first(UID))).config)
     assert root.size_bytes == 3 * GIB
+
+
+async def test_a_machine_from_a_backup(pve: Proxmox, cluster: Pve, shop: Workshop) -> None:
+    """It is a machine of its own, whoever was backed up: even one of ours, whose stamp the archive brings along."""
+    old = machine(pve, identity=replace(IDENTITY, name="old", uid=UID.replace("1", "2")))
+    archive = back_up(pve.world, old, "shared")
+    shop.shelf.sources["backup"] = Source("backup", "archive", "pve1", volume=archive)
+    spec = wanted(disks=[v1.DiskSpec(name="root", size_bytes=2 * GIB, image=v1.ImageRef(id="backup"))])
+    await shop.creator.create(spec, quiet)
+    guest = await _seen(cluster, first(UID))
+    assert guest.stamp is not None
+    assert (guest.stamp.made, guest.stamp.uid, guest.name) == (True, UID, "shop.web")
+    assert (guest.stamp.disks[0].slot, disks.disks(guest.config)[0].size_bytes) == ("scsi0", 2 * GIB)
+    assert guest.config["smbios1"] == f"uuid={UID}"
+    assert pve.world.guests[1042] is old
 
 
 async def test_an_existing_disk_is_attached_as_it_stands(pve: Proxmox, cluster: Pve, shop: Workshop) -> None:

@@ -87,8 +87,8 @@ async def test_one_that_HA_manages(pve: Proxmox, cluster: Pve, shop: Workshop) -
     assert (pve.world.guests, pve.world.ha) == ({}, {})
 
 
-async def test_a_backup_is_waited_for(pve: Proxmox, cluster: Pve, shop: Workshop) -> None:
-    """Its task holds the guest; it is not broken off."""
+async def test_a_task_that_holds_it_is_waited_for(pve: Proxmox, cluster: Pve, shop: Workshop) -> None:
+    """It is not broken off."""
     guest = machine(pve)
     await cluster.refresh(VMID, "look")
     upid = await cluster.post("snapshot", f"nodes/pve1/qemu/{VMID}/snapshot", snapname="before", vmstate=0)

@@ -22,7 +22,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
-from typing import Final
+from typing import Any, Final
 
 from common import faults, logging
 from common.clock import Clock
@@ -83,17 +83,18 @@ class Claims:
 
     # -- taking a VMID ---------------------------------------------------------------------------------------------
 
-    async def claim(self, uid: str, doing: str, make: Make, *, vmid: int = 0) -> Guest:
+    async def claim(self, uid: str, doing: str, make: Make, *, vmid: int = 0, node: str = "") -> Guest:
         """The guest of this UID, made by `make` unless there is one. There was none a moment ago.
 
         Args:
             vmid: try this one alone.
+            node: where `make` makes it: the cluster as a whole knows a new guest only after a moment.
         Raises:
             NameConflictError: `vmid` belongs to another guest.
             HostFullError: every VMID of the range does.
         """
         for candidate in [vmid] if vmid else vmids.sequence(uid, self._ids):
-            guest = await self._claim(candidate, uid, doing, make)
+            guest = await self._claim(candidate, uid, doing, make, node)
             if guest is not None:
                 log.info("proxmox.vmid.claimed", uid=uid, vmid=candidate)
                 return guest
@@ -103,12 +104,12 @@ class Claims:
         first, last = self._ids[0], self._ids[-1]
         raise HostFullError(f"{doing}: every VMID from {first} to {last} is taken; widen vmid_first and vmid_last")
 
-    async def _claim(self, vmid: int, uid: str, doing: str, make: Make) -> Guest | None:
+    async def _claim(self, vmid: int, uid: str, doing: str, make: Make, node: str) -> Guest | None:
         """The guest, if it is ours; None if the VMID is another's."""
-        unseen = 0
+        unseen, where = 0, ""
         for _ in range(TURNS):
             try:
-                guest = await self.settled(vmid, doing)
+                guest = await self.settled(vmid, doing, node=where)
             except PermissionMissingError:
                 return None  # a guest that is hidden from us is none that we made
             if guest is not None:
@@ -124,6 +125,7 @@ class Claims:
                 log.info("proxmox.vmid.unclear", uid=uid, vmid=vmid, error=str(error))
             else:
                 await faults.point(CLAIMED)
+                where = node
                 continue
             await self._clock.sleep(PAUSE)
         raise OperationInProgressError(f"{doing}: VMID {vmid} does not settle", retry_after=10.0)
@@ -131,14 +133,14 @@ class Claims:
     def _is(self, guest: Guest, uid: str) -> bool:
         return self._guests.is_ours(guest) and guest.stamp is not None and guest.stamp.uid == uid
 
-    async def settled(self, vmid: int, doing: str) -> Guest | None:
+    async def settled(self, vmid: int, doing: str, *, node: str = "") -> Guest | None:
         """The guest with this VMID, read now, once it shows whose it is; None when the VMID is free.
 
         A lock that no task holds any more never goes by itself: what it was left on is nobody's.
         """
         makers: set[str] = set()
         for look in itertools.count(1):
-            guest = await self._pve.refresh(vmid, doing)
+            guest = await self._pve.refresh(vmid, doing, node=node)
             if guest is None or guest.stamp is not None or guest.lock not in MAKING:
                 return guest
             running = await self._makers(guest, doing)
@@ -162,14 +164,20 @@ class Claims:
         }
 
     async def wait_unstamped(self, doing: str) -> None:
-        """Wait for every guest that is being made: any of them may turn out to be one that we are looking for."""
-        rows = await self._pve.get(doing, "cluster/resources", type="vm")
-        for row in rows:
-            if row.get("type") == "qemu" and row.get("lock") in MAKING:
+        """Wait for every guest that is being made, or was when we last looked: any of them may turn out to be ours."""
+        for row, node in await self._listed(doing):
+            vmid = int(row["vmid"])
+            known = self._pve.index.guests.get(vmid)
+            if row.get("lock") in MAKING or known is None or known.lock in MAKING:
                 try:
-                    await self.settled(int(row["vmid"]), doing)
+                    await self.settled(vmid, doing, node=node)
                 except PermissionMissingError:
                     continue  # hidden from us, hence not ours
+
+    async def _listed(self, doing: str) -> list[tuple[dict[str, Any], str]]:
+        """Every guest as its node tells it, with the node: `cluster/resources` knows it only after a moment."""
+        nodes = [node.name for node in self._pve.index.nodes.values() if node.online]
+        return [(row, node) for node in nodes for row in await self._pve.get(doing, f"nodes/{node}/qemu")]
 
     # -- several of one UID ----------------------------------------------------------------------------------------
 
@@ -200,11 +208,12 @@ class Claims:
         """Other guests of its UID. They have its name, if nobody has looked at them yet, as every maker gives it."""
         index, mark = self._pve.index, guest.stamp
         assert mark is not None  # it is ours
-        suspects = {each.vmid for each in index.with_uid(mark.uid)}
-        for node in [node.name for node in index.nodes.values() if node.online]:
-            rows = await self._pve.get(doing, f"nodes/{node}/qemu")
-            suspects |= {int(row["vmid"]) for row in rows if row.get("name") == guest.config.get("name")}
-        found = [await self._pve.refresh(vmid, doing) for vmid in sorted(suspects - {guest.vmid})]
+        suspects = {each.vmid: "" for each in index.with_uid(mark.uid)}
+        for row, node in await self._listed(doing):
+            if row.get("name") == guest.config.get("name"):
+                suspects[int(row["vmid"])] = node
+        suspects.pop(guest.vmid, None)
+        found = [await self._pve.refresh(vmid, doing, node=node) for vmid, node in sorted(suspects.items())]
         return [each for each in found if each is not None and self._is(each, mark.uid)]
 
     async def _lose(self, guest: Guest, doing: str) -> Guest:

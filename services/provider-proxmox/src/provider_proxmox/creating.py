@@ -168,7 +168,9 @@ class Creator:
             if found is None:
                 progress(0.05, f"making the guest on {place.node}")
                 vmid = hardware.explicit_vmid(spec)
-                found = await self._claims.claim(uid, doing, lambda vmid: self._make(order, vmid, progress), vmid=vmid)
+                found = await self._claims.claim(
+                    uid, doing, lambda vmid: self._make(order, vmid, progress), vmid=vmid, node=place.node
+                )
             if found.stamp is not None and found.stamp.made:
                 return True
             return await self._finish(order, found, progress)
@@ -261,8 +263,10 @@ class Creator:
         spec, source = order.spec, order.whole
         if source is None:
             return _without_last(making.new_machine(spec, record, order.choices).described(spec.description))
-        made = making.over(spec, record, source.config, order.choices)
-        said: Params = {"name": made.params["name"], "description": made.described(spec.description)["description"]}
+        if source.config:  # a wish that it cannot meet shows before anything is copied
+            record = making.over(spec, record, source.config, order.choices).stamp
+        identity = spec.identity or v1.MachineIdentity()
+        said: Params = {"name": making.machine_name(identity), "description": stamp.written(spec.description, record)}
         if order.original is not None:
             said |= {"full": True, "target": order.place.node if order.place.node != source.node else None}
             return said | {"snapname": order.original.snapshot or None, "storage": order.original.storage or None}
