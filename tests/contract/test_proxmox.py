@@ -254,6 +254,7 @@ async def served_proxmox(pve: Proxmox, home: Path, traits: Traits, **settings: o
                 call_timeout=10.0,
                 tick=0.2,
                 image_directory=[home],
+                spool_directory=home / "spool",
                 **settings,  # type: ignore[arg-type]  # fields of the settings
             )
         )

@@ -11,11 +11,15 @@ from common.settings import SettingsError, load
 from providerkit.runner import run_provider
 
 from provider_proxmox.adoption import Adoption
-from provider_proxmox.capable import Setup
 from provider_proxmox.claiming import Claims
+from provider_proxmox.cloning import Cloner
 from provider_proxmox.console import Consoles
 from provider_proxmox.content.bootdata import BootData
+from provider_proxmox.content.disks import Disks
+from provider_proxmox.content.mounted import Mounted
 from provider_proxmox.content.snippets import Snippets
+from provider_proxmox.content.ssh import Ssh
+from provider_proxmox.content.uploads import Uploads
 from provider_proxmox.creating import Creator, Defaults
 from provider_proxmox.driver import ProxmoxDriver
 from provider_proxmox.guests import Guests
@@ -63,7 +67,12 @@ def build(settings: ProxmoxSettings) -> ProxmoxDriver:
         snippets=snippets if settings.snippets_storage and settings.snippets_directory else None,
     )
     fetcher = Fetcher(
-        pve, directories=settings.image_directory, policy=settings.image_policy(), limit=settings.image_limit
+        pve,
+        directories=settings.image_directory,
+        policy=settings.image_policy(),
+        limit=settings.image_limit,
+        spool=settings.spool_directory,
+        by_node=settings.node_downloads,
     )
     builder = Builder(pve, owner=owner, ids=settings.vmids, pool=settings.default_pool)
     importer = Importer(
@@ -83,6 +92,9 @@ def build(settings: ProxmoxSettings) -> ProxmoxDriver:
     snapshots = Snapshots(pve, guests, owner=owner)
     defaults = Defaults(settings.default_storage, settings.default_pool, settings.default_bridge)
     creator = Creator(pve, guests, claims, places, images, boot, remover, clock, owner=owner, defaults=defaults)
+    ssh = Ssh(pve, user=settings.ssh_user, credentials=settings.credentials_directory, port=settings.ssh_port)
+    found = Disks(pve, guests, snapshots, ssh, Mounted(settings.disk_directories))
+    uploads = Uploads(pve, guests, found, directory=settings.spool_directory, import_storage=settings.import_storage)
     change = Reconfiguring(
         pve, guests, places, boot, snapshots,
         default_bridge=settings.default_bridge, default_storage=settings.default_storage,
@@ -90,7 +102,8 @@ def build(settings: ProxmoxSettings) -> ProxmoxDriver:
     return ProxmoxDriver(
         pve, guests, images, creator, remover, power, change, snapshots, Consoles(pve, guests, clock),
         Adoption(pve, guests, clock), Ha(pve, guests, change), Moving(pve, guests, change, clock),
-        owner=owner, setup=Setup(concurrency=settings.concurrency),
+        Cloner(pve, guests, snapshots, creator), found, uploads,
+        owner=owner, concurrency=settings.concurrency,
     )  # fmt: skip
 
 

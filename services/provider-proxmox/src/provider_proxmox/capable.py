@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from common import v1
 
 from provider_proxmox.config import disks, hardware, nics
@@ -13,17 +11,13 @@ MAX_CPUS, MAX_DISKS = 512, 53
 """CPUs: 4 sockets of 128 cores are what the API takes. Disks: all slots of all buses but those of drives."""
 
 
-@dataclass(frozen=True)
-class Setup:
-    """What depends on how this provider was set up."""
+def capabilities(index: Index, *, reads_disks: bool, writes_disks: bool) -> v1.Capabilities:
+    """What this provider can do here.
 
-    concurrency: int = 8
-    reads_disks: bool = False
-    """Content can be read: over SSH, or from a storage that is mounted here."""
-
-
-def capabilities(index: Index, setup: Setup) -> v1.Capabilities:
-    """What this provider can do here."""
+    Args:
+        reads_disks: over SSH, or from a storage that is mounted here.
+        writes_disks: some node has a storage that takes imports.
+    """
     several = len(index.nodes) > 1
     return v1.Capabilities(
         firmware=[v1.FirmwareType.BIOS, v1.FirmwareType.UEFI],
@@ -80,12 +74,12 @@ def capabilities(index: Index, setup: Setup) -> v1.Capabilities:
         guest_addresses=True,
         adoption=True,
         affinity=several,
-        disk_read=setup.reads_disks,
+        full_clone=True,
+        disk_read=reads_disks,
+        disk_write=writes_disks,
     )
 
 
-def limits(setup: Setup) -> v1.Limits:
+def limits(concurrency: int) -> v1.Limits:
     """Limits of one machine here."""
-    return v1.Limits(
-        max_cpus=MAX_CPUS, max_disks=MAX_DISKS, max_nics=nics.SLOTS, max_concurrent_changes=setup.concurrency
-    )
+    return v1.Limits(max_cpus=MAX_CPUS, max_disks=MAX_DISKS, max_nics=nics.SLOTS, max_concurrent_changes=concurrency)

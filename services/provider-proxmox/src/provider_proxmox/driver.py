@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 from common import v1
 from common.errors import ProviderError
 from providerkit.changes import Changes
 from providerkit.driver import Console, Driver, Progress
+from providerkit.extents import Incoming
 
 from provider_proxmox import capable, inventory, observed
 from provider_proxmox.adoption import Adoption
-from provider_proxmox.capable import Setup
+from provider_proxmox.cloning import Cloner
 from provider_proxmox.config import hardware
 from provider_proxmox.console import Consoles
+from provider_proxmox.content.disks import Disks
+from provider_proxmox.content.uploads import Uploads
 from provider_proxmox.creating import Creator
 from provider_proxmox.guests import Guests
 from provider_proxmox.ha import Ha
@@ -51,9 +54,12 @@ class ProxmoxDriver(Driver):
         adoption: Adoption,
         ha: Ha,
         moving: Moving,
+        cloner: Cloner,
+        disks: Disks,
+        uploads: Uploads,
         *,
         owner: str,
-        setup: Setup,
+        concurrency: int = 8,
     ) -> None:
         self.pve = pve
         self._guests = guests
@@ -67,8 +73,11 @@ class ProxmoxDriver(Driver):
         self._adoption = adoption
         self._ha = ha
         self._moving = moving
+        self._cloner = cloner
+        self._disks = disks
+        self._uploads = uploads
         self._owner = owner
-        self._setup = setup
+        self._concurrency = concurrency
         self._product = ""
         self._changes = Changes()
         pve.on_change(self._changes.tell)
@@ -87,8 +96,10 @@ class ProxmoxDriver(Driver):
         return v1.GetProviderResponse(
             hypervisor=self._product or await self.check(),
             endpoint=self.pve.url,
-            capabilities=capable.capabilities(self.pve.index, self._setup),
-            limits=capable.limits(self._setup),
+            capabilities=capable.capabilities(
+                self.pve.index, reads_disks=self._disks.can_read(), writes_disks=self._uploads.can_write()
+            ),
+            limits=capable.limits(self._concurrency),
         )
 
     async def check(self) -> str:
@@ -165,7 +176,7 @@ class ProxmoxDriver(Driver):
         doing = f"destroy machine {uid}"
         everyone = await self._guests.find_all(uid, doing)
         for guest in everyone:
-            await self._ha.leave(guest, doing)
+            await self._ha.leave(await self._uploads.settle(guest, doing), doing)
         try:
             await self._remover.destroy(uid, progress)
         except ProviderError:
@@ -173,18 +184,38 @@ class ProxmoxDriver(Driver):
                 with contextlib.suppress(ProviderError):
                     await self._ha.settle(uid, doing)
             raise
+        await self._uploads.clear(uid, doing)
 
     async def release(self, uid: str) -> None:
         """See Driver."""
         doing = f"release machine {uid}"
         guest = await self._guests.find(uid, doing)
         if guest is not None:
-            await self._ha.leave(guest, doing)
+            await self._ha.leave(await self._uploads.settle(guest, doing), doing)
+            await self._uploads.clear(uid, doing)
             await self._adoption.release(await self._guests.get(uid, doing), doing)
 
     async def adopt(self, machine_id: str, identity: v1.MachineIdentity) -> None:
         """See Driver."""
         await self._adoption.adopt(machine_id, identity)
+
+    async def clone(self, request: v1.CloneMachineRequest, progress: Progress) -> None:
+        """See Driver."""
+        await self._cloner.clone(request, progress)
+
+    # -- content of disks ------------------------------------------------------------------------------------------
+
+    async def disk_info(self, disk: v1.DiskRef) -> v1.GetDiskResponse:
+        """See Driver."""
+        return await self._disks.info(disk)
+
+    def read_disk(self, request: v1.ReadDiskRequest) -> AsyncGenerator[v1.Extent]:
+        """See Driver."""
+        return self._disks.read(request)
+
+    async def write_disk(self, target: v1.WriteDiskTarget, incoming: Incoming) -> int:
+        """See Driver."""
+        return await self._uploads.write(target, incoming)
 
     # -- snapshots -------------------------------------------------------------------------------------------------
 

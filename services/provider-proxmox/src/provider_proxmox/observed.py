@@ -35,8 +35,8 @@ _LOCKS = {
 }
 _LATEST = 1 << 37
 """Seconds since 1970; what is later is no time that we wrote."""
-_NOT_TOLD = frozenset({making.UNNAMED_DISKS})
-"""Settings of the stamp that are no wish of a spec."""
+_NOT_TOLD = (making.UNNAMED_DISKS, "exchanging-disk.", "ha-joined")
+"""Beginnings of settings of the stamp that are our own notes, and no wish of a spec."""
 _MOST_ADDRESSES = 64
 _MOST_TEXT = 256
 """Limits for what a guest says of itself."""
@@ -338,10 +338,14 @@ def _settings(guest: Guest, mark: Stamp | None) -> dict[str, str]:
     """What v1.Machine has no field for: of what was asked for, what holds now."""
     if mark is None:
         return {}
-    found = {key: _holds(key, wish, guest) for key, wish in mark.settings.items() if key not in _NOT_TOLD}
+    found = {key: _holds(key, wish, guest) for key, wish in mark.settings.items() if _is_told(key)}
     found |= _of_disks(guest, mark) | _of_nics(guest, mark)
     found |= {"placement.resource_pool": guest.pool, BOOT_DATA_SETTING: mark.boot_digest}
     return {key: value for key, value in found.items() if value}
+
+
+def _is_told(key: str) -> bool:
+    return not key.startswith(_NOT_TOLD)
 
 
 def _holds(key: str, wish: str, guest: Guest) -> str:
