@@ -16,6 +16,7 @@ from pathlib import Path
 from .control import Control, controlled
 from .guests import run_now
 from .pace import Pace
+from .qemu import Qemu
 from .server import Proxmox, proxmox
 from .world import Volume, World
 
@@ -32,6 +33,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--vms", type=int, default=0, help="guests that are there already, spread over the nodes")
     parser.add_argument("--scale", type=float, default=1.0, help="how long a second of the cluster lasts here")
     parser.add_argument("--control-port", type=int, default=0, help="of the switches, on loopback; 0 picks a free one")
+    parser.add_argument("--qemu", action="store_true", help="let real QEMU processes run the guests (by emulation)")
     parser.add_argument("--seed", type=int, default=0, help="of everything random")
     parser.add_argument("--stay", action="store_true", help="live on when standard input ends")
     return parser.parse_args()
@@ -96,8 +98,13 @@ async def serve(args: argparse.Namespace) -> None:
         proxmox(populated(args), host=args.host, port=args.port, addresses=args.addresses) as pve,
         controlled(pve, args.control_port) as control,
     ):
+        qemu = Qemu(pve.world) if args.qemu else None
         print(json.dumps(told(pve, control)), flush=True)
-        await over.wait()
+        try:
+            await over.wait()
+        finally:
+            if qemu is not None:
+                await qemu.close()
 
 
 if __name__ == "__main__":

@@ -27,6 +27,8 @@ class Pipe(Protocol):
 
     async def write(self, data: bytes) -> None: ...
 
+    def close(self) -> None: ...
+
 
 @dataclass
 class Console:
@@ -229,3 +231,6 @@ class Echo:
 
     async def write(self, data: bytes) -> None:
         await self._typed.put(data.replace(b"\r", b"\r\n"))
+
+    def close(self) -> None:
+        """Nobody listens any more."""

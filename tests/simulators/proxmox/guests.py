@@ -139,6 +139,8 @@ async def start(task: Task, guest: Guest, *, skiplock: bool = False, paused: boo
         task.log("kvm: cannot set up guest memory 'pc.ram': Cannot allocate memory")
         raise refused("start failed: QEMU exited with code 1")
     run_now(world, guest, paused=paused)
+    if world.hypervisor is not None:
+        await world.hypervisor.start(guest)
     if hibernated:
         task.log("Resumed VM, removing state")
         wake(world, guest)
@@ -150,8 +152,6 @@ def run_now(world: World, guest: Guest, *, paused: bool = False) -> None:
     chip = "pc-q35" if "q35" in machine else "pc-i440fx"
     status = "paused" if paused else "running"
     guest.run = Running(world.tasks.pid(), machine=f"{chip}-10.0+pve0", status=status)
-    if world.hypervisor is not None:
-        world.hypervisor.started(guest)
 
 
 RUNNING_KEYS = ("runningmachine", "runningcpu", "running-nets-host-mtu")
@@ -289,6 +289,7 @@ async def power_down(task: Task, guest: Guest, timeout: float) -> bool:
     if agent_enabled(guest) and not guest.agent:
         await task.spend(min(pace.agent, 3.0))
         task.log(f"QEMU Guest Agent is not running - VM {guest.vmid} qga command 'guest-ping' failed - got timeout")
+    await tell(task.world, guest, "system_powerdown")
     reacts = guest.obeys or (agent_enabled(guest) and guest.agent)
     waited = 0.0
     while guest.run is not None and waited < timeout:
@@ -299,6 +300,12 @@ async def power_down(task: Task, guest: Guest, timeout: float) -> bool:
             off_now(task.world, guest, applied=True)
         reacts = guest.obeys or (agent_enabled(guest) and guest.agent)
     return guest.run is None
+
+
+async def tell(world: World, guest: Guest, command: str) -> None:
+    """Pass a command on to what really runs, if anything does."""
+    if world.hypervisor is not None:
+        await world.hypervisor.command(guest, command)
 
 
 def crash(world: World, guest: Guest) -> None:

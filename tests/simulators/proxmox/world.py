@@ -16,7 +16,7 @@ from .pace import Pace
 if TYPE_CHECKING:
     from .backups import Archive
     from .board import Board
-    from .consoles import Consoles
+    from .consoles import Consoles, Pipe
     from .ha import Managers
     from .locks import FileLocks
     from .tasks import Tasks
@@ -223,11 +223,17 @@ LOCAL_ZONE = "localnetwork"  # of the bridges that nodes have by themselves
 
 
 class Hypervisor(Protocol):
-    """Something real behind the guests, told when one starts and ends."""
+    """Something real behind the guests."""
 
-    def started(self, guest: Guest) -> None: ...
+    async def start(self, guest: Guest) -> None: ...
 
     def ended(self, guest: Guest) -> None: ...
+
+    async def command(self, guest: Guest, name: str) -> Any: ...  # what QMP answers
+
+    async def agent(self, guest: Guest, name: str) -> Any: ...  # what the agent answers
+
+    async def line(self, guest: Guest, serial: str) -> Pipe: ...
 
 
 class World:

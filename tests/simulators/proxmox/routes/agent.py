@@ -35,7 +35,9 @@ async def answering(call: Call) -> Guest:
         raise refused(f"VM {guest.vmid} is not running")
     if not agent_enabled(guest) or guest.run.status != "running":
         raise refused("QEMU guest agent is not running")
-    if not guest.agent:
+    if call.world.hypervisor is not None:
+        await call.world.hypervisor.agent(guest, "ping")
+    elif not guest.agent:
         await call.world.pace.spend(call.world.pace.agent)
         raise refused("QEMU guest agent is not running")
     return guest
@@ -130,6 +132,8 @@ COMMANDS: dict[str, tuple[str, tuple[str, ...], Callable[[Guest], Any]]] = {
 async def execute(call: Call, command: str) -> object:
     """Ask the agent; a shutdown has begun when the answer comes, and no task tells of it."""
     guest = await answering(call)
+    if call.world.hypervisor is not None:
+        return {"result": await call.world.hypervisor.agent(guest, command)}
     told = {"result": COMMANDS[command][2](guest)}
     if command == "shutdown":
         off_now(call.world, guest, applied=False)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Any
 
 from aiohttp import web
 
 from simulators.proxmox.calls import Call, at, route
-from simulators.proxmox.consoles import PROTOCOL, Console, Echo, Stream, attend, screen, terminal
+from simulators.proxmox.consoles import PROTOCOL, Console, Echo, Pipe, Stream, attend, screen, terminal
 from simulators.proxmox.errors import PveError, refused
 from simulators.proxmox.strings import parse
+from simulators.proxmox.world import Guest
 
 CONSOLE = at("/vms/{vmid}", "VM.Console")
 KIND = "PVEVNC"
@@ -70,6 +73,17 @@ async def websocket(call: Call) -> object:
     return socket
 
 
+@asynccontextmanager
+async def line_of(call: Call, guest: Guest, serial: str) -> AsyncIterator[Pipe]:
+    """A guest's serial port: of what really runs, or one that prints what is typed."""
+    hypervisor = call.world.hypervisor
+    line = Echo() if hypervisor is None else await hypervisor.line(guest, serial)
+    try:
+        yield line
+    finally:
+        line.close()
+
+
 async def talk(call: Call, console: Console, stream: Stream) -> None:
     """Until one of the two has enough; a guest that is off says nothing."""
     guest = call.guest
@@ -78,7 +92,8 @@ async def talk(call: Call, console: Console, stream: Stream) -> None:
     try:
         if console.kind == "vncproxy":
             await screen(stream, console, guest.name)
-        elif call.world.consoles.interface(console):
-            await terminal(stream, console, Echo())
+        elif serial := call.world.consoles.interface(console):
+            async with line_of(call, guest, serial) as line:
+                await terminal(stream, console, line)
     except (EOFError, ConnectionError):
         return  # the client went

@@ -142,6 +142,7 @@ async def reset(call: Call) -> object:
             if not call.flag("skiplock"):
                 check_lock(found)
             await task.spend(call.world.pace.reset)
+            await guests.tell(call.world, found, "system_reset")
 
     return begin(call, "qmreset", worker)
 
@@ -163,6 +164,7 @@ async def suspend(call: Call) -> object:
             await task.spend(call.world.pace.suspend)
             if found.run:
                 found.run.status = "paused"
+                await guests.tell(call.world, found, "stop")
 
     return begin(call, "qmpause", worker)
 
@@ -212,6 +214,7 @@ async def resume(call: Call) -> object:
             await task.spend(call.world.pace.suspend)
             if found.run:
                 found.run.status = "running"
+                await guests.tell(call.world, found, "cont")
 
     return begin(call, "qmresume", worker)
 
