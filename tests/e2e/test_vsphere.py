@@ -328,6 +328,8 @@ def test_a_wrong_password_is_named_and_never_shown(stack: VsphereStack, namespac
 
     assert "log in to 127.0.0.1" in condition(body, "Ready")["message"]
     assert "not-the-one" not in str(body)
+    stack.apply(credentials(stack.server, "typo", namespace))
+    stack.wait("provider", "typo", "condition=Ready", namespace)
 
 
 def test_a_template_that_is_not_there_is_named_with_those_that_are(stack: VsphereStack, namespace: str) -> None:

@@ -183,6 +183,22 @@ async def test_what_hangs_is_away(make_room: MakeRoom) -> None:
         await _snapshot(room.hub.subscribe())
 
 
+async def test_a_word_of_the_driver_ends_the_wait_for_the_hypervisor(make_room: MakeRoom) -> None:
+    """It tells when there is a session again; the waits between failed looks have grown long by then."""
+    clock = ManualClock()
+    async with make_room(clock=clock, hub_settings=HubSettings(retry=1.0, retry_most=1000.0, resync=1e9)) as room:
+        room.world.misbehave.failures["observe_all"] = [v1_error()] * 1000
+        await clock.wait_sleeping()
+        for _ in range(9):
+            await clock.advance(300.0)
+        assert room.hub.fault is not None
+        room.world.misbehave.failures.clear()
+        room.hub.suspect(None)
+        for _ in range(13):
+            await clock.advance(0.1)  # the pause ends, then the debounce
+        assert room.hub.available
+
+
 async def test_one_machine_that_cannot_be_seen_disturbs_no_other(make_room: MakeRoom) -> None:
     async with make_room(hub_settings=HubSettings(retry=0.01)) as room:
         await room.apply(spec := room.spec())

@@ -291,6 +291,19 @@ async def test_wrong_credentials_and_unknown_certificates_are_named_and_kept_sec
             vsphere.login("look")
 
 
+async def test_corrected_credentials_are_tried_at_once(vcsim: Vcsim, tmp_path: Path) -> None:
+    """However long the pause between attempts has become; a Secret is corrected by replacing its files."""
+    directory = credentials_of(vcsim, tmp_path)
+    (directory / "password").write_text(CANARY)
+    async with connected(vcsim, directory, first_pause=3600.0) as vsphere:
+        with pytest.raises(CredentialsRefusedError):
+            vsphere.login("look")
+        (directory / "new").write_text(vcsim.password)
+        (directory / "new").rename(directory / "password")
+        async with asyncio.timeout(20):
+            await vsphere.wait_connected()
+
+
 async def test_a_thumbprint_stands_for_an_authority_and_only_the_right_one(vcsim: Vcsim, tmp_path: Path) -> None:
     directory = credentials_of(vcsim, tmp_path)
     (directory / "ca.crt").unlink()

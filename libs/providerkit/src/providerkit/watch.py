@@ -355,9 +355,15 @@ class Hub:
             if settled:
                 delay = self._settings.retry
                 continue
-            await self._clock.sleep(delay * random.uniform(0.8, 1.2))
+            await self._pause(delay)
             delay = min(self._settings.retry_most, delay * 2)
             self.suspect(None)
+
+    async def _pause(self, delay: float) -> None:
+        """Between looks that failed; a word of the driver, which tells when the hypervisor is back, ends it early."""
+        least = min(delay, self._settings.retry) * random.uniform(0.8, 1.2)
+        await self._clock.sleep(least)
+        await wait_event(self._work, self._clock, delay - least)
 
     async def _try_all(self) -> bool:
         """Look at everything; whether that worked. A failure means that nothing known can be trusted."""

@@ -36,8 +36,12 @@ FINALIZER = "provider.infra.virtrigaud.io/finalizer"
 RUNTIME_READY, AVAILABLE, TLS = "ProviderRuntimeReady", "ProviderAvailable", "TLSConfigured"
 CAPABILITIES = "CapabilitiesReported"
 OWNED = (READY, RUNTIME_READY, AVAILABLE, TLS, CAPABILITIES, DELETE_BLOCKED, FIELDS_IGNORED)
+REFUSED = "CredentialsRefused"
+"""Reason of a connection whose hypervisor does not take our credentials."""
 LOOK = 60.0
 """Seconds between two looks at the Secrets that a server depends on."""
+LOOK_REFUSED = 5.0
+"""The same while the hypervisor refuses what is in them: somebody is about to correct it."""
 
 
 class ProviderReconciler:
@@ -82,7 +86,8 @@ class ProviderReconciler:
         state = await self._runtimes[mode].ensure(provider)
         connection = self._connect(provider, state)
         await self._report(provider, state, connection)
-        return LOOK
+        refused = connection is not None and connection.health.reason == REFUSED
+        return LOOK_REFUSED if refused else LOOK
 
     async def report(self, name: Name, error: ProviderError | Hold) -> None:
         """A setting that cannot be understood."""

@@ -22,6 +22,9 @@ from provider_vsphere.session.vim_errors import mapped
 
 WAIT_SECONDS = 50
 """How long one wait for updates may last; it keeps the session alive besides (vCenter forgets one after 30 min)."""
+_SECRETS = ("username", "password", "token", "ca.crt", "thumbprint")
+Edition = tuple[tuple[str, int, int], ...]
+"""Of credentials: names, times and inodes of their files."""
 _KEPT_CONNECTIONS = 16
 _TIMEOUT = WAIT_SECONDS + 30
 """Seconds without a byte after which a connection counts as dead; longer than any wait."""
@@ -42,6 +45,15 @@ class Endpoint:
         """The content of a credentials file without its line end; None if there is none."""
         path = self.credentials / name if self.credentials is not None else None
         return path.read_text().rstrip("\r\n") if path is not None and path.is_file() else None
+
+    def edition(self) -> Edition:
+        """Differs when somebody has changed the credentials; costs no more than a look at the directory."""
+        found = []
+        for path in (self.credentials / name for name in _SECRETS) if self.credentials is not None else ():
+            with contextlib.suppress(OSError):  # it is not there, or is just being replaced
+                told = path.stat()
+                found.append((path.name, told.st_mtime_ns, told.st_ino))
+        return tuple(found)
 
     def trust(self) -> ssl.SSLContext:
         """How the server's certificate is checked."""

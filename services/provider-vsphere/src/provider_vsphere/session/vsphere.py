@@ -23,7 +23,7 @@ from pyVmomi import vim
 
 from provider_vsphere.session import happenings, watched
 from provider_vsphere.session.collector import LEAVE_SECONDS, Collector, Update, read_machines
-from provider_vsphere.session.login import About, Endpoint, Login, is_unauthenticated, log_in, plain_user
+from provider_vsphere.session.login import About, Edition, Endpoint, Login, is_unauthenticated, log_in, plain_user
 from provider_vsphere.session.tree import Entity, Tree
 from provider_vsphere.session.vim_errors import mapped, translate
 
@@ -31,6 +31,8 @@ log = logging.get(__name__)
 T = TypeVar("T")
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 15.0
+LOOK_SECONDS = 0.5
+"""So often the credentials are looked at while there is no session."""
 SYNC_SECONDS = 15.0
 LOST: Final[dict[str, Any]] = {"info.state": None}
 """Told to who follows something when the session has ended."""
@@ -88,6 +90,7 @@ class Vsphere:
         task_timeout: float = 3600.0,
         concurrency: int = 8,
         lag: float = LAG_SECONDS,
+        first_pause: float = FIRST_PAUSE,
     ) -> None:
         """Nothing is opened yet.
 
@@ -96,6 +99,7 @@ class Vsphere:
             task_timeout: seconds after which a task that does not end counts as hanging; it is left to the server.
             lag: seconds after a doubt in which machines are looked up on the server besides.
             concurrency: calls, and tasks, at a time: a vCenter has a budget of them, and other users.
+            first_pause: seconds after the first attempt to log in that failed; they grow with each.
         """
         self.endpoint = endpoint
         self.tree = Tree()
@@ -111,6 +115,7 @@ class Vsphere:
         self._task_timeout = task_timeout
         self._calls = Threads(concurrency)
         self._places = asyncio.Semaphore(concurrency)
+        self._first_pause = first_pause
         self._login: Login | None = None
         self._collector: Collector | None = None
         self._lost = asyncio.Event()
@@ -403,8 +408,9 @@ class Vsphere:
     # -- the keeper ------------------------------------------------------------------------------------------------
 
     async def _keep(self, tried: asyncio.Event) -> None:
-        pause = FIRST_PAUSE
+        pause = self._first_pause
         while True:
+            edition = self.endpoint.edition()
             try:
                 login = await self._log_in()
             except ProviderError as error:
@@ -417,10 +423,19 @@ class Vsphere:
                     self._reason = error
                     self._with_events = self._with_events and not isinstance(error, InternalError)
                     log.warning("vsphere.session.lost", endpoint=self.endpoint.url, error=str(error))
-                pause = FIRST_PAUSE
+                pause = self._first_pause
             tried.set()
-            await self._clock.sleep(pause * random.uniform(0.8, 1.2))
-            pause = min(pause * 2, LONGEST_PAUSE)
+            corrected = await self._pause(pause, edition)
+            pause = self._first_pause if corrected else min(pause * 2, LONGEST_PAUSE)
+
+    async def _pause(self, seconds: float, edition: Edition) -> bool:
+        """Before another attempt to log in; credentials that somebody corrects end it. Whether they did."""
+        end = self._clock.monotonic() + seconds * random.uniform(0.8, 1.2)
+        while (left := end - self._clock.monotonic()) > 0:
+            await self._clock.sleep(min(left, LOOK_SECONDS))
+            if self.endpoint.edition() != edition:
+                return True
+        return False
 
     async def _log_in(self) -> Login:
         return await self._calls.run(lambda: log_in(self.endpoint), timeout=self._call_timeout, doing="log in")
