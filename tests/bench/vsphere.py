@@ -11,9 +11,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
-import os
-import statistics
 import sys
 import tempfile
 import threading
@@ -21,7 +18,6 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +30,8 @@ from pyVmomi import vim, vmodl
 from simulators.vcsim import Vcsim
 from simulators.vcsim.admin import Admin
 
+from .figures import Figure, cpu, memory, publish, quantiles
+
 OWNER = "bench"
 MIB = 1 << 20
 IDLE_SECONDS = 10.0
@@ -41,34 +39,6 @@ ALWAYS = ("WaitForUpdatesEx", "CurrentTime")
 """What is asked whether anything happens or not: the one long wait, and the check of health."""
 SMALL = 50
 """Machines of the inventory that latencies are measured on besides."""
-
-
-@dataclass(frozen=True)
-class Figure:
-    """One line of the table."""
-
-    name: str
-    value: float
-    unit: str
-    reference: str = ""
-    """What it is to be compared with, and that one's value."""
-
-
-def memory(pid: int) -> float:
-    """Resident memory in MiB. Source: proc(5), VmRSS."""
-    status = Path(f"/proc/{pid}/status").read_text()
-    return int(status.partition("VmRSS:")[2].split()[0]) / 1024
-
-
-def cpu(pid: int) -> float:
-    """Seconds of CPU so far. Source: proc(5), utime and stime."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
-def quantiles(samples: list[float]) -> tuple[float, float]:
-    """p50 and p99."""
-    return statistics.median(samples), sorted(samples)[max(0, round(len(samples) * 0.99) - 1)]
 
 
 @contextmanager
@@ -363,12 +333,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args(argv)
     figures = asyncio.run(measure(options.machines, options.changes))
-    width = max(len(figure.name) for figure in figures)
-    for figure in figures:
-        print(f"{figure.name:<{width}}  {figure.value:>10.2f} {figure.unit:<9} {figure.reference}")
-    if options.json is not None:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps([vars(figure) for figure in figures], indent=1) + "\n")
+    publish(figures, options.json)
     return 0
 
 
