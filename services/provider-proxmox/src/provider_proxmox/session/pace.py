@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 BUDGET = 30.0
 """Requests a minute and node, while nothing happens."""
-ROTATION = 1.0
+ROTATION = 0.8
 """Of those, for reading configurations that gave no sign of a change."""
 NETWORKS_SECONDS = 600.0
 BUSY_SECONDS = 10.0
@@ -38,7 +38,7 @@ def pace(nodes: int, tick: float, *, busy: bool) -> Pace:
     budget goes to the list of tasks, of which there is one for the whole cluster: the more nodes, the more often.
     """
     nodes = max(nodes, 1)
-    resources = 10.0 if nodes >= 3 else 30.0
+    resources = 12.0 if nodes >= 3 else 30.0
     left = BUDGET - _SPARE - 60 / tick - 60 / (resources * nodes) - ROTATION - 60 / NETWORKS_SECONDS
     tasks = 60 / (left * nodes) if left > 0 else _SLOWEST_TASKS
     quiet = Pace(tick, min(max(tasks, _FASTEST_TASKS), _SLOWEST_TASKS), resources, 60 / (ROTATION * nodes))

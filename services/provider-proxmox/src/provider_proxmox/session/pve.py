@@ -44,7 +44,7 @@ class Pve:
         clock: Clock,
         call_timeout: float = 30.0,
         task_timeout: float = 3600.0,
-        tick: float = 2.8,
+        tick: float = 2.75,
         concurrency: int = 8,
     ) -> None:
         """Nothing is opened yet.
@@ -55,6 +55,7 @@ class Pve:
             tick: seconds between two looks at the guests of each node of a quiet cluster.
             concurrency: calls at a time.
         """
+        self.endpoint = endpoint
         self.index = Index()
         self._clock = clock
         self._task_timeout = task_timeout
@@ -94,6 +95,10 @@ class Pve:
                 group.create_task(self._agents.run(), name="pve agents")
         finally:
             self._entry.close()
+
+    def close(self) -> None:
+        """Drop the idle connections; leaving the session does it, too."""
+        self._entry.close()
 
     @property
     def url(self) -> str:
