@@ -62,7 +62,7 @@ def build(settings: ProxmoxSettings) -> ProxmoxDriver:
     snippets = Snippets(settings.snippets_storage, Path(settings.snippets_directory))
     boot = BootData(
         pve,
-        way=settings.boot_data,
+        way=settings.boot_delivery,
         iso_storage=settings.iso_storage,
         snippets=snippets if settings.snippets_storage and settings.snippets_directory else None,
     )

@@ -42,7 +42,7 @@ class ProxmoxSettings(ImageSettings):
     import_storage: Annotated[str, "storage that images are fetched into; empty means one that takes imports"] = ""
     snippets_storage: Annotated[str, "storage for cicustom snippets"] = ""
     snippets_directory: Annotated[str, "where that storage is mounted here; without it there are no snippets"] = ""
-    boot_data: Annotated[
+    boot_delivery: Annotated[
         Literal["iso", "snippets", "native"],
         "how first-boot data reach a guest: an ISO of our own, cicustom snippets, or Proxmox VE's own fields",
     ] = "iso"
@@ -87,8 +87,8 @@ class ProxmoxSettings(ImageSettings):
             storage, equals, directory = entry.partition("=")
             if not storage or not equals or not directory.startswith("/"):
                 raise ValueError(f"disk_directory: {entry!r} is not STORAGE=/DIRECTORY")
-        if self.boot_data == "snippets" and not (self.snippets_storage and self.snippets_directory):
-            raise ValueError("boot_data: snippets need snippets_storage and snippets_directory")
+        if self.boot_delivery == "snippets" and not (self.snippets_storage and self.snippets_directory):
+            raise ValueError("boot_delivery: snippets need snippets_storage and snippets_directory")
         for name in ("call_timeout", "task_timeout"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}: at least 1s")
