@@ -410,7 +410,9 @@ async def test_the_node_is_asked_for_nothing_else(pve: Proxmox, tmp_path: Path) 
         await bench.content()
         assert ssh.asked == [f"virtrigaud-disk {FILE[0]}"]
         async with aclosing(bench.disks.read(v1.ReadDiskRequest(disk=disk()))) as found:
-            await anext(found)  # a reader that goes away lets go
+            await anext(found)
+            assert not ssh.idle.is_set()
+        await ssh.idle.wait()  # a reader that goes away lets go
 
 
 async def test_a_mounted_storage_is_read_without_ssh(pve: Proxmox, tmp_path: Path) -> None:
@@ -426,3 +428,27 @@ async def test_a_mounted_storage_is_read_without_ssh(pve: Proxmox, tmp_path: Pat
         await bench.fill(content)
         assert await bench.content() == content
         assert await bench.content(64 * KIB + 7) == content[64 * KIB + 7 :]
+
+
+async def test_an_exchange_that_is_cancelled_is_over_when_the_cancellation_leaves(pve: Proxmox, tmp_path: Path) -> None:
+    """What follows, a destroy or a start, meets either the old disk or the new one, and a stamp that tells which."""
+    machine(pve, *FILE)
+    async with sshd(pve) as ssh, connected(pve, credentials_of(pve, tmp_path / "credentials")) as cluster:
+        bench = Bench(pve, cluster, tmp_path, ssh)
+        content = sparse(20)
+        asked = asyncio.Event()
+        pve.checks.append(lambda call: asked.set() if "import-from" in str(call.params) else None)
+        pve.world.tasks.hold("qmconfig")
+        task = asyncio.ensure_future(bench.fill(content))
+        await asked.wait()
+        task.cancel()
+        pve.world.tasks.release("qmconfig")
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        guest = await bench.guests.get(UID, "test")
+        assert guest.stamp is not None
+        root = guest.stamp.disk("root")
+        assert root is not None
+        assert guest.config["scsi0"].startswith(f"{root.volume},")
+        assert (guest.stamp.settings, bench.volumes()) == ({}, {root.volume})
+        assert await bench.content() in (content, bytes(SIZE))

@@ -27,7 +27,7 @@ class Sshd:
     Attributes:
         key: that it takes, in OpenSSH's form.
         asked: commands that came.
-        sessions: commands that run.
+        idle: set while no command runs.
     """
 
     def __init__(self, world: World) -> None:
@@ -36,7 +36,9 @@ class Sshd:
         self._theirs = asyncssh.generate_private_key("ssh-ed25519")
         self.key = self._theirs.export_private_key().decode()
         self.asked: list[str] = []
-        self.sessions = 0
+        self.idle = asyncio.Event()
+        self.idle.set()
+        self._sessions = 0
         self.port = 0
 
     def known_hosts(self, *nodes: str) -> str:
@@ -80,12 +82,15 @@ class Sshd:
         """As a forced command does: it is told what was asked for."""
         command = process.command or ""
         self.asked.append(command)
-        self.sessions += 1
+        self._sessions += 1
+        self.idle.clear()
         try:
             with tempfile.TemporaryDirectory(prefix="node-") as directory:
                 await self._serve(process, command, Path(directory))
         finally:
-            self.sessions -= 1
+            self._sessions -= 1
+            if not self._sessions:
+                self.idle.set()
 
     async def _serve(self, process: asyncssh.SSHServerProcess[bytes], command: str, directory: Path) -> None:
         try:

@@ -9,17 +9,17 @@ docs/adr/0015.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 from contextlib import aclosing
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from common import faults, logging, v1
-from common.errors import InvalidSpecError, NotSupportedError, WrongPowerStateError
+from common.errors import InvalidSpecError, NotSupportedError, ProviderError, WrongPowerStateError
 from providerkit.extents import Incoming
 
-from provider_proxmox import stamp
+from provider_proxmox import locks, stamp
 from provider_proxmox.config import disks
 from provider_proxmox.content import spool
 from provider_proxmox.content.disks import Disk, Disks
@@ -40,6 +40,7 @@ SWAPPED = faults.declare("proxmox.disk.swapped", "the slot has the new volume, t
 
 NOTE = "exchanging-disk."
 """Beginning of the stamp's setting that names the volume which is about to be replaced, by the disk's name."""
+_TASK = "qmconfig"
 _FILE = re.compile(r"virtrigaud-disk-(?P<uid>[0-9a-f-]{36})-.+\.qcow2")
 
 
@@ -128,12 +129,20 @@ class Uploads:
             source=f"{imports.name}:import/{name}",
         )
         options = {key: value for key, value in disk.drive.options.items if key and key != "size"}
-        config: dict[str, Any] = {disk.drive.slot: str(source.having(options))}  # keys of a call
-        guest = await self._guests.change_by_task(guest, doing, **config)
-        await faults.point(SWAPPED)
-        await self.settle(guest, doing)
+        config = {disk.drive.slot: str(source.having(options)), "digest": guest.digest}
+        try:
+            await self._pve.run(doing, "POST", f"{guest.path}/config", config, cancel=True)
+            await faults.point(SWAPPED)
+        except BaseException:  # what follows a cancelled write must not meet a disk that is still being exchanged
+            await asyncio.shield(self._tidy(guest, doing))
+            raise
+        await self.settle(await self._guests.get(uid, doing), doing)
         await self._clear_files(uid, doing)
         log.info("proxmox.disk.written", uid=uid, disk=disk.mark.name, bytes=layout.length)
+
+    async def _tidy(self, guest: Guest, doing: str) -> None:
+        with contextlib.suppress(ProviderError):  # the first error counts; the note stays for whoever comes next
+            await self.settle(await self._guests.get(guest.stamp.uid if guest.stamp else "", doing), doing)
 
     async def _now(self, disk: Disk) -> Guest:
         """The machine as it is, with the disk as it was.
@@ -152,19 +161,23 @@ class Uploads:
 
         The volume in the slot decides: a new one was imported whole, as Proxmox VE puts no other into it.
         """
-        noted = guest.stamp.settings if guest.stamp is not None else {}
-        for key, old in noted.items():
+        if guest.stamp is None or not any(key.startswith(NOTE) for key in guest.stamp.settings):
+            return guest
+        await locks.wait_tasks(self._pve, guest, doing, (_TASK,))  # an exchange that nobody waits for any more
+        guest = await self._guests.get(guest.stamp.uid, doing)
+        for key, old in guest.stamp.settings.items() if guest.stamp is not None else ():
             record = guest.stamp
             mark = record.disk(key.removeprefix(NOTE)) if record is not None and key.startswith(NOTE) else None
-            drive = disks.drive_in(guest.config, mark.slot) if mark is not None else None
-            if record is None or mark is None or drive is None:
+            if record is None or mark is None:
                 continue
             if mark.slot in guest.pending:  # somebody started it just then: its guest goes on with the old disk
                 await self._guests.change(guest, doing, revert=mark.slot)
                 raise WrongPowerStateError(f"{doing}: the machine was started meanwhile; its disk is as it was")
-            changed = record.with_disk(replace(mark, volume=drive.volume))
+            drive = disks.drive_in(guest.config, mark.slot)
+            if drive is not None and disks.owner_of(drive.volume) == guest.vmid:  # else a person put another one there
+                record = record.with_disk(replace(mark, volume=drive.volume))
             left = [each for each, volume in disks.unused(guest.config).items() if volume == old]
-            guest = await self._stamped(guest, _settled(changed, mark.name), doing, delete=",".join(left) or None)
+            guest = await self._stamped(guest, _settled(record, mark.name), doing, delete=",".join(left) or None)
         return guest
 
     async def _stamped(self, guest: Guest, record: Stamp, doing: str, **config: object) -> Guest:

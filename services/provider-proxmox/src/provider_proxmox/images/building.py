@@ -110,8 +110,7 @@ class Builder:
             raise ImageInUseError(f"{doing}: in use by {', '.join(sorted(map(_user, users)))}")
         if guest.status == "running":
             raise OperationInProgressError(f"{doing}: VM {guest.vmid} was made a machine, and runs; remove it by hand")
-        options = {"purge": True, "destroy-unreferenced-disks": True}
-        await self._pve.run(doing, "DELETE", guest.path, options)
+        await self._pve.run(doing, "DELETE", guest.path, {"purge": True})
         await self._pve.refresh(guest.vmid, doing)
 
     # -- copies for other nodes ------------------------------------------------------------------------------------
