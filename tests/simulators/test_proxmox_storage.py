@@ -11,6 +11,7 @@ import aiohttp
 import pytest
 from aiohttp import web
 
+from simulators.ovas import DISK, ova
 from simulators.proxmox import Proxmox, pve
 from simulators.proxmox.client import Answer, Client, client
 from simulators.proxmox.images import qcow2
@@ -252,3 +253,28 @@ async def test_pools_hold_guests_and_carry_rights(pve: Proxmox) -> None:
     assert full.reason == "delete pool failed: pool 'p1' is not empty (contains VMs or storage)"
     assert taken.reason == "update pools failed: VM 100 is already a pool member"
     assert gone.reason == "pool 'p1' does not exist"
+
+
+async def test_an_archive_tells_what_a_guest_would_need_and_gives_its_disk(pve: Proxmox) -> None:
+    async with client(pve) as admin:
+        assert await uploaded(admin, pve, "small.ova", ova()) == "OK"
+        told = await admin.get(f"{LOCAL}/import-metadata", volume="local:import/small.ova")
+        wrong = await admin.ask("GET", f"{LOCAL}/import-metadata", volume="local:import/nope.ova")
+        source = told["disks"]["scsi0"]
+        given = {"vmid": 100, "scsi0": f"shared:0,import-from={source}", **told["create-args"]}
+        made = await admin.run("POST", "/nodes/pve1/qemu", **given)
+    assert (told["type"], source) == ("vm", f"local:import/small.ova/{DISK}")
+    assert told["warnings"][0]["type"] == "ova-needs-extracting"
+    assert wrong.reason == "volume 'local:import/nope.ova' does not exist"
+    assert made.exitstatus == "OK", made.lines
+    assert pve.world.guests[100].config["scsi0"].endswith("size=1M")
+
+
+async def test_what_the_product_has_and_the_simulator_lacks_says_so(pve: Proxmox) -> None:
+    if pve.schema is None:
+        pytest.skip("the reference of Proxmox VE's API is not here")
+    async with client(pve) as admin:
+        lacking = await admin.ask("GET", "/access/tfa")
+        nowhere = await admin.ask("GET", "/access/nowhere")
+    assert lacking.reason == "Method 'GET /access/tfa' not implemented by the simulator"
+    assert nowhere.reason == "Method 'GET /access/nowhere' not implemented"

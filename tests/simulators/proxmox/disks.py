@@ -12,6 +12,7 @@ from pathlib import Path
 from .contents import path_of
 from .errors import bad, refused
 from .images import convert, enlarge, make_blank, virtual_size
+from .ova import disk_in_archive
 from .strings import bytes_of, drives, is_cdrom, is_cloudinit, parse, render, size_of
 from .world import Storage, Volume, World
 
@@ -177,6 +178,8 @@ async def import_from(work: Work, storage: Storage, source: str, format: str, ma
     origin = work.world.volume(source, work.node)
     if origin is None and source.startswith("/"):
         origin = by_path(work.world, work.node, source)
+    if origin is None:
+        origin = disk_in_archive(work.world, source, work.node)
     if origin is None:
         where = work.world.storages.get(storage_of(source), storage)
         raise refused(f"failed to stat '{where.options.get('path', '')}/{source.partition(':')[2]}'")

@@ -71,6 +71,13 @@ class Schema:
         """Every method and path that is described; what is fixed comes before what varies."""
         return sorted(self._methods, key=lambda known: known[1].count("{"))
 
+    def knows(self, method: str, path: str) -> bool:
+        """Whether the product has such a method at a path as clients write it."""
+        return any(
+            known == method and re.fullmatch(re.sub(r"\{\w+\}", "[^/]+", template), path)
+            for known, template in self._methods
+        )
+
     def check(self, method: str, path: str, parameters: Mapping[str, Value]) -> Errors:
         """Every bad parameter with Proxmox VE's text.
 

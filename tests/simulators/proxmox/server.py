@@ -145,7 +145,9 @@ class Proxmox:
         try:
             who = await self._who(request, found[0] if found else None)
             if found is None:
-                raise PveError(501, f"Method '{request.method} {path}' not implemented")
+                real = self.schema is not None and self.schema.knows(request.method, path)
+                lacking = " by the simulator" if real else ""
+                raise PveError(501, f"Method '{request.method} {path}' not implemented{lacking}")
             call = Call(self, self.world, who, request.method, *found, await _params(request), request)
             answer = await self._handle(call)
         except PveError as error:

@@ -20,6 +20,7 @@ from simulators.proxmox.contents import (
 )
 from simulators.proxmox.errors import PveError, bad, refused
 from simulators.proxmox.images import virtual_size
+from simulators.proxmox.ova import metadata
 from simulators.proxmox.strings import bytes_of
 from simulators.proxmox.tasks import Task
 from simulators.proxmox.transfers import Download, check_sum, keep, receive
@@ -195,6 +196,20 @@ async def note(call: Call) -> object:
     if call.has("notes"):
         volume.notes = call.text("notes")
     return None
+
+
+@route("GET", "/nodes/{node}/storage/{storage}/import-metadata")
+async def import_metadata(call: Call) -> object:
+    """What a guest in an archive would need."""
+    call.required("volume")
+    storage, text = storage_of(call), call.text("volume")
+    volid = text if ":" in text else f"{storage.name}:{text}"
+    volume = storage.on(call.node).get(volid)
+    if volume is None:
+        raise refused(f"volume '{volid}' does not exist")
+    if not readable(call, storage, volume):
+        raise PveError(403, "Permission check failed")
+    return metadata(volume)
 
 
 @route("DELETE", "/nodes/{node}/storage/{storage}/content/{volume}")
