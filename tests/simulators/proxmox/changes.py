@@ -133,9 +133,17 @@ def boot_after(guest: Guest, changes: Changes) -> str | None:
 
 
 def revert(work: Work, guest: Guest, key: str) -> None:
-    """Forget what waits for a key; a disk that was made for it is kept as unused."""
-    value = guest.pending.pop(key, "")
+    """Forget what waits for a key."""
+    forget_pending(work, guest, key)
     guest.dropped.discard(key)
+
+
+def forget_pending(work: Work, guest: Guest, key: str) -> None:
+    """A value does not become real any more; a disk that was made for it is kept as unused.
+
+    Source: update_vm_api in PVE::API2::Qemu, vmconfig_register_unused_drive for a pending value.
+    """
+    value = guest.pending.pop(key, "")
     if value and is_disk(key) and parse(value, "file")["file"] not in disks.volids(guest.config):
         release(work, guest, parse(value, "file"), force=False)
 
@@ -154,7 +162,7 @@ def note_delete(work: Work, guest: Guest, key: str, changes: Changes) -> None:
             raise refused(f"can't remove drive '{key}' - protection mode enabled")
         if UNUSED.fullmatch(key):
             raise refused(f"can't remove unused disk '{key}' - protection mode enabled")
-    guest.pending.pop(key, None)
+    forget_pending(work, guest, key)
     if UNUSED.fullmatch(key):
         if value is not None:
             drop_unused(work, guest, key, value)
