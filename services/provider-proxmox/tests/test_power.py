@@ -11,6 +11,7 @@ from provider_proxmox.power import Power
 from provider_proxmox.session.index import Guest
 from provider_proxmox.session.pve import Pve
 from simulators.proxmox import Proxmox
+from simulators.proxmox.world import Running
 
 from .conftest import OWNER
 from .ours import UID, machine
@@ -136,6 +137,10 @@ async def test_a_lock_that_nobody_holds_is_told_and_not_taken_off(pve: Proxmox, 
     machine(pve).lock = "snapshot"
     with pytest.raises(OperationInProgressError, match=r"qm unlock 1042` on node pve1"):
         await verbs.power_on(UID)
+    pve.world.guests[1042].run = Running(pid=1, machine="q35")
+    for verb in (verbs.power_off, verbs.ask_shutdown, verbs.suspend):
+        with pytest.raises(OperationInProgressError, match="qm unlock 1042"):
+            await verb(UID)
     assert pve.world.guests[1042].lock == "snapshot"
 
 

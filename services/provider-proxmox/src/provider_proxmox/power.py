@@ -19,7 +19,7 @@ from provider_proxmox.guests import Guests
 from provider_proxmox.locks import HIBERNATED
 from provider_proxmox.session.index import Guest
 from provider_proxmox.session.pve import Pve
-from provider_proxmox.session.pve_errors import FileLockedError
+from provider_proxmox.session.pve_errors import FileLockedError, LockedError
 
 log = logging.get(__name__)
 
@@ -95,6 +95,9 @@ class Power:
             except FileLockedError:
                 if attempt + 1 == _ATTEMPTS:
                     raise
+            except LockedError:
+                await locks.require_free(self._pve, await self._again(guest, doing), doing)  # says what holds it
+                raise
         if is_managed(guest):
             await self._until(guest, doing, is_off)
 
