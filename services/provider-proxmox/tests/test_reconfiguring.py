@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from common import v1
 from common.clock import SystemClock
@@ -187,6 +189,25 @@ async def test_of_several_changes_what_could_be_made_stays(pve: Proxmox, cluster
     assert record.nics == ()
     assert [key for key in guest.config if key.startswith("net")] == []
     assert guest.pending == {"boot": "order=scsi0"}
+
+
+async def test_a_volume_that_was_made_for_nothing_goes(pve: Proxmox, cluster: Pve, change: Reconfiguring) -> None:
+    """One that was made in the same call for a device that cannot be plugged in now; what was unused before stays."""
+    old = volume(pve, "pve1", "local-lvm:vm-1042-disk-5", GIB, 1042)
+    machine(pve, unused0=old)
+    _on(pve)
+
+    async def apply() -> None:
+        async with change.together(UID):
+            await change.attach_disk(UID, replace(DATA, bus=v1.DiskBus.SATA), live=True)
+            await change.attach_nic(UID, NOWHERE, live=True)
+
+    with pytest.raises(WrongPowerStateError):
+        await apply()
+    guest, record = await _seen(cluster)
+    assert [key for key in guest.config if key.startswith(("unused", "sata"))] == ["unused0"]
+    assert [disk.name for disk in record.disks] == ["root"]
+    assert set(pve.world.storages["local-lvm"].on("pve1")) == {"local-lvm:vm-1042-disk-0", old}
 
 
 async def test_a_disk_that_cannot_be_unplugged_stays_ours(pve: Proxmox, cluster: Pve, change: Reconfiguring) -> None:

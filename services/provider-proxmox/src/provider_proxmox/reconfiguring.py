@@ -172,11 +172,14 @@ class Reconfiguring:
         said |= ({"delete": ",".join(gone)} if gone else {}) | ({"revert": ",".join(back)} if back else {})
         log.warning("proxmox.change.taken_back", vmid=guest.vmid, keys=sorted(failed))
         clean = await self._guests.change(now, doing, **said)
-        was = {*disks.unused(guest.config).values(), *disks.volumes(guest.config).values()}
-        left = [key for key, volume in disks.unused(clean.config).items()
-                if volume not in was and disks.owner_of(volume) == guest.vmid]  # fmt: skip
-        if left:
-            await self._guests.change(clean, doing, delete=",".join(left))  # a volume that nobody has written to
+        fresh = {
+            drive.volume
+            for key in gone
+            if _NEW_VOLUME.match(str(after.config.get(key, "")))
+            and (drive := disks.drive_in(now.pending, key)) is not None
+        }
+        if left := [key for key, volume in disks.unused(clean.config).items() if volume in fresh]:
+            await self._guests.change(clean, doing, delete=",".join(left))  # volumes that nobody has written to
 
     async def _seen(self, uid: str, what: str) -> tuple[Guest, Stamp, str]:
         """Our machine as it is now, its stamp, and what is being done."""
