@@ -17,7 +17,7 @@ from common import logging
 from common.clock import Clock
 from common.errors import HypervisorUnavailableError, InternalError, ProviderError, ResourceNotFoundError
 from providerkit.background import running
-from pyVmomi import vim
+from pyVmomi import vim, vmodl
 
 from provider_vsphere.session import watched
 from provider_vsphere.session.login import Login
@@ -125,9 +125,12 @@ class Nfc:
                     yield lease
                 await self._call(doing, moid, lambda each: each.HttpNfcLeaseComplete())
             except BaseException as error:
+                own = _own_error(told)
                 await self._abort(doing, moid)
-                if isinstance(error, ProviderError):
-                    _raise_own(doing, told, error)
+                if own is None and not isinstance(later := _own_error(told), vmodl.fault.RequestCanceled):
+                    own = later  # what our abort makes of a lease is no reason
+                if own is not None and isinstance(error, ProviderError):
+                    raise translate(own, doing) from error
                 raise
 
     async def _begin(self, doing: str, begin: Callable[[Login], Any]) -> str:
@@ -198,11 +201,12 @@ def _telling(percent: int) -> Callable[[Any], Any]:
     return lambda lease: lease.HttpNfcLeaseProgress(percent)
 
 
-def _raise_own(doing: str, told: asyncio.Queue[dict[str, Any]], error: ProviderError) -> None:
-    """Raise what the lease itself said went wrong (no space, say), which a broken connection does not tell."""
+def _own_error(told: asyncio.Queue[dict[str, Any]]) -> Any:
+    """What the lease itself said went wrong (no space, say), which a broken connection does not tell."""
     while not told.empty():
         if (fault := told.get_nowait().get("error")) is not None:
-            raise translate(fault, doing) from error
+            return fault
+    return None
 
 
 def _device(each: Any, transfers: Transfers) -> Device:
