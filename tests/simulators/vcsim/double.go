@@ -35,7 +35,7 @@ type Double struct {
 	storage  storageRules
 
 	recommended map[string]*recommendation // by key
-	collecting  map[string]int             // the staleness in which a collector began, by its id and session
+	collectors  map[*simulator.PropertyCollector]*collector
 	staleness   int
 	told        sync.Map                                   // faults that an event has told of
 	busy        map[types.ManagedObjectReference]*slowTask // by the machine that is worked on
@@ -69,7 +69,7 @@ func newDouble(model *simulator.Model) *Double {
 	d.onBoot = map[types.ManagedObjectReference]guestFacts{}
 	d.policies = policies{}
 	d.recommended = map[string]*recommendation{}
-	d.collecting = map[string]int{}
+	d.collectors = map[*simulator.PropertyCollector]*collector{}
 	d.rest.tokens = map[string]time.Time{}
 	d.uploads.items = map[string]string{}
 	d.uploads.directory = filepath.Join(os.TempDir(), "uploads") // the wrapper's own, see process.py
@@ -122,17 +122,21 @@ func inside() context.Context { return context.WithValue(context.Background(), i
 // otherwise win over the handler returned here.
 func (d *Double) handle(ctx *simulator.Context, method *simulator.Method) (mo.Reference, types.BaseMethodFault) {
 	if ctx.Context != nil && ctx.Context.Value(insideKey{}) != nil {
+		if c := d.collectingCall(ctx, method); c != nil {
+			return c, nil
+		}
 		return nil, nil
 	}
 	if ctx.Session == nil && d.enabled("authentication") && !anonymous(method) {
 		return nil, notAuthenticated(method.This)
 	}
-	for _, fault := range []types.BaseMethodFault{
-		d.callFault(method.Name, method.This), d.noPermission(method), d.staleVersion(ctx, method),
-	} {
+	for _, fault := range []types.BaseMethodFault{d.callFault(method.Name, method.This), d.noPermission(method)} {
 		if fault != nil {
 			return nil, fault
 		}
+	}
+	if c := d.collectingCall(ctx, method); c != nil {
+		return c, nil
 	}
 	if !interesting(method) {
 		return nil, nil

@@ -135,39 +135,12 @@ func (d *Double) serveSDK(w http.ResponseWriter, r *http.Request) {
 	case d.loses(method):
 		d.service.ServeSDK(httptest.NewRecorder(), r)
 		panic(http.ErrAbortHandler) // net/http closes the connection without a word
-	case strings.HasPrefix(method, "WaitForUpdates"):
-		d.serveWait(w, r, key)
-	case method == "CreateFilter":
-		d.service.ServeSDK(w, r)
-		d.tellOfFilter()
 	case method == "Fetch":
 		d.serveFetch(w, r, content)
-	case strings.HasPrefix(method, "RetrieveProperties") || method == "ContinueRetrievePropertiesEx":
+	case readsProperties(method):
 		d.serveRead(w, r)
 	default:
 		d.service.ServeSDK(w, r)
-	}
-}
-
-// serveWait answers NotAuthenticated as soon as the session ends; the simulator would wait on.
-func (d *Double) serveWait(w http.ResponseWriter, r *http.Request, key string) {
-	answer := httptest.NewRecorder()
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		d.service.ServeSDK(answer, r)
-	}()
-	select {
-	case <-done:
-		content := answer.Body.Bytes()
-		if d.hidden() {
-			content = d.hide(content)
-		}
-		w.WriteHeader(answer.Code)
-		_, _ = w.Write(content)
-	case <-d.sessions.gone(key):
-		w.WriteHeader(http.StatusInternalServerError)
-		_, _ = fmt.Fprint(w, notAuthenticatedEnvelope)
 	}
 }
 
@@ -196,17 +169,22 @@ func (d *Double) serveFetch(w http.ResponseWriter, r *http.Request, request []by
 	_, _ = w.Write(content)
 }
 
+func readsProperties(method string) bool {
+	return strings.HasPrefix(method, "RetrieveProperties") || method == "ContinueRetrievePropertiesEx" ||
+		strings.HasPrefix(method, "WaitForUpdates") || method == "CheckForUpdates"
+}
+
 // serveRead hides what may not be read.
 func (d *Double) serveRead(w http.ResponseWriter, r *http.Request) {
-	if !d.hidden() {
-		d.service.ServeSDK(w, r)
-		return
-	}
 	answer := httptest.NewRecorder()
 	d.service.ServeSDK(answer, r)
+	content := answer.Body.Bytes()
+	if d.hidden() {
+		content = d.hide(content)
+	}
 	maps.Copy(w.Header(), answer.Header())
 	w.WriteHeader(answer.Code)
-	_, _ = w.Write(d.hide(answer.Body.Bytes()))
+	_, _ = w.Write(content)
 }
 
 func (d *Double) loses(method string) bool {

@@ -75,21 +75,17 @@ func (d *Double) setReach(wanted reach) (any, error) {
 	return nil, nil
 }
 
-// bringBack tells who waits of the machine's identity and version again; the rest they read.
+// bringBack brings a machine back, and with it all that was out of reach.
 func (d *Double) bringBack(ref types.ManagedObjectReference) {
-	if vm, ok := d.registry.Get(ref).(*simulator.VirtualMachine); ok {
-		d.connection(ref, types.VirtualMachineConnectionStateConnected,
-			types.PropertyChange{Name: "config.instanceUuid", Val: vm.Config.InstanceUuid},
-			types.PropertyChange{Name: "config.changeVersion", Val: vm.Config.ChangeVersion})
+	if d.registry.Get(ref) != nil {
+		d.connection(ref, types.VirtualMachineConnectionStateConnected)
 	}
 }
 
-func (d *Double) connection(
-	ref types.ManagedObjectReference, state types.VirtualMachineConnectionState, more ...types.PropertyChange,
-) {
-	changes := append(more, types.PropertyChange{Name: "runtime.connectionState", Val: state},
-		types.PropertyChange{Name: "summary.runtime.connectionState", Val: state})
-	d.registry.AtomicUpdate(&simulator.Context{Map: d.registry}, d.registry.Get(ref), changes)
+func (d *Double) connection(ref types.ManagedObjectReference, state types.VirtualMachineConnectionState) {
+	d.registry.AtomicUpdate(&simulator.Context{Map: d.registry}, d.registry.Get(ref), []types.PropertyChange{
+		{Name: "runtime.connectionState", Val: state}, {Name: "summary.runtime.connectionState", Val: state},
+	})
 }
 
 func (d *Double) reachOf(ref types.ManagedObjectReference) (reach, bool) {
@@ -114,18 +110,20 @@ func (c *call) outOfReach() types.BaseMethodFault {
 // ofConfiguration is a property that a machine without its configuration lacks.
 var ofConfiguration = regexp.MustCompile(`^(config|summary\.config\.instanceUuid|summary\.config\.uuid)\b`)
 
+// lacks says whether a property cannot be read of an object that is out of reach.
+func (d *Double) lacks(ref types.ManagedObjectReference, property string) bool {
+	found, away := d.reachOf(ref)
+	return away && !found.Config && ofConfiguration.MatchString(property) &&
+		!(found.UUID && strings.HasPrefix(property, "summary."))
+}
+
 // unread takes what is out of reach out of one object of a property collector's answer.
 func (d *Double) unread(ref types.ManagedObjectReference, set []byte) []byte {
-	found, away := d.reachOf(ref)
-	if !away || found.Config {
-		return set
-	}
 	return propertySet.ReplaceAllFunc(set, func(property []byte) []byte {
-		name := pathName.FindSubmatch(property)
-		if name == nil || !ofConfiguration.Match(name[1]) || (found.UUID && strings.HasPrefix(string(name[1]), "summary.")) {
-			return property
+		if name := pathName.FindSubmatch(property); name != nil && d.lacks(ref, string(name[1])) {
+			return nil
 		}
-		return nil
+		return property
 	})
 }
 

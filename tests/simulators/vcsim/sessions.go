@@ -10,15 +10,6 @@ import (
 	"github.com/vmware/govmomi/vim25/types"
 )
 
-const notAuthenticatedEnvelope = `<?xml version="1.0" encoding="UTF-8"?>
-<soapenv:Envelope xmlns:soapenv="http://schemas.xmlsoap.org/soap/envelope/"
- xmlns:xsd="http://www.w3.org/2001/XMLSchema" xmlns:xsi="http://www.w3.org/2001/XMLSchema-instance">
-<soapenv:Body><soapenv:Fault><faultcode>ServerFaultCode</faultcode>
-<faultstring>The session is not authenticated.</faultstring>
-<detail><NotAuthenticatedFault xmlns="urn:vim25" xsi:type="NotAuthenticated">
-<object type="PropertyCollector">propertyCollector</object><privilegeId>System.View</privilegeId>
-</NotAuthenticatedFault></detail></soapenv:Fault></soapenv:Body></soapenv:Envelope>`
-
 // sessions knows which sessions are at work: a session with a call under way is not idle.
 type sessions struct {
 	mu    sync.Mutex
@@ -114,6 +105,7 @@ func (d *Double) drop(chosen func(types.UserSession) bool) int {
 	}
 	for _, key := range keys {
 		d.sessions.markGone(key)
+		d.dropCollectors(func(each *collector) bool { return each.session == key })
 	}
 	return len(keys)
 }
