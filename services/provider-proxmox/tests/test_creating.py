@@ -146,6 +146,18 @@ async def test_an_existing_disk_is_attached_as_it_stands(pve: Proxmox, cluster: 
     assert disks.disks(guest.config)[0].volume == there
 
 
+async def test_the_node_that_has_an_existing_disk_is_taken(pve: Proxmox, cluster: Pve, shop: Workshop) -> None:
+    """A storage of one name on every node is not one storage."""
+    there = volume(pve, "pve3", "local-lvm:vm-77-disk-0", GIB, 77)
+    disk = v1.DiskSpec(name="root", existing=v1.ExistingDisk(id=there))
+    await shop.creator.create(wanted(disks=[disk]), quiet)
+    assert (await _seen(cluster, first(UID))).node == "pve3"
+    gone = v1.DiskSpec(name="root", existing=v1.ExistingDisk(id="local-lvm:vm-78-disk-0"))
+    other = replace(IDENTITY, name="other", uid=UID.replace("1", "2"))
+    with pytest.raises(ResourceNotFoundError, match=r"disk root.*local-lvm:vm-78-disk-0"):
+        await shop.creator.create(wanted(other, disks=[gone]), quiet)
+
+
 async def test_a_disk_that_another_guest_has_is_not_attached(pve: Proxmox, cluster: Pve, shop: Workshop) -> None:
     """Two guests that write to one disk destroy it, and Proxmox VE does not mind."""
     there = volume(pve, "pve1", "shared:77/vm-77-disk-0.qcow2", GIB, 77)

@@ -24,7 +24,7 @@ from common.errors import (
 )
 from providerkit.driver import Progress
 
-from provider_proxmox import placing, stamp
+from provider_proxmox import placing, stamp, volumes
 from provider_proxmox.claiming import Claims
 from provider_proxmox.config import disks, hardware, making, nics, sizes
 from provider_proxmox.config.hardware import Params
@@ -153,7 +153,7 @@ class Creator:
             return True
         if found is None:
             self._refuse_taken(making.machine_name(spec.identity or v1.MachineIdentity()), doing)
-            self._refuse_used(spec, doing)
+            volumes.refuse_used(self._pve, spec, doing)
         sources = await self._resolve(spec, doing) if original is None else _copied(spec, original)
         wish = placing.wish_of(
             spec,
@@ -162,7 +162,10 @@ class Creator:
             default_storage=self._defaults.storage,
             default_bridge=self._defaults.bridge,
         )
-        wish = wish if found is None else replace(wish, host=found.node)
+        if found is not None:
+            wish = replace(wish, host=found.node)
+        elif having := await volumes.reaching(self._pve, spec, doing):
+            wish = replace(wish, nodes=_narrowed(wish.nodes, having, doing))
         with self._places.promised(wish, doing) as place:
             order = await self._order(spec, doing, place, sources, original)
             if found is None:
@@ -183,16 +186,6 @@ class Creator:
             if guest.name == name and not self._guests.is_ours(guest):
                 where = f"guest {guest.vmid} on {guest.node}"
                 raise NameConflictError(f"{doing}: {where} has the name {name} and is not ours; it was not touched")
-
-    def _refuse_used(self, spec: v1.MachineSpec, doing: str) -> None:
-        """Raises: InvalidSpecError: another guest has an existing disk that the spec asks for."""
-        for disk in spec.disks:
-            for guest in self._pve.index.guests.values():
-                if disk.existing is not None and disks.uses(guest.config, disk.existing.id):
-                    raise InvalidSpecError(
-                        f"{doing}: disk {disk.name}: volume {disk.existing.id} is attached to guest {guest.vmid} "
-                        f"({guest.name}); detach it there first"
-                    )
 
     # -- what it is made from --------------------------------------------------------------------------------------
 
@@ -378,6 +371,15 @@ class Creator:
                 await self._boot.drop(uid, doing)
         except ProviderError as error:
             log.warning("proxmox.create.left", uid=uid, why=str(why), error=str(error))
+
+
+def _narrowed(nodes: frozenset[str], having: frozenset[str], doing: str) -> frozenset[str]:
+    """Raises: ResourceNotFoundError: no node is among both."""
+    both = nodes & having if nodes else having
+    if not both:
+        image, there = ", ".join(sorted(nodes)), ", ".join(sorted(having))
+        raise ResourceNotFoundError(f"{doing}: its image can be had on {image}, its volumes are on {there}")
+    return both
 
 
 def _copied(spec: v1.MachineSpec, original: Original) -> dict[str, Source]:
