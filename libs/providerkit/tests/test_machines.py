@@ -180,6 +180,23 @@ async def test_a_graceful_shutdown_needs_no_event(make_room: MakeRoom) -> None:
         assert room.world.calls["power_off"] == 0, "the guest obeyed: nobody had to cut the power"
 
 
+async def test_a_guest_that_can_never_hear_is_not_waited_for(make_room: MakeRoom) -> None:
+    """The clock stands still: whoever waited for the time to be over would wait for ever."""
+    async with make_room(clock=ManualClock(), watching=False) as room:
+        spec = room.spec(ON)
+        await apply(room, spec)
+        deaf = [NotSupportedError("nobody is there")] * 2
+        room.world.misbehave.failures["ask_shutdown"] = deaf
+        assert spec.identity is not None
+        request = v1.RunPowerActionRequest(uid=spec.identity.uid, action=v1.PowerAction.SHUTDOWN)
+        with pytest.raises(WrongPowerStateError, match="cannot be asked"):
+            await room.machines.act(request)
+        spec.power = v1.PowerSpec(state=OFF, graceful=True, graceful_timeout=timedelta(seconds=60))
+        outcome = await apply(room, spec)
+        assert outcome.machine is not None
+        assert outcome.machine.power is OFF
+
+
 async def test_a_deaf_guest_is_asked_again_and_then_cut(make_room: MakeRoom) -> None:
     clock = ManualClock()
     async with make_room(clock=clock, watching=False) as room:

@@ -16,6 +16,7 @@ from common.errors import (
     HypervisorUnavailableError,
     MachineNotFoundError,
     NameConflictError,
+    NotSupportedError,
     OperationInProgressError,
     PermissionMissingError,
     StalePreconditionError,
@@ -357,8 +358,17 @@ async def test_power_verbs_succeed_when_the_state_is_there_already(vsphere: Vsph
 async def test_a_guest_without_tools_cannot_be_asked(vsphere: Vsphere) -> None:
     entity = await made(vsphere)
     await power.power_on(vsphere, entity, "start it")
+    await vsphere.refresh(entity)
+    now = entity.facts["runtime.bootTime"]
     with pytest.raises(WrongPowerStateError, match="ToolsUnavailable"):
-        await power.ask(vsphere, entity, "shut it down", reboot=False)
+        await power.ask_reboot(vsphere, entity, "restart it")
+    with pytest.raises(WrongPowerStateError, match="ToolsUnavailable"):
+        await power.ask_shutdown(vsphere, entity, "shut it down", now + power.BOOTING / 2)
+    with pytest.raises(NotSupportedError, match="nobody answers"):
+        await power.ask_shutdown(vsphere, entity, "shut it down", now + power.BOOTING)
+    await power.power_off(vsphere, entity, "stop it")
+    with pytest.raises(WrongPowerStateError, match="InvalidPowerState"):
+        await power.ask_shutdown(vsphere, entity, "shut it down", now + power.BOOTING)
 
 
 # -- identity ----------------------------------------------------------------------------------------------------------

@@ -160,7 +160,12 @@ class Driver:
         raise self._lacks("power_off")
 
     async def ask_shutdown(self, uid: str) -> None:
-        """Ask the guest to power off; the kit waits and decides what follows."""
+        """Ask the guest to power off; the kit waits and decides what follows.
+
+        Raises:
+            WrongPowerStateError: it cannot be asked now, and perhaps a moment later: it is just booting.
+            NotSupportedError: there is nobody in the guest who could ever hear it, so that waiting makes no sense.
+        """
         raise self._lacks("ask_shutdown")
 
     async def ask_reboot(self, uid: str) -> None:

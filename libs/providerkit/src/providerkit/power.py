@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from common import faults, logging, v1
 from common.clock import Clock
-from common.errors import MachineNotFoundError, WrongPowerStateError
+from common.errors import MachineNotFoundError, NotSupportedError, WrongPowerStateError
 
 from .driver import Driver
 from .slots import Slots
@@ -65,12 +65,17 @@ class Power:
         if await self.wait_off(uid, seconds):
             return
         if not force:
-            raise WrongPowerStateError(f"shut down machine {uid}: the guest did not power off within {seconds:g} s")
+            raise WrongPowerStateError(
+                f"shut down machine {uid}: the guest cannot be asked, or did not power off within {seconds:g} s"
+            )
         log.warning("machine.power.cut", uid=uid, after_seconds=seconds)
         await self.off(uid)
 
     async def wait_off(self, uid: str, seconds: float) -> bool:
-        """Ask the guest to power off, now and then again, until it is off or the time is over; whether it is off."""
+        """Ask the guest to power off, now and then again, until it is off or the time is over; whether it is off.
+
+        A guest that the driver knows to be deaf is not waited for.
+        """
         end = self._clock.monotonic() + seconds
         asked_at: float | None = None
         with self._hub.listen(uid) as changed:
@@ -84,16 +89,22 @@ class Power:
                     return False
                 if asked_at is None or now - asked_at >= _ASK_EVERY:
                     asked_at = now
-                    await self._ask(uid)
+                    if not await self._ask(uid):
+                        return False
                     await faults.point(SHUTDOWN_ASKED)
                     continue
                 await wait_event(changed, self._clock, min(_LOOK_EVERY, end - now))
 
-    async def _ask(self, uid: str) -> None:
+    async def _ask(self, uid: str) -> bool:
+        """Whether there is any sense in waiting for an answer."""
         try:
             await self._slots.verb("ask_shutdown", uid, self._driver.ask_shutdown)
         except (WrongPowerStateError, MachineNotFoundError):
             log.debug("machine.shutdown.raced", uid=uid)  # it went off by itself: the next look tells
+        except NotSupportedError as error:
+            log.info("machine.shutdown.deaf", uid=uid, reason=str(error))
+            return False
+        return True
 
 
 def uid_of(seen: v1.Machine) -> str:

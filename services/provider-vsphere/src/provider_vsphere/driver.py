@@ -275,12 +275,12 @@ class VsphereDriver(Driver):
     async def ask_shutdown(self, uid: str) -> None:
         """See Driver."""
         entity, doing = self._get(uid, "shut down")
-        await power.ask(self.vsphere, entity, doing, reboot=False)
+        await power.ask_shutdown(self.vsphere, entity, doing, self._clock.now())
 
     async def ask_reboot(self, uid: str) -> None:
         """See Driver."""
         entity, doing = self._get(uid, "reboot")
-        await power.ask(self.vsphere, entity, doing, reboot=True)
+        await power.ask_reboot(self.vsphere, entity, doing)
 
     async def reset(self, uid: str) -> None:
         """See Driver."""

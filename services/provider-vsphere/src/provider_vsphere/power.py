@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from common.errors import WrongPowerStateError
+import datetime
 
-from provider_vsphere.session.login import Login
+from common.errors import NotSupportedError, WrongPowerStateError
+
 from provider_vsphere.session.tree import Entity
+from provider_vsphere.session.vim_errors import has_no_tools
 from provider_vsphere.session.vsphere import Vsphere
 
 ON, OFF, SUSPENDED = "poweredOn", "poweredOff", "suspended"
+BOOTING = datetime.timedelta(minutes=10)
+"""So long a guest may take to start its tools; the clocks of a host and ours may differ by some of it."""
 
 
 def state(entity: Entity) -> str:
@@ -40,21 +44,30 @@ async def _unless_already(vsphere: Vsphere, entity: Entity, doing: str, method: 
             raise
 
 
-async def ask(vsphere: Vsphere, entity: Entity, doing: str, *, reboot: bool) -> None:
-    """Ask the guest, by its tools.
+async def ask_reboot(vsphere: Vsphere, entity: Entity, doing: str) -> None:
+    """Ask the guest, by its tools, to restart.
 
     Raises:
         WrongPowerStateError: it is off, or its tools do not run: vSphere has no power button to press.
     """
+    await vsphere.call(doing, lambda login: vsphere.machine(entity, login).RebootGuest())
 
-    def call(login: Login) -> None:
-        machine = vsphere.machine(entity, login)
-        if reboot:
-            machine.RebootGuest()
-        else:
-            machine.ShutdownGuest()
 
-    await vsphere.call(doing, call)
+async def ask_shutdown(vsphere: Vsphere, entity: Entity, doing: str, now: datetime.datetime) -> None:
+    """Ask the guest, by its tools, to power off.
+
+    Raises:
+        WrongPowerStateError: it is off, or its tools do not run yet.
+        NotSupportedError: it runs for long and its tools do not: it has none, or they have died.
+    """
+    try:
+        await vsphere.call(doing, lambda login: vsphere.machine(entity, login).ShutdownGuest())
+    except WrongPowerStateError as error:
+        started = entity.facts.get("runtime.bootTime")
+        if not has_no_tools(error) or started is None or now - started < BOOTING:
+            raise
+        since = started.astimezone(datetime.UTC)
+        raise NotSupportedError(f"{error}; it runs since {since:%Y-%m-%d %H:%M} UTC, and nobody answers") from error
 
 
 async def reset(vsphere: Vsphere, entity: Entity, doing: str) -> None:

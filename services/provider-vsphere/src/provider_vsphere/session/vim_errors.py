@@ -204,8 +204,18 @@ def translate(error: BaseException | None, doing: str) -> ProviderError:
 
 def is_missing_file(error: ProviderError) -> bool:
     """It says that a file is not there, where others of its kind say that nobody can get at it."""
+    return isinstance(_fault(error), vim.fault.FileNotFound)
+
+
+def has_no_tools(error: ProviderError) -> bool:
+    """It says that nobody in the guest can be asked, where others of its kind are about the power state."""
+    return isinstance(_fault(error), vim.fault.ToolsUnavailable)
+
+
+def _fault(error: ProviderError) -> Any:
+    """What vSphere said."""
     cause = error.__cause__
-    return isinstance(cause.fault if isinstance(cause, vmodl.LocalizedMethodFault) else cause, vim.fault.FileNotFound)
+    return cause.fault if isinstance(cause, vmodl.LocalizedMethodFault) else cause
 
 
 def _kind(fault: Any) -> type[ProviderError]:
