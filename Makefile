@@ -1,7 +1,7 @@
 # Thin: each target calls one script or one command of vrtg. `make` alone shows what there is.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup demo down test bench-vsphere lint fmt proto crds guest
+.PHONY: help setup demo down test bench-vsphere bench-proxmox lint fmt proto crds guest
 
 # pyenv's or a system's uv may be missing before set-up; scripts/setup.sh installs one.
 export PATH := $(HOME)/.local/bin:$(CURDIR)/.venv/bin:$(PATH)
@@ -29,6 +29,9 @@ test: ## everything: set-up, lint, and every test, those on a real hypervisor in
 
 bench-vsphere: ## measure the vSphere provider on a simulated vCenter of 1,000 machines (about 5 minutes)
 	cd tests && $(RUN) python -m bench.vsphere --json ../.cache/bench/vsphere.json
+
+bench-proxmox: ## measure the Proxmox VE provider on a simulated cluster of 10 nodes and 2,000 machines (about 10 minutes)
+	cd tests && $(RUN) python -m bench.proxmox --json ../.cache/bench/proxmox.json
 
 lint: ## format, style, types, import layers, wire contract, generated files
 	$(RUN) ruff format --check

@@ -39,6 +39,8 @@ OWNER = "bench"
 MIB = 1 << 20
 NODES = 10
 IDLE_SECONDS = 120.0
+TICK = 2.75
+"""The provider's own."""
 FIRST_VMID = 100
 
 
@@ -62,9 +64,9 @@ async def cluster(machines: int, nodes: int = NODES, **options: object) -> Async
 class Session:
     """The provider's session, and when it told of each machine."""
 
-    def __init__(self, server: Running, home: Path) -> None:
+    def __init__(self, server: Running, home: Path, tick: float = TICK) -> None:
         self.server = server
-        self.pve = Pve(Endpoint(server.urls, credentials=server.credentials(home)), clock=SystemClock())
+        self.pve = Pve(Endpoint(server.urls, credentials=server.credentials(home)), clock=SystemClock(), tick=tick)
         self._changed = asyncio.Event()
         self.pve.on_change(lambda _uid: self._changed.set())
 
@@ -80,7 +82,9 @@ class Session:
         return self.pve.index.guests[vmid].name
 
 
-async def session_costs(server: Running, home: Path, machines: int, idle: float = IDLE_SECONDS) -> list[Figure]:
+async def session_costs(
+    server: Running, home: Path, machines: int, idle: float = IDLE_SECONDS, quiet: float = BUSY_SECONDS
+) -> list[Figure]:
     """From nothing to a complete index, and what keeping it true costs while nothing happens."""
     pid, session = getpid(), Session(server, home)
     used, begun = cpu(pid), time.monotonic()
@@ -96,7 +100,7 @@ async def session_costs(server: Running, home: Path, machines: int, idle: float 
                 "memory of the session's process", memory(pid), "MiB", f"the simulator: {memory(server.pid):.0f} MiB"
             ),
         ]
-        await asyncio.sleep(BUSY_SECONDS)
+        await asyncio.sleep(quiet)
         before, used = session.pve.requests, cpu(pid)
         await asyncio.sleep(idle)
         asked = (session.pve.requests - before) / idle * 60 / len(session.pve.index.nodes)
@@ -110,15 +114,20 @@ async def session_costs(server: Running, home: Path, machines: int, idle: float 
 # -- one change --------------------------------------------------------------------------------------------------------
 
 
-async def latency(server: Running, home: Path, changes: int, machines: int) -> list[Figure]:
+async def latency(
+    server: Running, home: Path, changes: int, machines: int, quiet: float = BUSY_SECONDS, tick: float = TICK
+) -> list[Figure]:
     """From a change by somebody else to the index, of such that leave a task and of such that leave none."""
-    session = Session(server, home)
+    session = Session(server, home, tick)
     async with session.pve.session():
         await session.pve.wait_known()
-        await asyncio.sleep(BUSY_SECONDS)
-        silent = [await renamed(session, machines) for _ in range(changes)]
+        await asyncio.sleep(quiet)
+        silent = [await renamed(session, machines, tick) for _ in range(changes)]
         async with asyncio.timeout(60 + changes * (BUSY_SECONDS + 30)):
-            tasks = [await snapshotted(session, machines) for _ in range(max(5, changes // 5))]
+            tasks = [
+                await snapshotted(session, machines, quiet + random.uniform(0, tick))
+                for _ in range(max(2, changes // 5))
+            ]
     figures = []
     for what, samples, reach in (("without a task", silent, 3), ("by a task", tasks, 1)):
         p50, p99 = quantiles(samples)
@@ -127,19 +136,19 @@ async def latency(server: Running, home: Path, changes: int, machines: int) -> l
     return figures
 
 
-async def renamed(session: Session, machines: int) -> float:
+async def renamed(session: Session, machines: int, tick: float) -> float:
     """Seconds from a synchronous change, at any moment between two looks."""
     vmid, name = random.randrange(FIRST_VMID, FIRST_VMID + machines), f"n-{uuid.uuid4().hex[:8]}"
-    await asyncio.sleep(random.uniform(0, 3))
+    await asyncio.sleep(random.uniform(0, tick))
     begun = time.monotonic()
     await session.server.switch("guest", vmid=vmid, do="edit", config={"name": name})
     return await session.wait(lambda: session.name(vmid) == name) - begun
 
 
-async def snapshotted(session: Session, machines: int) -> float:
+async def snapshotted(session: Session, machines: int, quiet: float) -> float:
     """Seconds from the end of a task that leaves no trace in a list of guests; it takes as long as `Pace` says."""
     vmid, name = random.randrange(FIRST_VMID, FIRST_VMID + machines), f"s{uuid.uuid4().hex[:8]}"
-    await asyncio.sleep(BUSY_SECONDS + random.uniform(1, 4))  # the cluster is quiet again
+    await asyncio.sleep(quiet)  # the cluster is quiet again
     person = Pve(session.pve.endpoint, clock=SystemClock())
     guest = session.pve.index.guests[vmid]
     await person.post("take a snapshot", f"{guest.path}/snapshot", snapname=name)
@@ -175,7 +184,7 @@ async def provider(server: Running, home: Path) -> AsyncIterator[processes.Provi
         yield running
 
 
-async def operations(server: Running, home: Path) -> list[Figure]:
+async def operations(server: Running, home: Path, pause: float = 1.0) -> list[Figure]:
     """What each operation asks, without what the session asks by itself meanwhile."""
     figures: list[Figure] = []
     looks = ("GET /cluster/tasks", "GET /cluster/resources", "GET /nodes/{node}/qemu", "GET /nodes/{node}/network")
@@ -184,7 +193,7 @@ async def operations(server: Running, home: Path) -> list[Figure]:
         wish = spec()
 
         async def measure(name: str, work: Callable[[], Awaitable[object]]) -> None:
-            await asyncio.sleep(1)  # what the one before still causes is not its
+            await asyncio.sleep(pause)  # what the one before still causes is not its
             await server.switch("requests/reset")
             begun = time.monotonic()
             await work()

@@ -36,12 +36,13 @@ def pace(nodes: int, tick: float, *, busy: bool) -> Pace:
 
     A list per node tells what changed without leaving a task, so it sets the latency of everything; what is left of the
     budget goes to the list of tasks, of which there is one for the whole cluster: the more nodes, the more often.
+    Whoever sets a tick that does not fit into the budget wants latency: then tasks are looked at as often.
     """
     nodes = max(nodes, 1)
     resources = 12.0 if nodes >= 3 else 30.0
     left = BUDGET - _SPARE - 60 / tick - 60 / (resources * nodes) - ROTATION - 60 / NETWORKS_SECONDS
-    tasks = 60 / (left * nodes) if left > 0 else _SLOWEST_TASKS
-    quiet = Pace(tick, min(max(tasks, _FASTEST_TASKS), _SLOWEST_TASKS), resources, 60 / (ROTATION * nodes))
+    tasks = min(max(60 / (left * nodes), _FASTEST_TASKS), _SLOWEST_TASKS) if left > 0 else tick
+    quiet = Pace(tick, tasks, resources, 60 / (ROTATION * nodes))
     if not busy:
         return quiet
     return Pace(
