@@ -69,6 +69,7 @@ def capabilities(index: Index, *, reads_disks: bool, writes_disks: bool) -> v1.C
         consoles=[v1.ConsoleKind.SERIAL, v1.ConsoleKind.VNC],
         snapshots=True,
         memory_snapshots=True,
+        quiesced_snapshots=True,
         snapshot_revert=True,
         inventory=True,
         guest_addresses=True,
