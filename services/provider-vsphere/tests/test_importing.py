@@ -8,11 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 from common import faults, v1
 from common.clock import SystemClock
 from common.errors import (
     BrokenImageError,
     ChecksumMismatchError,
+    DownloadFailedError,
     ImageNotFoundError,
     InvalidSpecError,
     NotSupportedError,
@@ -27,6 +30,7 @@ from provider_vsphere.session.transfers import Transfers
 from provider_vsphere.session.tree import Entity
 from provider_vsphere.session.vsphere import Vsphere
 from provider_vsphere.stamps import imagestamp
+from providerkit import fetch
 from pyVmomi import vim
 from simulators import ovas
 
@@ -113,6 +117,35 @@ async def test_an_ovf_is_fetched_with_the_files_beside_it(vsphere: Vsphere, imag
     image = await images.prepare(request(file=v1.FileSource(path=ovas.DESCRIPTOR)), quiet)
     assert image.virtual_size_bytes == ovas.CAPACITY
     assert image.source_digest == hashlib.sha256(ovas.package()[ovas.DESCRIPTOR]).hexdigest()
+
+
+async def test_an_ovf_at_a_url_is_fetched_with_the_files_beside_it(vsphere: Vsphere, tmp_path: Path) -> None:
+    """All of them from the same place and with the same headers; its descriptor alone is what a checksum is of."""
+    images = images_of(vsphere, tmp_path, policy=fetch.Policy(["127.0.0.1"]))
+    package = ovas.package()
+    asked: list[tuple[str, str]] = []
+
+    async def serve(request: web.Request) -> web.Response:
+        name = request.match_info["name"]
+        asked.append((name, request.headers.get("Authorization", "")))
+        return web.Response(body=package[name]) if name in package else web.Response(status=404)
+
+    app = web.Application()
+    app.router.add_get("/images/{name}", serve)
+    async with TestServer(app, host="127.0.0.1") as server:
+        url = v1.UrlSource(
+            url=str(server.make_url(f"/images/{ovas.DESCRIPTOR}")), headers={"Authorization": "Bearer canary"}
+        )
+        digest = hashlib.sha256(package[ovas.DESCRIPTOR]).hexdigest()
+        checksum = v1.Checksum(algorithm="sha256", digest=digest)
+        image = await images.prepare(request(url=url, checksum=checksum), quiet)
+        assert (image.virtual_size_bytes, image.source_digest) == (ovas.CAPACITY, digest)
+        assert {name for name, _ in asked} == set(package)
+        assert {header for _, header in asked} == {"Bearer canary"}
+        package.pop(ovas.DISK)
+        with pytest.raises(DownloadFailedError, match=ovas.DISK):
+            await images.prepare(request(url=url), quiet)
+    assert [each.id for each in await images.all() if each.location.startswith("image-lab-")].count(image.id) == 1
 
 
 @pytest.mark.parametrize("kind", ["vmdk", "raw"])
