@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from common import v1
 from common.errors import PermissionMissingError
+from provider_proxmox.__main__ import build
 from provider_proxmox.content.bootdata import BootData
 from provider_proxmox.images import references
 from provider_proxmox.settings import ProxmoxSettings
@@ -20,11 +21,14 @@ from simulators.proxmox import Proxmox
 from simulators.proxmox.access import Grant, Token, User
 from simulators.proxmox.sshd import sshd
 
-from .conftest import connected, credentials_of
+from .conftest import OWNER, connected, credentials_of
+from .ours import IDENTITY
 from .test_bootdata import put, spec
 from .test_disks import BLOCK, Bench, machine, sparse
 from .test_importing import IMAGE, file, images_of, quiet
+from .workshop import wanted
 
+NAT = v1.NetworkKind.NAT
 DOCUMENT = Path(__file__).resolve().parents[3] / "docs" / "providers" / "proxmox.md"
 
 
@@ -86,6 +90,56 @@ async def test_the_user_may_do_what_is_needed(pve: Proxmox, tmp_path: Path) -> N
         await bench.fill(sparse(1))
         assert await bench.content() == sparse(1)
         await bench.uploads.clear(str(uuid.uuid4()), "test")
+
+
+async def test_the_user_may_do_with_machines_what_is_needed(pve: Proxmox, tmp_path: Path) -> None:
+    """A whole life, with everything that people do in it."""
+    files = follow(pve, tmp_path / "credentials")
+    settings = ProxmoxSettings(
+        endpoint=pve.urls, credentials_directory=files, owner=OWNER, insecure=True, tick=0.2, default_storage="shared"
+    )
+    driver, uid = build(settings), IDENTITY.uid
+    more = v1.DiskSpec(name="more", size_bytes=1 << 30)
+    copy = wanted(dataclasses.replace(IDENTITY, uid=str(uuid.uuid4()), name="copy"))
+    snapshot = str(uuid.uuid4())
+    async with driver.session():
+        await driver.create(wanted(boot_data=v1.BootData(user_data="#cloud-config\n"), tags=["blue"]), quiet)
+        await driver.power_on(uid)
+        async with driver.together(uid):
+            await driver.attach_disk(uid, more, live=True)
+            await driver.attach_nic(uid, v1.NicSpec(name="dmz", network=v1.NetworkRef(kind=NAT)), live=True)
+            await driver.grow_disk(uid, "root", 2 << 30, live=True)
+            await driver.set_description(uid, "for people")
+        await driver.create_snapshot(
+            v1.CreateSnapshotRequest(machine_uid=uid, uid=snapshot, name="warm", memory=True), quiet
+        )
+        await driver.revert_snapshot(v1.RevertSnapshotRequest(machine_uid=uid, uid=snapshot), quiet)
+        await driver.suspend(uid)
+        await driver.resume(uid)
+        await driver.reset(uid)
+        async with driver.console(uid, v1.ConsoleKind.SERIAL, force=False) as console:
+            await console.write(b"x")
+            assert await console.read() == b"x"
+        await driver.delete_snapshot(v1.DeleteSnapshotRequest(machine_uid=uid, uid=snapshot), quiet)
+        await driver.set_placement(uid, v1.Placement(host=other(pve, uid)))
+        await driver.clone(v1.CloneMachineRequest(source_uid=uid, kind=v1.CloneKind.FULL, target=copy), quiet)
+        await driver.ask_shutdown(uid)
+        await driver.power_off(uid)
+        await driver.set_cpu(uid, v1.CpuSpec(count=2, hot_add=True), live=False)
+        await driver.set_memory(uid, v1.MemorySpec(size_bytes=2 << 30), live=False)
+        await driver.set_firmware(uid, v1.FirmwareSpec(tpm=True))
+        await driver.set_tuning(uid, v1.MachineSpec(extra_config={"proxmox.onBoot": "1", "proxmox.cpuType": "host"}))
+        await driver.set_cdrom(uid, v1.CdromSpec(name="setup"), live=False)
+        await driver.move_disk(uid, "more", "local-lvm", live=False)
+        for each in (copy.identity.uid if copy.identity else "", uid):
+            await driver.destroy(each, quiet)
+    assert pve.world.guests == {}
+
+
+def other(server: Proxmox, uid: str) -> str:
+    """A node that the machine is not on."""
+    (guest,) = [guest for guest in server.world.guests.values() if uid in guest.text()]
+    return next(node for node in server.world.nodes if node != guest.node)
 
 
 @pytest.mark.parametrize("privilege", ["Datastore.AllocateTemplate", "Datastore.AllocateSpace"])
