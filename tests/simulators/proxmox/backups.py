@@ -9,8 +9,8 @@ from pathlib import Path
 from . import disks
 from .disks import Work
 from .errors import refused
-from .keys import net
-from .strings import NET, drives, is_cdrom, is_cloudinit, parse, size_of
+from .keys import renewed
+from .strings import drives, is_cdrom, is_cloudinit, size_of
 from .world import Guest, Volume, World
 
 
@@ -93,11 +93,6 @@ async def unpacked(work: Work, archive: Archive, storage: str, made: list[str], 
         elif not is_cdrom(drive):
             del config[key]  # was left out of the backup
     if unique:
-        for key in [key for key in config if NET.fullmatch(key)]:
-            model, *_ = parse(config[key])
-            rest = [f"{name}={value}" for name, value in list(parse(config[key]).items())[1:]]
-            config[key] = net(",".join([model, *rest]), world.mac())
-        smbios = {**parse(config.get("smbios1", "")), "uuid": world.uuid()}
-        config["smbios1"] = ",".join(f"{name}={value}" for name, value in smbios.items())
+        renewed(config, world.mac, world.uuid())
     config["vmgenid"] = world.uuid()
     return config

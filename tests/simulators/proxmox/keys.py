@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from .errors import bad
@@ -95,6 +95,14 @@ def net(value: str, mac: str) -> str:
     model = parts.pop("model", "") or (models[0] if models else "virtio")
     address = parts.pop("macaddr", "") or parts.pop(model, "") or mac
     return render({model: address.upper(), **dict(sorted(parts.items()))})
+
+
+def renewed(config: dict[str, str], mac: Callable[[], str], uuid: str) -> None:
+    """Give a copy of a guest identities of its own: MAC addresses and the UUID, but not vmgenid."""
+    for key in [key for key in config if NET.fullmatch(key)]:
+        parts = parse(config[key])
+        config[key] = render({**parts, next(iter(parts)): mac()})  # the model comes first, with the address
+    config["smbios1"] = render({**parse(config.get("smbios1", "")), "uuid": uuid})
 
 
 NET_OPTIONS = frozenset(["bridge", "firewall", "link_down", "macaddr", "mtu", "queues", "rate", "tag", "trunks"])

@@ -56,6 +56,7 @@ class Proxmox:
     Attributes:
         requests: everything that arrived, in order.
         faults: what goes wrong with calls to come.
+        bugs: what no handler may raise; a test that met one fails at its end.
         checks: called with every call that may be made, before its handler; they raise a PveError to refuse it.
         schema: of the product, which judges every parameter; None where it is not at hand.
     """
@@ -65,6 +66,7 @@ class Proxmox:
         self.requests: list[Logged] = []
         self.checks: list[Callable[[Call], None]] = []
         self.faults: list[Fault] = []
+        self.bugs: list[Exception] = []
         self.schema = Schema.find()
         self.user, self.password = ROOT, ROOT_PASSWORD
         self.token_id = f"{USER}!{TOKEN}"
@@ -152,6 +154,11 @@ class Proxmox:
             answer = await self._handle(call)
         except PveError as error:
             return _refusal(error)
+        except (ConnectionError, web.HTTPException):
+            raise  # the client went away, or sent what is no HTTP
+        except Exception as bug:
+            self.bugs.append(bug)
+            raise
         if isinstance(answer, Page):
             return _json({"data": answer.rows} | ({"total": answer.total} if answer.total else {}))
         return answer if isinstance(answer, web.StreamResponse) else _json({"data": answer})
@@ -312,6 +319,8 @@ async def proxmox(
                 await made.close()
                 for task in keeping:
                     task.cancel()
+            if made.bugs:
+                raise ExceptionGroup("the simulator is broken", made.bugs)
     except BaseExceptionGroup as errors:
         if len(errors.exceptions) == 1:
             raise errors.exceptions[0] from None  # what the block raised goes on as it is

@@ -9,9 +9,9 @@ from simulators.proxmox import disks
 from simulators.proxmox.calls import Call, route
 from simulators.proxmox.disks import Work
 from simulators.proxmox.errors import PveError, forbidden, refused
-from simulators.proxmox.keys import bridge, net
+from simulators.proxmox.keys import bridge, renewed
 from simulators.proxmox.locks import check_lock
-from simulators.proxmox.strings import NET, drives, is_cdrom, is_cloudinit, parse, size_of
+from simulators.proxmox.strings import NET, drives, is_cdrom, is_cloudinit, size_of
 from simulators.proxmox.tasks import Task
 from simulators.proxmox.world import Guest, Storage
 
@@ -171,12 +171,7 @@ async def cloned(task: Task, plan: Plan, volumes: list[str]) -> dict[str, str]:
             config[key] = disks.written({**drive, "file": volume.volid})
         elif not is_cdrom(drive):
             config[key] = await one_disk(work, plan, key, drive, volumes)
-    for key in [key for key in config if NET.fullmatch(key)]:
-        parts = parse(config[key], "model")
-        model = next(iter(parts))
-        config[key] = net(",".join([model, *(f"{k}={v}" for k, v in list(parts.items())[1:])]), world.mac())
-    smbios = {**parse(config.get("smbios1", "")), "uuid": world.uuid()}
-    config["smbios1"] = ",".join(f"{key}={value}" for key, value in smbios.items())
+    renewed(config, world.mac, world.uuid())
     config["vmgenid"] = world.uuid()
     return config
 
