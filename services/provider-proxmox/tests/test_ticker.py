@@ -17,10 +17,13 @@ from provider_proxmox.session.pace import BUDGET, NETWORKS_SECONDS, pace
 from provider_proxmox.session.pve import Pve
 from provider_proxmox.session.reading import Reader
 from simulators.proxmox import Proxmox, World, proxmox
+from simulators.proxmox.calls import Call
 from simulators.proxmox.client import client
+from simulators.proxmox.errors import refused
+from simulators.proxmox.faults import Fault
 from simulators.proxmox.guests import crash, run_now
 
-from .conftest import TICK, Watched, credentials_of, ours, uid_of, watched
+from .conftest import STEP, TICK, Watched, credentials_of, ours, uid_of, watched
 
 SOON = 3.0
 """Seconds in which any change is seen."""
@@ -180,6 +183,43 @@ async def test_a_guest_that_we_may_not_see_any_more_is_not_gone(seen: Watched) -
     before = seen.pve.requests
     await seen.go(60)
     assert seen.pve.requests - before < 3 * BUDGET
+
+
+async def test_a_guest_that_cannot_be_read_is_tried_more_and_more_rarely(seen: Watched) -> None:
+    """A broken configuration of one guest must not cost two calls each round, for ever."""
+
+    def broken(call: Call) -> None:
+        if call.route.template.endswith("/pending") and call.vmid == 100:
+            raise refused("unable to parse the configuration")
+
+    seen.server.checks.append(broken)
+    run_now(seen.server.world, seen.server.world.guests[100])
+    await seen.go(120)
+    assert seen.guest(100).status == "unknown"
+    tried = seen.server.counted()["GET /nodes/{node}/qemu/{vmid}/pending"]
+    assert tried - 4 <= 15  # of more than forty rounds; some of them look at the others
+    seen.server.checks.clear()
+    await seen.go(240, lambda: seen.guest(100).status == "running", step=0.5)
+    assert seen.guest(100).status == "running"
+
+
+async def test_a_node_that_hangs_holds_up_nobody(seen: Watched) -> None:
+    """Others are asked and told of all the same."""
+    hold, news = asyncio.Event(), asyncio.Event()
+
+    async def hang(call: Call) -> None:
+        if call.path["node"] == "pve2":
+            await hold.wait()
+
+    seen.server.faults.append(Fault("GET", "/nodes/{node}/qemu", times=1000, before=hang))
+    seen.pve.on_change(lambda _uid: news.set())
+    async with client(seen.server) as person:
+        await person.put("/nodes/pve3/qemu/103/config", name="other")
+    await seen.clock.advance(TICK + STEP)
+    while seen.guest(103).name != "other":
+        news.clear()
+        await news.wait()
+    hold.set()
 
 
 # -- the cluster itself --------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 
 from common import logging
+from common.clock import Clock
 from common.errors import HypervisorUnavailableError, PermissionMissingError, ProviderError
 
 from provider_proxmox.session.index import Guest, Index
@@ -16,17 +17,23 @@ from provider_proxmox.session.reading import Reader
 
 log = logging.get(__name__)
 
+FIRST_PAUSE, LONGEST_PAUSE = 1.0, 300.0
+"""Seconds for which a guest that could not be read is left alone."""
+
 
 class Details:
     """Reads what was marked. `run` does it, as long as it runs."""
 
-    def __init__(self, index: Index, reader: Reader, *, concurrency: int) -> None:
+    def __init__(self, index: Index, reader: Reader, *, clock: Clock, concurrency: int) -> None:
         self._index = index
         self._reader = reader
+        self._clock = clock
         self._places = asyncio.Semaphore(concurrency)
         self._stale: dict[int, str] = {}
         self._more = asyncio.Event()
         self._hidden: set[int] = set()
+        self._aside: dict[int, tuple[float, float]] = {}
+        """Guests that could not be read: until when they are left alone, and the pause after that."""
         self._rotation: list[int] = []
 
     def stale(self, vmid: int, node: str = "") -> None:
@@ -35,8 +42,10 @@ class Details:
         Args:
             node: where it was seen, if that is not where the index has it.
         """
-        self._stale[vmid] = node or self._stale.get(vmid, "")
-        self._more.set()
+        until, _ = self._aside.get(vmid, (0.0, 0.0))
+        if self._clock.monotonic() >= until:
+            self._stale[vmid] = node or self._stale.get(vmid, "")
+            self._more.set()
 
     def is_hidden(self, vmid: int) -> bool:
         """We may not look at it any more: no list shows it, and it is not gone for that."""
@@ -60,6 +69,7 @@ class Details:
     async def _read(self, vmid: int, node: str) -> None:
         try:
             await self._reader.refresh(vmid, "read a guest", node=node)
+            self._aside.pop(vmid, None)
         except ProviderError as error:
             self.lay_aside(vmid, node, error)
         finally:
@@ -80,6 +90,10 @@ class Details:
             log.warning("pve.guest.unread", vmid=vmid, error=str(error))
         if hidden:
             self._hidden.add(vmid)
+        _, pause = self._aside.get(vmid, (0.0, FIRST_PAUSE))
+        if isinstance(error, HypervisorUnavailableError):
+            pause = FIRST_PAUSE  # that is about its node, which says when it is back
+        self._aside[vmid] = self._clock.monotonic() + pause, min(pause * 2, LONGEST_PAUSE)
         self._reader.signatures.pop(vmid, None)
         known = self._index.guests.get(vmid)
         if known is None and node:

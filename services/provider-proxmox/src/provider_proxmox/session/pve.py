@@ -63,7 +63,7 @@ class Pve:
         self._reader = Reader(self._look, self.index, clock=clock)
         self._reader.on_change = self._changed
         self._agents = Agents(self.ask_agent, self.index, self._reader, clock=clock)
-        self._details = Details(self.index, self._reader, concurrency=concurrency)
+        self._details = Details(self.index, self._reader, clock=clock, concurrency=concurrency)
         self._ticker = Ticker(self._look, self.index, self._reader, self._details, clock=clock, tick=tick)
         self._tasks = Tasks(self._look, self.delete, clock=clock, task_timeout=task_timeout)
         self._ticker.on_any = lambda: self._tell(None)

@@ -12,10 +12,10 @@ from dataclasses import replace
 from typing import Any
 
 from common.clock import Clock
-from common.errors import HypervisorUnavailableError, MachineNotFoundError
+from common.errors import HypervisorUnavailableError, MachineNotFoundError, PermissionMissingError
 
 from provider_proxmox.session.index import Guest, Index
-from provider_proxmox.session.pve_errors import NodeAwayError
+from provider_proxmox.session.pve_errors import NodeAwayError, VmidTakenError
 
 Ask = Callable[..., Awaitable[Any]]
 """Pve.get, as far as it is needed here: doing, path, parameters."""
@@ -95,13 +95,15 @@ class Reader:
         known = self._index.guests.get(vmid)
         node = node or (known.node if known is not None else "")
         for turn in range(_MOVES):
+            if turn > 1:
+                await self._clock.sleep(_MOVE_PAUSE)
             number = self.begin()
             if not node:
-                where = await self.where(vmid, doing)
-                if where is None:
+                if not await self._is_taken(vmid, doing):
                     self.remove(number, vmid)
                     return None
-                node = where
+                node = await self.where(vmid, doing) or ""
+                continue
             try:
                 return await self._read(number, vmid, node, doing)
             except MachineNotFoundError:
@@ -111,14 +113,32 @@ class Reader:
                 if where == node:
                     raise
                 node = where or ""
-            if turn:
-                await self._clock.sleep(_MOVE_PAUSE)
-        raise HypervisorUnavailableError(
-            f"{doing}: guest {vmid} is not where the cluster says; it may be moving", retry_after=2.0
-        )
+        await self._lost(vmid, doing)
+        return None
+
+    async def _lost(self, vmid: int, doing: str) -> None:
+        """A VMID is taken, and by no guest that can be read."""
+        number = self.begin()
+        rows = await self._get(doing, "cluster/resources", type="vm")
+        found = next((row for row in rows if row.get("vmid") == vmid), None)
+        if found is None:
+            raise PermissionMissingError(f"{doing}: our user lacks VM.Audit on /vms/{vmid}, which is there")
+        if found.get("type") == "qemu":
+            raise HypervisorUnavailableError(
+                f"{doing}: guest {vmid} is not where the cluster says; it may be moving", retry_after=2.0
+            )
+        self.remove(number, vmid)  # a container has its VMID now
+
+    async def _is_taken(self, vmid: int, doing: str) -> bool:
+        """Whether the cluster has a guest of this VMID: the one question whose answer no missing privilege hides."""
+        try:
+            await self._get(doing, "cluster/nextid", vmid=vmid)
+        except VmidTakenError:
+            return True
+        return False
 
     async def where(self, vmid: int, doing: str) -> str | None:
-        """The node that has it now; None when no node has. The cluster knows that at once, unlike the rest."""
+        """The node that has it now; None when none has, or we may not see it."""
         rows = await self._get(doing, "cluster/resources", type="vm")
         found = next((row for row in rows if row.get("vmid") == vmid and row.get("type") == "qemu"), None)
         return str(found["node"]) if found is not None else None

@@ -246,6 +246,7 @@ class Ticker:
         known = self._index.nodes.get(node)
         if failures == 1:
             log.warning("pve.node.silent", node=node, error=str(error))
+            self.hurry()  # the others know whether it is down
         if known is not None and (failures >= AWAY_AFTER or not known.online):
             self._lose(node)
 
