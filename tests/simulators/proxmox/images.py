@@ -88,11 +88,23 @@ async def enlarge(image: Path, format: str, size: int) -> None:
     await _qemu_img("resize", "-q", "-f", format, str(image), str(size))
 
 
-async def _qemu_img(*command: str) -> None:
+async def keep_snapshot(image: Path, name: str) -> None:
+    """Have a snapshot of this name inside of a qcow2 image: of now, unless there is one.
+
+    Raises:
+        PveError: it is no image, or qemu-img is not installed here.
+    """
+    if f" {name} " not in await _qemu_img("snapshot", "-l", str(image)):
+        await _qemu_img("snapshot", "-c", name, str(image))
+
+
+async def _qemu_img(*command: str) -> str:
     tool = shutil.which("qemu-img")
     if tool is None:
         raise refused("qemu-img is not installed here")
-    process = await asyncio.create_subprocess_exec(tool, *command, stderr=asyncio.subprocess.PIPE)
-    _, said = await process.communicate()
+    pipe = asyncio.subprocess.PIPE
+    process = await asyncio.create_subprocess_exec(tool, *command, stdout=pipe, stderr=pipe)
+    told, said = await process.communicate()
     if process.returncode:
         raise refused(said.decode().strip())
+    return told.decode()

@@ -14,6 +14,7 @@ import asyncssh
 
 from .disks import bytes_of_volume
 from .errors import PveError
+from .images import keep_snapshot
 from .server import Proxmox
 from .world import World
 
@@ -126,7 +127,7 @@ class Sshd:
         path = bytes_of_volume(self._world, node, volume)
         kept = self._world.volume(volume, node)
         if len(words) > 2 and kept is not None and words[2] in kept.snapshots:
-            await _snapshot(path, words[2])
+            await keep_snapshot(path, words[2])
         return str(path)
 
 
@@ -140,16 +141,6 @@ async def _pump(source: Any, target: Any) -> None:
         return
     if target.can_write_eof():
         target.write_eof()
-
-
-async def _snapshot(path: Path, name: str) -> None:
-    for arguments in (("-l", str(path)), ("-c", name, str(path))):
-        asking = await asyncio.create_subprocess_exec(
-            "qemu-img", "snapshot", *arguments, stdout=asyncio.subprocess.PIPE
-        )
-        said, _ = await asking.communicate()
-        if f" {name} " in said.decode():
-            return
 
 
 @asynccontextmanager

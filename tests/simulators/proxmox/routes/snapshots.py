@@ -8,6 +8,7 @@ from simulators.proxmox import disks, guests
 from simulators.proxmox.calls import Call, at, indexed, route
 from simulators.proxmox.disks import Work
 from simulators.proxmox.errors import refused
+from simulators.proxmox.images import keep_snapshot
 from simulators.proxmox.keys import told
 from simulators.proxmox.locks import check_lock
 from simulators.proxmox.strings import drives, is_cdrom, number
@@ -125,6 +126,9 @@ async def save(task: Task, guest: Guest, snapshot: Snapshot, *, memory: bool) ->
         if volume_now is None:
             raise refused(f"volume '{drive['file']}' does not exist")
         volume_now.snapshots[snapshot.name] = volume_now.size
+        mounted = world.storage(disks.storage_of(drive["file"])).root is not None
+        if mounted and volume_now.file is not None and volume_now.format == "qcow2":
+            await keep_snapshot(volume_now.file, snapshot.name)  # for who reads the file itself
 
 
 def drop(world: World, guest: Guest, snapshot: Snapshot) -> None:

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 from common import v1
 from common.errors import (
+    ForeignMachineError,
+    MachineNotFoundError,
     NotSupportedError,
     ResourceNotFoundError,
     StalePreconditionError,
@@ -74,7 +76,7 @@ class Disks:
                 not there.
         """
         doing = f"{verb} disk {ref.disk_name} of machine {ref.machine_uid}"
-        guest = await self._guests.get(ref.machine_uid, doing)
+        guest = await self._machine(ref.machine_uid, doing)
         record, config, snapshot = guest.stamp, guest.config, ""
         assert record is not None  # it is ours
         if ref.snapshot_id:
@@ -87,6 +89,14 @@ class Disks:
         if mark is None or drive is None or drive.is_cdrom:
             raise ResourceNotFoundError(f"{doing}: there is none")
         return Disk(doing, guest, record, mark, drive, snapshot)
+
+    async def _machine(self, uid: str, doing: str) -> Guest:
+        guest = await self._guests.find(uid, doing)
+        if guest is not None:
+            return guest
+        if others := self._pve.index.with_smbios(uid):
+            raise ForeignMachineError(f"{doing}: guest {others[0].vmid} has this UID and is not ours")
+        raise MachineNotFoundError(f"{doing}: no guest of the cluster carries our stamp with UID {uid}")
 
     # -- facts -----------------------------------------------------------------------------------------------------
 
