@@ -263,14 +263,23 @@ class Reconfiguring:
         editing.drive_of(await self._shape(uid, what), name, "grow")
 
         async def grow() -> None:
-            guest, record, doing = await self._seen(uid, what)
-            drive = editing.drive_of(shape_of(guest, record), name, "grow")
-            if drive.size_bytes >= size_bytes:
-                return
-            await locks.require_free(self._pve, guest, doing)
-            wish = {"disk": drive.slot, "size": sizes.resized(size_bytes), "digest": guest.digest or None}
-            await self._pve.run(doing, "PUT", f"{guest.path}/resize", wish)
-            await self._pve.refresh(guest.vmid, doing)
+            for attempt in range(_ATTEMPTS):
+                guest, record, doing = await self._seen(uid, what)
+                drive = editing.drive_of(shape_of(guest, record), name, "grow")
+                if drive.size_bytes >= size_bytes:
+                    return
+                await locks.require_free(self._pve, guest, doing)
+                wish = {"disk": drive.slot, "size": sizes.resized(size_bytes), "digest": guest.digest or None}
+                try:
+                    await self._pve.run(doing, "PUT", f"{guest.path}/resize", wish)
+                except (
+                    StalePreconditionError
+                ):  # somebody was faster, often a task that we ourselves began in another life
+                    if attempt + 1 == _ATTEMPTS:
+                        raise
+                else:
+                    await self._pve.refresh(guest.vmid, doing)
+                    return
 
         await self.afterwards(uid, grow)
 
