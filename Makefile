@@ -8,6 +8,8 @@ export PATH := $(HOME)/.local/bin:$(CURDIR)/.venv/bin:$(PATH)
 RUN := uv run --no-sync
 GUEST := .cache/images/virtrigaud-guest.qcow2
 GENERATED := libs/common/src/common/gen
+# The tests start hundreds of Python processes: without kept bytecode, each would compile all of its modules.
+unexport PYTHONDONTWRITEBYTECODE
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 24
