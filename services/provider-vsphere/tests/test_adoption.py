@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from common import v1
 from common.clock import SystemClock
-from common.errors import ForeignMachineError, MachineNotFoundError, NameConflictError
+from common.errors import ForeignMachineError, MachineNotFoundError, NameConflictError, NotSupportedError
 from provider_vsphere import adoption, machines
 from provider_vsphere.config import editing
 from provider_vsphere.session.tree import Entity
@@ -14,6 +14,7 @@ from provider_vsphere.stamps import stamp
 from provider_vsphere.stamps.stamp import DiskStamp, NicStamp
 from pyVmomi import vim
 from simulators.vcsim import Vcsim
+from simulators.vcsim.admin import Admin
 
 from .conftest import OWNER, one
 
@@ -67,6 +68,18 @@ async def test_what_cannot_be_adopted_is_left_alone(vcsim: Vcsim, vsphere: Vsphe
         with pytest.raises(MachineNotFoundError):
             await adoption.adopt(vsphere, SystemClock(), missing, identity(UID.replace("cc01", "cc03")))
     assert second.facts["config.changeVersion"] == before
+
+
+async def test_a_template_is_told_the_image_that_means_it(vcsim: Vcsim, vsphere: Vsphere) -> None:
+    with Admin(vcsim) as admin:
+        vm = admin.create("golden")
+        vm.MarkAsTemplate()
+        before = admin.fingerprint(vm._moId)
+        await vsphere.refresh(Entity("VirtualMachine", vm._moId))
+        with pytest.raises(NotSupportedError, match=r"templateName: /DC0/vm/golden\)"):
+            await adoption.adopt(vsphere, SystemClock(), vm._moId, identity(UID.replace("cc01", "cc07")))
+        assert admin.fingerprint(vm._moId) == before
+        assert vm.config.template
 
 
 async def test_the_stamp_of_a_copy_is_no_stamp(vcsim: Vcsim, vsphere: Vsphere) -> None:

@@ -29,7 +29,7 @@ async def adopt(vsphere: Vsphere, clock: Clock, machine_id: str, identity: v1.Ma
     Raises:
         MachineNotFoundError: there is no VM with this id.
         ForeignMachineError: it carries a stamp already, or is no machine of its own.
-        NotSupportedError: it is a template, which vSphere lets nobody change; machines are made from it as an image.
+        NotSupportedError: it is a template, which vSphere lets nobody change: an image is its adoption (ADR 16).
         NameConflictError: another VM has the UID.
     """
     doing = f"adopt machine {machine_id}"
@@ -44,7 +44,11 @@ async def adopt(vsphere: Vsphere, clock: Clock, machine_id: str, identity: v1.Ma
     unread.refuse_away(vsphere.tree, entity, doing)
     unread.refuse(vsphere.tree, identity.uid, doing)
     if entity.facts.get("config.template"):
-        raise NotSupportedError(f"{doing}: it is a template; use it as an image, or make it a virtual machine first")
+        path = vsphere.tree.path(entity)
+        raise NotSupportedError(
+            f"{doing}: it is a template; name it in a VMImage (source.vsphere.templateName: {path}), which leaves it "
+            "as it is, or make it a virtual machine first"
+        )
     mark = machines.stamp_of(entity)
     if mark is not None:
         if mark.identity() == identity:
