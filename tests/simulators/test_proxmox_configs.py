@@ -206,3 +206,17 @@ async def test_rights_on_a_guest_end_with_it(pve: Proxmox, admin: Client) -> Non
         await root.put("/access/acl", path="/vms/101", roles="PVEVMUser", users="a@pve")
         await admin.run("DELETE", f"{QEMU}/101")
         assert [row["path"] for row in await root.get("/access/acl")] == ["/"]
+
+
+async def test_a_disk_is_handed_to_another_guest(pve: Proxmox, admin: Client) -> None:
+    """Nothing is copied; the volume gets the name that its new owner's have."""
+    await made(admin, scsi0="local-lvm:1", scsi1="local-lvm:2,ssd=1")
+    await admin.run("POST", QEMU, vmid=102, scsi0="local-lvm:1")
+    move = f"{QEMU}/101/move_disk"
+    used = await admin.run("POST", move, disk="scsi1", target__vmid=102, target__disk="scsi0")
+    assert used.exitstatus == "Target disk key 'scsi0' is already in use for VM '102'"
+    ended = await admin.run("POST", move, disk="scsi1", target__vmid=102, target__disk="virtio5")
+    assert ended.exitstatus == "OK"
+    assert (await admin.get(f"{QEMU}/102/config"))["virtio5"] == "local-lvm:vm-102-disk-1,size=2G,ssd=1"
+    assert "scsi1" not in await admin.get(CONFIG)
+    assert "local-lvm:vm-101-disk-1" not in pve.world.storages["local-lvm"].on("pve1")
