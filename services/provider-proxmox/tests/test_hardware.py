@@ -162,6 +162,7 @@ def test_gpus_by_their_mapping() -> None:
         ("proxmox.diskBackup", "0", "x"),
         ("proxmox.diskAio", "native", "uring"),
         ("proxmox.bootData", "snippets", "floppy"),
+        ("proxmox.suspendTo", "disk", "tape"),
         ("proxmox.balloon", "512", "0x2"),
     ],
 )

@@ -6,6 +6,7 @@ import pytest
 from common.clock import SystemClock
 from common.errors import ForeignMachineError, MachineNotFoundError, OperationInProgressError, WrongPowerStateError
 from provider_proxmox import power
+from provider_proxmox.config import hardware
 from provider_proxmox.guests import Guests
 from provider_proxmox.power import Power
 from provider_proxmox.session.index import Guest
@@ -88,7 +89,7 @@ async def test_in_ram_or_on_disk_the_memory_is_kept(pve: Proxmox, cluster: Pve, 
 
 async def test_a_hibernated_machine_goes_on_and_goes_off(pve: Proxmox, cluster: Pve, verbs: Power) -> None:
     """A stop of it would leave the lock and the memory in place."""
-    machine(pve, settings={power.SUSPEND_TO: "disk"})
+    machine(pve, settings={hardware.SUSPEND_TO: "disk"})
     await verbs.power_on(UID)
     for _ in range(2):
         await verbs.suspend(UID)
@@ -126,7 +127,7 @@ async def test_what_ha_manages_is_waited_for(pve: Proxmox, cluster: Pve, verbs: 
 
 async def test_what_ha_manages_stays_in_ram(pve: Proxmox, cluster: Pve, verbs: Power) -> None:
     """HA would start again at once what is off without its asking."""
-    machine(pve, settings={power.SUSPEND_TO: "disk"})
+    machine(pve, settings={hardware.SUSPEND_TO: "disk"})
     pve.world.ha["vm:1042"] = {"state": "started"}
     await verbs.power_on(UID)
     await verbs.suspend(UID)

@@ -15,6 +15,7 @@ from common.clock import Clock
 from common.errors import OperationInProgressError, PermissionMissingError, WrongPowerStateError
 
 from provider_proxmox import locks
+from provider_proxmox.config import hardware
 from provider_proxmox.guests import Guests
 from provider_proxmox.locks import HIBERNATED
 from provider_proxmox.session.index import Guest
@@ -22,9 +23,6 @@ from provider_proxmox.session.pve import Pve
 from provider_proxmox.session.pve_errors import FileLockedError, LockedError
 
 log = logging.get(__name__)
-
-SUSPEND_TO = "proxmox.suspendTo"
-"""Key of extra_config: "disk" saves the memory of a suspended machine on a storage; else it stays in RAM."""
 
 ASK_SECONDS = 15
 """A shutdown task waits, and holds the file lock, for so long; the kit asks again after 20 s."""
@@ -164,7 +162,11 @@ class Power:
             return
         _require_on(guest, doing)
         await locks.require_free(self._pve, guest, doing)
-        to_disk = guest.stamp is not None and guest.stamp.settings.get(SUSPEND_TO) == "disk" and not is_managed(guest)
+        to_disk = (
+            guest.stamp is not None
+            and guest.stamp.settings.get(hardware.SUSPEND_TO) == "disk"
+            and not is_managed(guest)
+        )
         await self._unless_already(guest, doing, "suspend", is_suspended, todisk=to_disk or None)
 
     async def resume(self, uid: str) -> None:

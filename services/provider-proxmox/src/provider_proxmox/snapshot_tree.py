@@ -30,7 +30,15 @@ REVERTING = "reverting"
 """Setting of the stamp: name of the snapshot that a rollback was begun to and is not known to be complete."""
 
 _LASTING = frozenset(
-    {DESCRIPTION_SETTING, ADOPTED_SETTING, RESTARTED_FOR, hardware.HA, hardware.VMID, hardware.BOOT_DATA}
+    {
+        DESCRIPTION_SETTING,
+        ADOPTED_SETTING,
+        RESTARTED_FOR,
+        hardware.HA,
+        hardware.VMID,
+        hardware.BOOT_DATA,
+        hardware.SUSPEND_TO,
+    }
 )
 _MARK = "virtrigaud-snapshot"
 _DIGITS = 12

@@ -32,6 +32,7 @@ VMID, HA, BOOT_DATA, BALLOON = "proxmox.vmid", "proxmox.ha", "proxmox.bootData",
 CPU_TYPE, NUMA, MACHINE, SCSI, HOTPLUG = (
     "proxmox.cpuType", "proxmox.numa", "proxmox.machine", "proxmox.scsiHardware", "proxmox.hotplug",
 )  # fmt: skip
+SUSPEND_TO = "proxmox.suspendTo"
 HA_STATES: Final = ("started", "stopped", "ignored", "disabled")
 _TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 _OS_TYPES: Final = (
@@ -100,6 +101,7 @@ OUR_KEYS: Final[Mapping[str, Key]] = {
     "proxmox.diskBackup": Key(_switch, switch=True),
     "proxmox.diskAio": Key(_one_of("native", "threads", "io_uring")),
     BOOT_DATA: Key(_one_of("iso", "snippets", "native")),
+    SUSPEND_TO: Key(_one_of("ram", "disk")),
     BALLOON: Key(_like(r"0|[1-9]\d{1,7}", "512 (MiB), or 0 for no balloon device")),
 }
 """Keys of extra_config that mean something here; each says what is wrong with a value."""
