@@ -13,6 +13,7 @@ import pytest
 from common import v1
 from common.errors import PermissionMissingError
 from provider_proxmox.__main__ import build
+from provider_proxmox.config.hardware import OUR_KEYS
 from provider_proxmox.content.bootdata import BootData
 from provider_proxmox.images import references
 from provider_proxmox.settings import ProxmoxSettings
@@ -164,6 +165,11 @@ def test_every_setting_is_told() -> None:
     of_every_provider = {each.name for each in dataclasses.fields(ProviderSettings)}
     own = [each.name for each in dataclasses.fields(ProxmoxSettings) if each.name not in of_every_provider]
     assert [name for name in own if f"`--{name.replace('_', '-')}`" not in text] == []
+
+
+def test_every_key_of_extra_config_is_told() -> None:
+    table = DOCUMENT.read_text().partition("### Keys of `extraConfig`")[2].partition("\n## ")[0]
+    assert set(re.findall(r"`(proxmox\.\w+)`", table)) == set(OUR_KEYS)
 
 
 def test_an_image_source_is_as_the_document_says() -> None:
