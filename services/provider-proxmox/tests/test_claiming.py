@@ -178,6 +178,21 @@ async def test_what_cannot_be_read_is_not_passed_over(pve: Proxmox, cluster: Pve
     assert _stamped(pve)[UID] == [first(UID)]
 
 
+@pytest.mark.parametrize("tagged", [True, False])
+async def test_a_node_that_was_away_from_the_start(pve: Proxmox, tmp_path: Path, tagged: bool) -> None:
+    """Nobody has read its guests: one with our tag may be the machine, strangers hold nothing up."""
+    vm(pve, 555, node="pve2", tags="virtrigaud" if tagged else "")
+    pve.world.nodes["pve2"].online = False
+    async with connected(pve, credentials_of(pve, tmp_path / "secret")) as late:
+        making = workshop(late).creator.create(wanted(), quiet)
+        if tagged:
+            with pytest.raises(HypervisorUnavailableError, match="555 on pve2"):
+                await making
+        else:
+            await making
+    assert (UID in _stamped(pve)) is not tagged
+
+
 # -- lost replies ------------------------------------------------------------------------------------------------------
 
 

@@ -19,6 +19,7 @@ Only a guest that is marked as made is ever started, so what a dead maker has le
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -70,15 +71,19 @@ class Claims:
         self._guests = guests
         self._clock = clock
         self._ids = ids
+        self._listing = asyncio.Lock()
+        self._begun = self._ended = 0
+        self._rows: list[tuple[dict[str, Any], str]] = []
 
     async def look(self, uid: str, doing: str) -> Guest | None:
-        """Our guest with this UID, read now, made or not; None when there is none that could become the machine.
+        """Our guest with this UID, read now, made or not; None when none is known that could become the machine. One
+        that was made a moment ago shows when its VMID is tried, or in the contest.
 
         Raises:
             ForeignMachineError: only somebody else's has this UID.
             HypervisorUnavailableError: there may be one that cannot be read now.
         """
-        found = await self._guests.find_all(uid, doing)
+        found = await self._guests.find_all(uid, doing, rescan=False)
         return min((guest for guest in found if guest.stamp and not guest.stamp.lost), key=self._rank, default=None)
 
     # -- taking a VMID ---------------------------------------------------------------------------------------------
@@ -107,13 +112,16 @@ class Claims:
     async def _claim(self, vmid: int, uid: str, doing: str, make: Make, node: str) -> Guest | None:
         """The guest, if it is ours; None if the VMID is another's."""
         unseen, where = 0, ""
+        known = vmid in self._pve.index.guests
         for _ in range(TURNS):
-            try:
-                guest = await self.settled(vmid, doing, node=where)
-            except PermissionMissingError:
-                return None  # a guest that is hidden from us is none that we made
-            if guest is not None:
-                return guest if self._is(guest, uid) else None
+            if known:  # else the call itself asks, and is refused if the VMID was taken a moment ago
+                try:
+                    guest = await self.settled(vmid, doing, node=where)
+                except PermissionMissingError:
+                    return None  # a guest that is hidden from us is none that we made
+                if guest is not None:
+                    return guest if self._is(guest, uid) else None
+            known = True
             if unseen >= _UNSEEN:
                 return None
             await faults.point(JUDGED)
@@ -175,9 +183,19 @@ class Claims:
                     continue  # hidden from us, hence not ours
 
     async def _listed(self, doing: str) -> list[tuple[dict[str, Any], str]]:
-        """Every guest as its node tells it, with the node: `cluster/resources` knows it only after a moment."""
-        nodes = [node.name for node in self._pve.index.nodes.values() if node.online]
-        return [(row, node) for node in nodes for row in await self._pve.get(doing, f"nodes/{node}/qemu")]
+        """Every guest as its node tells it, with the node: `cluster/resources` knows it only after a moment.
+
+        What is told began to be asked for after this was called: those who come while one list is being read share
+        the next.
+        """
+        wanted = self._begun + 1
+        async with self._listing:
+            if self._ended < wanted:
+                self._begun += 1
+                nodes = [node.name for node in self._pve.index.nodes.values() if node.online]
+                self._rows = [(row, node) for node in nodes for row in await self._pve.get(doing, f"nodes/{node}/qemu")]
+                self._ended = self._begun
+            return self._rows
 
     # -- several of one UID ----------------------------------------------------------------------------------------
 

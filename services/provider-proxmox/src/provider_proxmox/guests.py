@@ -45,15 +45,17 @@ class Guests:
             )
         return next(iter(made or ours), None)
 
-    async def find_all(self, uid: str, doing: str) -> list[Guest]:
+    async def find_all(self, uid: str, doing: str, *, rescan: bool = True) -> list[Guest]:
         """Every guest that carries our stamp with this UID, read now, by VMID: what a making left behind, too.
 
+        Args:
+            rescan: where none is known, look for guests that were made a moment ago.
         Raises:
             ForeignMachineError: only somebody else's has this UID.
             HypervisorUnavailableError: there may be one on a node that does not answer.
         """
         index = self._pve.known(doing)
-        if not index.with_uid(uid):
+        if rescan and not index.with_uid(uid):
             await self._pve.rescan(doing)
         read = [await self._pve.refresh(guest.vmid, doing) for guest in index.with_uid(uid)]
         found = [guest for guest in read if guest is not None and guest.stamp is not None and guest.stamp.uid == uid]

@@ -364,5 +364,5 @@ def _storage(row: dict[str, Any]) -> Storage:
 
 
 def _hints(row: dict[str, Any]) -> dict[str, Any]:
-    """What is known of a configuration that cannot be read."""
-    return {"tags": str(row["tags"])} if row.get("tags") else {}
+    """What is known of a configuration that cannot be read: its tags, or that it has none."""
+    return {"tags": str(row.get("tags") or "")}
