@@ -171,12 +171,14 @@ async def test_snippets_are_written_where_the_nodes_read_them(cluster: Pve, tmp_
     )
     handed = await put(data, plain, storage="local-lvm")
     parts = dict(part.split("=") for part in str(handed.config["cicustom"]).split(","))
-    assert handed.config["ide2"] == "local-lvm:cloudinit"
+    assert (handed.config["ide2"], handed.config["citype"]) == ("local-lvm:cloudinit", "nocloud")
     assert (tmp_path / parts["user"].partition(":")[2]).read_text() == SCRIPT
     # Proxmox VE's own would leave a NIC without addresses alone.
     assert '"dhcp4": true' in (tmp_path / parts["network"].partition(":")[2]).read_text()
     await data.drop(UID, "test")
     assert not list((tmp_path / "snippets").iterdir())
+    with pytest.raises(NotSupportedError, match="3 MiB"):
+        await put(data, spec(extra="snippets", user_data="#" * (3 << 20)), storage="local-lvm")
 
 
 async def test_a_way_that_is_not_there_is_refused(cluster: Pve) -> None:

@@ -33,6 +33,9 @@ WAY = "proxmox.bootData"
 Way = Literal["iso", "snippets", "native"]
 WAYS = ("iso", "snippets", "native")
 
+MOST_SNIPPETS = 3 << 20
+"""Bytes of all files on the drive that Proxmox VE makes. Source: PVE::QemuServer::Cloudinit."""
+
 _CLOUD_INIT = "cloudinit"
 
 
@@ -97,8 +100,12 @@ class BootData:
         assert self._snippets is not None  # way() has seen to it
         # Without it Proxmox VE would write one that leaves every NIC alone.
         content.setdefault("network-config", nocloud.network_config(spec, macs))
+        if sum(len(text.encode()) for text in content.values()) > MOST_SNIPPETS:
+            raise NotSupportedError(f"boot_data: Proxmox VE's own drive holds {MOST_SNIPPETS >> 20} MiB; use an ISO")
         cicustom, volumes = await self._snippets.put(vmid, uid, content, doing)
-        return self._handed({"cicustom": cicustom}, config, drive=storage, volumes=volumes)
+        # The kind of drive that they are written for, whatever the guest's operating system is.
+        fields = {"cicustom": cicustom, "citype": "nocloud"}
+        return self._handed(fields, config, drive=storage, volumes=volumes)
 
     def way(self, spec: v1.MachineSpec) -> Way:
         """How this machine's data reach it.

@@ -7,6 +7,7 @@ that lacks half of what was asked for is worse than none. Source: PVE::QemuServe
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 from urllib.parse import quote
@@ -18,6 +19,7 @@ from common.errors import NotSupportedError
 KEYS = ("cicustom", "cipassword", "citype", "ciupgrade", "ciuser", "nameserver", "searchdomain", "sshkeys")
 """Every field of Proxmox VE's own besides ipconfigN."""
 
+_USER = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
 _UNASKED = (None, v1.GuestAddressing())
 
 
@@ -142,18 +144,16 @@ def _cloud_config(text: str) -> dict[str, Any]:  # YAML that a person wrote: any
     return said
 
 
-def _text(key: str, field: str, value: object) -> dict[str, object]:
-    if not isinstance(value, str) or not value or any(character < " " for character in value):
-        raise NotSupportedError(f"user_data: {key} must be a text of one line")
-    return {field: value}
-
-
 def _name(value: object) -> dict[str, object]:
-    return _text("user", "ciuser", value)
+    if not isinstance(value, str) or not _USER.fullmatch(value):  # Proxmox VE puts it into YAML as it stands
+        raise NotSupportedError("user_data: user must be a plain name: letters, digits, '_', '-' and '.'")
+    return {"ciuser": value}
 
 
 def _password(value: object) -> dict[str, object]:
-    return _text("password", "cipassword", value)
+    if not isinstance(value, str) or not value or any(character < " " for character in value):
+        raise NotSupportedError("user_data: password must be a text of one line")
+    return {"cipassword": value}
 
 
 def _keys(value: object) -> dict[str, object]:
