@@ -275,7 +275,7 @@ def test_the_pace_fits_the_budget(nodes: int) -> None:
     quiet = pace(nodes, TICK, busy=False)
     each_minute = (
         60 / quiet.nodes
-        + (60 / quiet.tasks + 60 / quiet.resources + 60 / quiet.rotation) / nodes
+        + (60 / quiet.tasks + 60 / quiet.resources + 60 / quiet.leases + 60 / quiet.rotation) / nodes
         + 60 / NETWORKS_SECONDS
     )
     assert each_minute <= BUDGET

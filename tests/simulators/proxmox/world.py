@@ -267,6 +267,7 @@ class World:
         self.ha: dict[str, dict[str, Any]] = {}  # sid (vm:101) -> its options
         self.ha_rules: dict[str, dict[str, Any]] = {}
         self.vnets: dict[str, Vnet] = {}
+        self.leases: dict[str, tuple[str, str]] = {}  # MAC in upper case -> vnet and address that the IPAM gave out
         self.mappings: dict[str, dict[str, dict[str, Any]]] = {}  # kind (pci, usb) -> id -> its options
         self.access = Access(self.pace.ticket)
         self.access.users[ROOT] = User(password=ROOT_PASSWORD)

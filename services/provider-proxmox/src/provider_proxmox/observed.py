@@ -78,7 +78,8 @@ def machine(guest: Guest, index: Index, owner: str) -> v1.Machine:
         seen.guest = v1.Guest(
             hostname=_said(guest.agent.get("hostname")), agent_running=True, os=_said(info.get("pretty-name"))
         )
-        seen.addresses = _addresses(guest.agent.get("interfaces") or (), seen.nics)
+    if power is ON:
+        seen.addresses = _addresses(guest.agent.get("interfaces") or (), index.leases, seen.nics)
     return seen
 
 
@@ -289,7 +290,9 @@ def _said(text: object) -> str:
     return "".join(ch for ch in str(text or "")[:_MOST_TEXT] if ch.isprintable())
 
 
-def _addresses(interfaces: Sequence[Mapping[str, Any]], cards: Sequence[v1.Nic]) -> list[v1.GuestAddress]:
+def _addresses(
+    interfaces: Sequence[Mapping[str, Any]], leases: Mapping[str, Sequence[str]], cards: Sequence[v1.Nic]
+) -> list[v1.GuestAddress]:
     """In the order of the NICs, IPv4 before IPv6, then by value; without those of the guest's own bridges."""
     ours = {nic.mac: (place, nic.name) for place, nic in enumerate(cards) if nic.mac}
     found = {}
@@ -299,6 +302,12 @@ def _addresses(interfaces: Sequence[Mapping[str, Any]], cards: Sequence[v1.Nic])
             found[place, ip.version, int(ip)] = v1.GuestAddress(
                 address=str(ip), interface=name, mac=mac, sources=["agent"], nic=nic
             )
+    for mac, (place, nic) in ours.items():
+        for address in leases.get(mac, ()):
+            given = _meaningful(address)
+            if given is not None:
+                lease = v1.GuestAddress(address=str(given), mac=mac, nic=nic)
+                found.setdefault((place, given.version, int(given)), lease).sources.append("lease")
     return [found[key] for key in sorted(found)][:_MOST_ADDRESSES]
 
 

@@ -52,6 +52,14 @@ async def delete(call: Call) -> object:
     return None
 
 
+@route("GET", "/cluster/sdn/ipams/{ipam}/status")
+async def leases(call: Call) -> object:
+    """Addresses that the cluster's own IPAM gave out; only that one can be asked."""
+    if call.path["ipam"] != "pve":
+        raise refused("Currently only PVE IPAM is supported!")
+    return [{"ip": address, "mac": mac, "vnet": vnet} for mac, (vnet, address) in call.world.leases.items()]
+
+
 @route("GET", "/nodes/{node}/sdn/zones")
 async def node_zones(call: Call) -> object:
     names = sorted({LOCAL_ZONE, *(vnet.zone for vnet in call.world.vnets.values())})

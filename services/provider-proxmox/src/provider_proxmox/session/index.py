@@ -97,6 +97,8 @@ class Index:
     def __init__(self) -> None:
         self.guests: dict[int, Guest] = {}
         """By VMID; changed by `put` and `drop` alone."""
+        self.leases: dict[str, tuple[str, ...]] = {}
+        """Addresses that the cluster's own IPAM gave out, by MAC in lower case."""
         self._uids: dict[str, set[int]] = {}
         self.nodes: dict[str, Node] = {}
         self.storages: dict[tuple[str, str], Storage] = {}

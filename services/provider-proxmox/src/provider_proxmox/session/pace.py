@@ -9,6 +9,7 @@ BUDGET = 30.0
 ROTATION = 0.8
 """Of those, for reading configurations that gave no sign of a change."""
 NETWORKS_SECONDS = 600.0
+_LEASES, _BUSY_LEASES = 120.0, 5.0
 BUSY_SECONDS = 10.0
 """For so long after a change the looks are faster."""
 _SPARE = 0.3
@@ -27,6 +28,8 @@ class Pace:
     """At the tasks of the cluster."""
     resources: float
     """At the tags, locks, pools, nodes and storages of the cluster."""
+    leases: float
+    """At the addresses that the cluster gave out, where it does."""
     rotation: float
     """At the configuration of the guest whose was read longest ago."""
 
@@ -40,11 +43,16 @@ def pace(nodes: int, tick: float, *, busy: bool) -> Pace:
     """
     nodes = max(nodes, 1)
     resources = 12.0 if nodes >= 3 else 30.0
-    left = BUDGET - _SPARE - 60 / tick - 60 / (resources * nodes) - ROTATION - 60 / NETWORKS_SECONDS
+    shared = 60 / resources + 60 / _LEASES
+    left = BUDGET - _SPARE - 60 / tick - shared / nodes - ROTATION - 60 / NETWORKS_SECONDS
     tasks = min(max(60 / (left * nodes), _FASTEST_TASKS), _SLOWEST_TASKS) if left > 0 else tick
-    quiet = Pace(tick, tasks, resources, 60 / (ROTATION * nodes))
+    quiet = Pace(tick, tasks, resources, _LEASES, 60 / (ROTATION * nodes))
     if not busy:
         return quiet
     return Pace(
-        min(quiet.nodes, _BUSY_LIST), min(quiet.tasks, _BUSY_TASKS), min(resources, _BUSY_RESOURCES), quiet.rotation
+        nodes=min(quiet.nodes, _BUSY_LIST),
+        tasks=min(quiet.tasks, _BUSY_TASKS),
+        resources=min(resources, _BUSY_RESOURCES),
+        leases=_BUSY_LEASES,
+        rotation=quiet.rotation,
     )

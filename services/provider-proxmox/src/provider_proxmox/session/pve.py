@@ -17,6 +17,7 @@ from provider_proxmox.session.agents import Agents
 from provider_proxmox.session.details import Details
 from provider_proxmox.session.entry import Entry
 from provider_proxmox.session.index import Guest, Index
+from provider_proxmox.session.leases import Leases
 from provider_proxmox.session.login import Endpoint
 from provider_proxmox.session.pve_errors import FileLockedError
 from provider_proxmox.session.reading import Reader
@@ -68,6 +69,9 @@ class Pve:
         self._tasks = Tasks(self._look, self.delete, clock=clock, task_timeout=task_timeout)
         self._ticker.on_any = lambda: self._tell(None)
         self._ticker.on_tasks = self._tasks.take
+        leases = Leases(self._look, self.index)
+        leases.on_change = lambda guest: self._changed(guest, guest)
+        self._ticker.look_at_leases = leases.look
         self._ticker.rotate_agents = self._agents.rotate
         self._tasks.on_list = self._ticker.take_tasks
         self._tell: Callable[[str | None], None] = lambda _uid: None

@@ -51,6 +51,8 @@ class Ticker:
         """Why what is known may be old; None while the cluster answers."""
         self.on_any: Callable[[], None] = lambda: None
         """Told when anything may have changed."""
+        self.look_at_leases: Callable[[], Awaitable[None]] | None = None
+        """Asks for the addresses that the cluster gave out."""
         self.rotate_agents: Callable[[], Awaitable[None]] = details.rotate
         """Asks one guest's agent, in turns with looking at configurations."""
         self.on_tasks: Callable[[list[dict[str, Any]]], None] = lambda _rows: None
@@ -123,6 +125,9 @@ class Ticker:
             self._beat(group, "pve resources", self._look_at_resources, lambda: self.pace().resources)
             self._beat(group, "pve rotation", self._rotate, lambda: self.pace().rotation)
             self._beat(group, "pve nodes", lambda: self._look_at_nodes(group), lambda: self.pace().nodes)
+            if self.look_at_leases is not None:
+                await self._tried(self.look_at_leases)
+                self._beat(group, "pve leases", self.look_at_leases, lambda: self.pace().leases)
             group.create_task(self._details.run(), name="pve details")
 
     def _beat(
