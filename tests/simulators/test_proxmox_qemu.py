@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import io
 import shutil
 import ssl
 from collections.abc import AsyncIterator
@@ -38,20 +37,6 @@ async def backed() -> AsyncIterator[Proxmox]:
             await qemu.close()
 
 
-async def uploaded(pve: Proxmox, admin: Client, image: bytes) -> None:
-    form = aiohttp.FormData({"content": "import"}, quote_fields=False)
-    form.add_field("filename", io.BytesIO(image), filename="guest.qcow2", content_type="application/octet-stream")
-    tls = ssl.create_default_context(cafile=pve.ca_file)
-    url = f"{pve.url}/api2/json/nodes/pve1/storage/shared/upload"
-    headers = {"Authorization": pve.token}
-    async with (
-        aiohttp.ClientSession(headers=headers) as session,
-        session.post(url, data=form, ssl=tls) as response,
-    ):
-        upid = (await response.json())["data"]
-    assert (await admin.end(upid)).exitstatus == "OK"
-
-
 async def said(pve: Proxmox, admin: Client, text: bytes, typed: bytes = b"") -> bytes:
     """What the guest printed on its serial line until it printed `text`."""
     told = await admin.post(f"{PATH}/termproxy")
@@ -76,7 +61,10 @@ async def said(pve: Proxmox, admin: Client, text: bytes, typed: bytes = b"") -> 
 async def test_a_guest_boots_from_an_imported_image_and_obeys(backed: Proxmox, guest_image: Path) -> None:
     """Create by import, serial line, agent, pause, power button: all through the API."""
     async with client(backed) as admin:
-        await uploaded(backed, admin, await asyncio.to_thread(guest_image.read_bytes))
+        content = await asyncio.to_thread(guest_image.read_bytes)
+        path = "/nodes/pve1/storage/shared/upload"
+        sent = await admin.upload(path, "guest.qcow2", content, {"content": "import"})
+        assert (await admin.end(sent.data)).exitstatus == "OK"
         made = await admin.run(
             "POST", "/nodes/pve1/qemu", vmid=100, name="real", memory=256, agent=1, serial0="socket",
             boot="order=scsi0", scsihw="virtio-scsi-pci",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import io
 import re
 import ssl
 import time
@@ -20,7 +21,9 @@ from aiohttp import web
 from simulators.proxmox import Pace, Proxmox, World, proxmox
 from simulators.proxmox.access import Token
 from simulators.proxmox.client import by_ticket
+from simulators.proxmox.client import form as form_with_file
 from simulators.proxmox.images import qcow2, vmdk
+from simulators.proxmox.multipart import FIELDS
 from simulators.proxmox.reference import RECORDING, reference
 from simulators.proxmox.world import Node, Storage, Volume
 from simulators.recordings import Comparison, Names, Step, read, upid_of
@@ -287,18 +290,20 @@ class Replay:
         """The request of a step, in the way that the recorder sent it."""
         given: dict[str, Any] = self.body(step)
         more: dict[str, Any] = {}
+        headers = dict(self.headers(step.caller))
         if step.name in UPLOADS:
             filename, content = UPLOADS[step.name]
-            parts = aiohttp.FormData({name: str(value) for name, value in given.items()}, quote_fields=False)
-            parts.add_field("filename", content, filename=filename, content_type="application/octet-stream")
-            more = {"data": parts}
+            order = sorted(given, key=FIELDS.index)
+            content, kind = form_with_file({name: str(given[name]) for name in order}, filename, content)
+            more = {"data": io.BytesIO(content)}
+            headers["Content-Type"] = kind
         elif any(isinstance(value, bool | list) for value in given.values()):
             more = {"json": given}
         elif given:
             form = {name: str(value) for name, value in given.items()}
             more = {"params": form} if step.method in ("GET", "DELETE") else {"data": form}
         url = f"{self.pve.url}/api2/json{self.names.translate(step.path)}"
-        async with self.session.request(step.method, url, headers=self.headers(step.caller), **more) as response:
+        async with self.session.request(step.method, url, headers=headers, **more) as response:
             raw = await response.text()
             return response.status, response.reason or "", await response.json(content_type=None) if raw else ""
 

@@ -13,7 +13,7 @@ from aiohttp import web
 
 from simulators.ovas import DISK, ova
 from simulators.proxmox import Proxmox, pve
-from simulators.proxmox.client import Answer, Client, client
+from simulators.proxmox.client import Client, client
 from simulators.proxmox.images import qcow2
 from simulators.proxmox.world import Volume
 
@@ -24,29 +24,10 @@ SUM = hashlib.sha256(IMAGE).hexdigest()
 LOCAL = "/nodes/pve1/storage/local"
 
 
-async def send(
-    pve: Proxmox, filename: str, content: bytes, fields: Mapping[str, str], *, path: str = f"{LOCAL}/upload"
-) -> Answer:
-    """A file in a multipart form; the client's form has a length, as the product asks."""
-    form = aiohttp.FormData(dict(fields), quote_fields=False)  # as browsers and curl name files
-    form.add_field("filename", content, filename=filename, content_type="application/octet-stream")
-    headers = {"Authorization": pve.token}
-    async with (
-        aiohttp.ClientSession(headers=headers) as session,
-        session.post(
-            f"{pve.url}/api2/json{path}",
-            data=form,
-            ssl=aiohttp.Fingerprint(bytes.fromhex(pve.fingerprint.replace(":", ""))),
-        ) as response,
-    ):
-        raw = await response.read()
-        return Answer(response.status, response.reason or "", await response.json() if raw else None)
-
-
-async def uploaded(admin: Client, pve: Proxmox, filename: str, content: bytes = IMAGE, **fields: str) -> str:
+async def uploaded(admin: Client, filename: str, content: bytes = IMAGE, **fields: str) -> str:
     """How the upload's task ended."""
     named = {name.replace("__", "-"): value for name, value in fields.items()}
-    answer = await send(pve, filename, content, {"content": "import", **named})
+    answer = await admin.upload(f"{LOCAL}/upload", filename, content, {"content": "import", **named})
     return (await admin.end(answer.data)).exitstatus
 
 
@@ -75,7 +56,7 @@ async def names(admin: Client, **filters: object) -> set[str]:
 
 async def test_an_upload_becomes_a_volume_of_its_cleaned_name(pve: Proxmox) -> None:
     async with client(pve) as admin:
-        assert await uploaded(admin, pve, "we ird (1).qcow2") == "OK"
+        assert await uploaded(admin, "we ird (1).qcow2") == "OK"
         assert await names(admin, content="import") == {"local:import/we_ird__1_.qcow2"}
         told = await admin.get(f"{LOCAL}/content/local:import/we_ird__1_.qcow2")
         listed = (await admin.get(f"{LOCAL}/content"))[0]
@@ -89,16 +70,16 @@ async def test_an_upload_becomes_a_volume_of_its_cleaned_name(pve: Proxmox) -> N
 
 async def test_an_upload_replaces_a_file_without_a_word(pve: Proxmox) -> None:
     async with client(pve) as admin:
-        await uploaded(admin, pve, "a.qcow2")
-        assert await uploaded(admin, pve, "a.qcow2", qcow2(1 << 30)) == "OK"
+        await uploaded(admin, "a.qcow2")
+        assert await uploaded(admin, "a.qcow2", qcow2(1 << 30)) == "OK"
         assert (await admin.get(f"{LOCAL}/content/local:import/a.qcow2"))["size"] == 1 << 30
 
 
 async def test_a_wrong_checksum_or_format_ends_the_task_and_leaves_nothing(pve: Proxmox) -> None:
     async with client(pve) as admin:
-        wrong = await uploaded(admin, pve, "a.qcow2", checksum="0" * 64, checksum__algorithm="sha256")
-        junk = await uploaded(admin, pve, "b.qcow2", b"nothing")
-        good = await uploaded(admin, pve, "c.qcow2", checksum=SUM, checksum__algorithm="sha256")
+        wrong = await uploaded(admin, "a.qcow2", checksum__algorithm="sha256", checksum="0" * 64)
+        junk = await uploaded(admin, "b.qcow2", b"nothing")
+        good = await uploaded(admin, "c.qcow2", checksum__algorithm="sha256", checksum=SUM)
         assert await names(admin) == {"local:import/c.qcow2"}
     assert wrong == f"checksum mismatch: got '{SUM}' != expect '{'0' * 64}'"
     assert junk.endswith("Image is not in qcow2 format")
@@ -122,7 +103,7 @@ async def test_uploads_that_are_refused_at_once(
     async with client(pve) as admin:
         await admin.post("/storage", storage="iso-only", type="dir", path="/iso", content="iso")
         path = f"/nodes/pve1/storage/{storage}/upload"
-        answer = await send(pve, filename, IMAGE, {"content": content}, path=path)
+        answer = await admin.upload(path, filename, IMAGE, {"content": content})
     assert answer.status == status
     assert (answer.errors if status == 400 else answer.reason) == told
 
@@ -257,7 +238,7 @@ async def test_pools_hold_guests_and_carry_rights(pve: Proxmox) -> None:
 
 async def test_an_archive_tells_what_a_guest_would_need_and_gives_its_disk(pve: Proxmox) -> None:
     async with client(pve) as admin:
-        assert await uploaded(admin, pve, "small.ova", ova()) == "OK"
+        assert await uploaded(admin, "small.ova", ova()) == "OK"
         told = await admin.get(f"{LOCAL}/import-metadata", volume="local:import/small.ova")
         wrong = await admin.ask("GET", f"{LOCAL}/import-metadata", volume="local:import/nope.ova")
         source = told["disks"]["scsi0"]

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, unquote, unquote_plus
+from weakref import WeakKeyDictionary
 
 import msgspec
 import trustme
@@ -30,7 +31,9 @@ from .world import ROOT_PASSWORD, TOKEN, USER, World
 
 PREFIX = "/api2/json"
 COOKIE = "PVEAuthCookie"
-MAX_BODY = 64 << 20  # of calls that do not stream
+MAX_BODY = 512 << 10  # of calls without a file
+IDLE_SECONDS = 5.0  # after which a connection is closed
+KEEP_ALIVE = 100  # requests of a connection; a refusal ends it as well
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
@@ -74,6 +77,7 @@ class Proxmox:
         self.host = host
         self.ports: list[int] = []
         self._runners: dict[int, web.AppRunner] = {}
+        self._counts: WeakKeyDictionary[object, int] = WeakKeyDictionary()  # requests of each open connection
         self._home = tempfile.TemporaryDirectory(prefix="proxmox-")
         self.home = Path(self._home.name)
         world.home = self.home
@@ -112,9 +116,9 @@ class Proxmox:
 
     async def up(self, address: int) -> None:
         """Answer at an address again, at the same port."""
-        app = web.Application(client_max_size=MAX_BODY)
+        app = web.Application(client_max_size=2 * MAX_BODY)
         app.router.add_route("*", "/{path:.*}", self._answer)
-        runner = web.AppRunner(app, access_log=None, shutdown_timeout=0)
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=0, keepalive_timeout=IDLE_SECONDS)
         await runner.setup()
         site = web.TCPSite(
             runner, self.host, self.ports[address], ssl_context=self._tls, reuse_address=True, reuse_port=False
@@ -144,7 +148,21 @@ class Proxmox:
         path = unquote(raw.removeprefix(PREFIX)).rstrip("/") or "/"
         found = find(request.method, path)
         self.requests.append(Logged(request.method, path, found[0].template if found else "", time.monotonic()))
+        last = self._last(request)
+        answer = await self._answered(request, path, found)
+        if last or answer.status >= 400:
+            answer.force_close()
+        return answer
+
+    def _last(self, request: web.Request) -> bool:
+        """Whether a connection ends with this request, however it is answered."""
+        transport = request.transport
+        count = self._counts[transport] = self._counts.get(transport, 0) + 1
+        return count >= KEEP_ALIVE or is_form_with_file(request)
+
+    async def _answered(self, request: web.Request, path: str, found: Found) -> web.StreamResponse:
         try:
+            check_body(request)
             who = await self._who(request, found[0] if found else None)
             if found is None:
                 real = self.schema is not None and self.schema.knows(request.method, path)
@@ -226,6 +244,35 @@ class Proxmox:
         return Who(user)
 
 
+Found = tuple[Route, dict[str, str]] | None
+
+
+def is_form_with_file(request: web.Request) -> bool:
+    return request.content_type == "multipart/form-data"
+
+
+def check_body(request: web.Request) -> None:
+    """What the HTTP server itself does not take.
+
+    Raises:
+        PveError: 501 or 506, before anybody knows who calls.
+    """
+    if request.headers.get("Transfer-Encoding", "").lower() == "chunked":
+        raise PveError(501, "chunked transfer encoding not supported")
+    length = request.content_length or 0
+    if length and request.method not in ("POST", "PUT"):
+        raise PveError(501, f"Unexpected content for method '{request.method}'")
+    if not length or is_form_with_file(request):
+        return
+    if length > MAX_BODY:
+        raise PveError(501, "for data too large")
+    if "Content-Type" in request.headers and request.content_type not in BODIES:
+        raise PveError(506, f"upload 'Content-Type '{request.headers['Content-Type']}' not implemented")
+
+
+BODIES = frozenset({"application/x-www-form-urlencoded", "application/json"})
+
+
 async def _params(request: web.Request) -> dict[str, Any]:
     """Query and body in one map; a name given several times becomes a list."""
     pairs = parse_qsl(request.rel_url.raw_query_string, keep_blank_values=True)
@@ -268,7 +315,7 @@ def _check_vmid(text: str | None) -> None:
 
 
 def _refusal(error: PveError) -> web.Response:
-    reason = error.reason.strip().split("\n")[0]
+    reason = next(iter(error.reason.strip().splitlines()), "")
     if error.status == 401 and not error.told:
         return web.Response(status=401, reason=reason)
     body: dict[str, Any] = {"data": None, "message": error.reason.rstrip("\n") + "\n"}

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
+import re
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +13,15 @@ from urllib.parse import urlsplit
 import aiohttp
 from aiohttp import web
 
+from . import multipart
 from .contents import check_image, format_named, path_of
 from .errors import PveError, refused
 from .tasks import Task
 from .world import Storage, Volume
 
 CHUNK = 1 << 20
+TAIL_BYTES = 64  # more than what follows a file but the boundary
+BOUNDARY = re.compile(r"boundary\s*=\s*\"?([^\s;,\"]+)")
 BLOCK = 4096  # what a file takes is a multiple of it
 CHECKSUM = "calculating checksum..."
 
@@ -31,26 +36,38 @@ class Received:
 
 
 async def receive(request: web.Request, folder: Path) -> Received:
-    """Read a multipart request to its end.
+    """Read a form with a file to its end.
 
     Raises:
-        PveError: 501, its length is not told beforehand; the product reads no chunked requests.
+        PveError: 501, it is not as the product understands one.
     """
-    if request.headers.get("Transfer-Encoding", "").lower() == "chunked":
-        raise PveError(501, "chunked transfer encoding not supported")
-    fields: dict[str, str] = {}
-    filename = ""
-    file = Path(tempfile.mkstemp(prefix="pveupload-", dir=folder)[1])
-    async for part in await request.multipart():
-        assert isinstance(part, aiohttp.BodyPartReader), "a form holds no form"
-        if part.filename is None:
-            fields[part.name or ""] = await part.text()
-            continue
-        filename = part.filename
-        with file.open("wb") as target:  # noqa: ASYNC230 - a local file, in a test
-            while chunk := await part.read_chunk(CHUNK):
+    boundary = BOUNDARY.search(request.headers.get("Content-Type", ""))
+    if boundary is None:
+        raise PveError(501, "upload failed")
+    raw, file = (Path(tempfile.mkstemp(prefix="pveupload-", dir=folder)[1]) for _ in range(2))
+    try:
+        with raw.open("wb") as target:
+            async for chunk in request.content.iter_chunked(CHUNK):
                 target.write(chunk)
-    return Received(fields, filename, file)
+        found = await asyncio.to_thread(split, raw, file, boundary[1])
+    finally:
+        raw.unlink()
+    return Received(found.fields, found.filename, file)
+
+
+def split(raw: Path, file: Path, boundary: str) -> multipart.Head:
+    """Take the file out of a form."""
+    size = raw.stat().st_size
+    with raw.open("rb") as form, file.open("wb") as target:
+        head = multipart.head(form.read(multipart.HEAD_BYTES), boundary)
+        tail = max(head.start, size - len(boundary) - TAIL_BYTES)
+        form.seek(tail)
+        left = tail + multipart.end(form.read(), boundary) - head.start
+        form.seek(head.start)
+        while left > 0 and (chunk := form.read(min(CHUNK, left))):
+            target.write(chunk)
+            left -= len(chunk)
+    return head
 
 
 def check_sum(task: Task, file: Path, algorithm: str, wanted: str) -> None:

@@ -8,6 +8,10 @@ from typing import BinaryIO
 
 from common.errors import HypervisorUnavailableError
 
+# Proxmox VE finds the fields of a form in this order alone, all of them before the file.
+# Source: file_upload_multipart in PVE::APIServer::AnyEvent
+ORDER = ("content", "checksum-algorithm", "checksum")
+
 
 def forms(fields: Mapping[str, str], name: str, file: BinaryIO, size: int) -> Callable[[], Form]:
     """Makes the form, from the file's place of now each time.
@@ -39,7 +43,7 @@ class Form:
         self.content_type = f"multipart/form-data; boundary={boundary}"
         lines = "".join(
             f'--{boundary}\r\nContent-Disposition: form-data; name="{key}"\r\n\r\n{value}\r\n'
-            for key, value in fields.items()
+            for key, value in sorted(fields.items(), key=lambda field: ORDER.index(field[0]))
         )
         self._head = (
             f'{lines}--{boundary}\r\nContent-Disposition: form-data; name="filename"; filename="{name}"\r\n'
