@@ -13,7 +13,7 @@ from common.clock import ManualClock
 from common.errors import CredentialsRefusedError, HypervisorUnavailableError
 from provider_proxmox.session.index import Guest, Index
 from provider_proxmox.session.login import Endpoint
-from provider_proxmox.session.pace import BUDGET, NETWORKS_SECONDS, pace
+from provider_proxmox.session.pace import BUDGET, FULL_SECONDS, NETWORKS_SECONDS, pace
 from provider_proxmox.session.pve import Pve
 from provider_proxmox.session.reading import Reader
 from simulators.proxmox import Proxmox, World, proxmox
@@ -71,6 +71,17 @@ async def test_a_guest_that_dies_is_seen(seen: Watched) -> None:
     await seen.go(SOON, lambda: seen.guest(102).status == "running")
     crash(seen.server.world, guest)
     assert await seen.go(10, lambda: seen.guest(102).status == "stopped") <= SOON
+
+
+async def test_a_guest_that_qemu_stopped_is_seen(seen: Watched) -> None:
+    """A disk failed: no task tells of it, and to the list of its node it runs on."""
+    run_now(seen.server.world, seen.server.world.guests[102])
+    await seen.go(SOON, lambda: seen.guest(102).status == "running")
+    run = seen.server.world.guests[102].run
+    assert run is not None
+    run.status = "io-error"
+    assert await seen.go(60, lambda: seen.guest(102).qmpstatus == "io-error") <= FULL_SECONDS + SOON
+    assert seen.guest(102).status == "running"
 
 
 async def test_a_configuration_that_changed_is_seen(seen: Watched) -> None:

@@ -9,6 +9,8 @@ BUDGET = 30.0
 ROTATION = 0.8
 """Of those, for reading configurations that gave no sign of a change."""
 NETWORKS_SECONDS = 600.0
+FULL_SECONDS = 30.0
+"""So often a list of a node is one that asks each QEMU for its own state; the node does that itself every 10 s."""
 _LEASES, _BUSY_LEASES = 120.0, 5.0
 BUSY_SECONDS = 10.0
 """For so long after a change the looks are faster."""

@@ -24,7 +24,7 @@ from providerkit.waiting import wait_event
 from provider_proxmox.session.details import Details
 from provider_proxmox.session.index import Guest, Index, Node, Storage
 from provider_proxmox.session.line import UnreachableError
-from provider_proxmox.session.pace import BUSY_SECONDS, NETWORKS_SECONDS, Pace, pace
+from provider_proxmox.session.pace import BUSY_SECONDS, FULL_SECONDS, NETWORKS_SECONDS, Pace, pace
 from provider_proxmox.session.reading import Ask, Reader, signature
 from provider_proxmox.session.tasks import parse_upid
 
@@ -75,6 +75,7 @@ class Ticker:
         self._ours: dict[str, bool] = {}
         """UPIDs of our own tasks that are waited for here, and whether they are done."""
         self._networks_due: dict[str, float] = {}
+        self._full_due: dict[str, float] = {}
         self._turn = False
 
     # -- what others ask for ---------------------------------------------------------------------------------------
@@ -214,7 +215,7 @@ class Ticker:
         self._looking.add(node)
         number = self._reader.begin()
         try:
-            rows = await self._get("list the guests", f"nodes/{node}/qemu")
+            rows = await self._get("list the guests", f"nodes/{node}/qemu", full=self._is_full_due(node) or None)
             if self._networks_due.get(node, 0.0) <= self._clock.monotonic():
                 await self._look_at_networks(node)
         except (UnreachableError, CredentialsRefusedError) as error:
@@ -227,6 +228,14 @@ class Ticker:
         finally:
             self._looking.discard(node)
 
+    def _is_full_due(self, node: str) -> bool:
+        """Whether the next list shall tell what QEMU says, too: paused, or stopped by an error of a disk."""
+        now = self._clock.monotonic()
+        due = self._full_due.get(node, 0.0) <= now
+        if due:
+            self._full_due[node] = now + FULL_SECONDS
+        return due
+
     def _take_list(self, number: int, node: str, rows: list[dict[str, Any]]) -> None:
         listed = {int(row["vmid"]): row for row in rows}
         for vmid, row in listed.items():
@@ -234,7 +243,8 @@ class Ticker:
             if not self._reader.is_news(number, vmid):
                 continue
             moved = known is None or known.node != node or known.status == "unknown"
-            if moved or self._reader.signatures.get(vmid) != signature(row):
+            told = "qmpstatus" in row and known is not None and row["qmpstatus"] != known.qmpstatus
+            if moved or told or self._reader.signatures.get(vmid) != signature(row):
                 self._details.seen(vmid)
                 self._details.stale(vmid, node)
         for guest in list(self._index.on_node(node)):
