@@ -35,7 +35,9 @@ from provider_proxmox.session.index import Guest
 from provider_proxmox.session.pve import Pve
 from providerkit.fetch import Policy
 from simulators.proxmox import Proxmox
-from simulators.proxmox.images import convert, qcow2
+from simulators.proxmox.calls import Call
+from simulators.proxmox.errors import PveError
+from simulators.proxmox.images import convert, qcow2, vmdk
 
 from .conftest import OWNER, connected, credentials_of
 
@@ -162,6 +164,12 @@ async def test_content_arrives_as_it_was(pve: Proxmox, cluster: Pve, images: Ima
     assert there.read_bytes()[: len(data)] == data
 
 
+async def test_a_vmdk_that_stands_alone_is_taken(images: Images, tmp_path: Path) -> None:
+    image = await images.prepare(file(tmp_path, vmdk(CAPACITY), "small.vmdk", format="vmdk"), quiet)
+    assert (image.format, image.virtual_size_bytes) == ("vmdk", CAPACITY)
+    assert image.source_digest == hashlib.sha256(vmdk(CAPACITY)).hexdigest()
+
+
 @pytest.mark.parametrize("chunked", [False, True])
 async def test_a_url_is_fetched_with_its_headers(images: Images, chunked: bool) -> None:
     """Also from a server that does not say how long the file is."""
@@ -189,6 +197,24 @@ async def test_a_node_fetches_what_it_can_verify(pve: Proxmox, cluster: Pve, tmp
         assert imports(pve) == []
 
 
+@pytest.mark.parametrize("route", ["query-url-metadata", "download-url"])
+async def test_what_a_node_cannot_fetch_passes_through_here(
+    pve: Proxmox, cluster: Pve, tmp_path: Path, route: str
+) -> None:
+    """It lacks the privilege, or its way to the server."""
+
+    def refuse(call: Call) -> None:
+        if route in call.request.path:
+            raise PveError(403, "Permission check failed (/nodes/pve1, Sys.AccessNetwork)")
+
+    pve.checks.append(refuse)
+    async with serving(IMAGE) as (url, _):
+        wish = request(url=v1.UrlSource(url=url), checksum=sha256(IMAGE))
+        image = await images_of(cluster, tmp_path, by_node=True).prepare(wish, quiet)
+    assert image.source_digest == hashlib.sha256(IMAGE).hexdigest()
+    assert imports(pve) == []
+
+
 async def test_what_a_node_may_not_fetch_passes_through_here(pve: Proxmox, cluster: Pve, tmp_path: Path) -> None:
     """It has no checksum to verify, or needs a header; or the node is not allowed to, or cannot reach it."""
     images = images_of(cluster, tmp_path, by_node=True)
@@ -210,6 +236,12 @@ async def test_what_a_node_may_not_fetch_passes_through_here(pve: Proxmox, clust
         (IMAGE, {"format": "raw"}, BrokenImageError),
         (b"\x1f\x8b" + bytes(510), {}, BrokenImageError),
         (bytes(100), {}, BrokenImageError),
+        (IMAGE, {"format": "vmdk"}, BrokenImageError),
+        (vmdk(CAPACITY), {"format": "qcow2"}, BrokenImageError),
+        (vmdk(CAPACITY).replace(b"ffffffff", b"0badcafe"), {}, BrokenImageError),
+        (vmdk(CAPACITY).replace(b"SPARSE", b"FLAT  "), {}, BrokenImageError),
+        (vmdk(CAPACITY).replace(b"monolithicSparse", b"vmfsRawDeviceMap"), {}, BrokenImageError),
+        (vmdk(CAPACITY)[:100], {}, BrokenImageError),
         (IMAGE, {"checksum": v1.Checksum("sha256", "0" * 64)}, ChecksumMismatchError),
         (IMAGE, {"checksum": v1.Checksum("md5", "0" * 32)}, ChecksumMismatchError),
     ],

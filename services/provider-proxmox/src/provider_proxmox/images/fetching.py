@@ -26,17 +26,19 @@ from common.errors import (
     InvalidSpecError,
     NotSupportedError,
     PermissionMissingError,
+    ProviderError,
 )
 from providerkit import formats
 from providerkit.driver import Progress
 from providerkit.fetch import CHUNK, Digests, Download, LocalFile, Policy
 
 from provider_proxmox.content.pipe import upload
+from provider_proxmox.images import vmdk
 from provider_proxmox.session.pve import Pve
 
 log = logging.get(__name__)
 
-FORMATS = ("qcow2", "raw")
+FORMATS = ("qcow2", "raw", "vmdk")
 
 
 @dataclass(frozen=True)
@@ -130,7 +132,10 @@ class Fetcher:
 
     async def _by_the_node(self, source: v1.ImageSource, target: Target, doing: str, progress: Progress) -> Fetched:
         url, checksum = source.url or v1.UrlSource(), source.checksum or v1.Checksum()
-        told = await self._pve.get(doing, f"nodes/{target.node}/query-url-metadata", url=url.url)
+        try:
+            told = await self._pve.get(doing, f"nodes/{target.node}/query-url-metadata", url=url.url)
+        except ProviderError as error:
+            raise DownloadFailedError(f"{doing}: node {target.node} cannot look at it: {error}") from error
         size = int(told.get("size") or 0)
         if size > self._limit:
             raise InvalidSpecError(f"{doing}: {size} bytes announced, at most {self._limit} are taken")
@@ -146,9 +151,7 @@ class Fetcher:
         origin = self._origin(source)
         async with aclosing(origin.chunks()) as chunks, self._measured(origin, chunks, doing, progress) as (body, size):
             first = await _first(body)
-            kind = formats.examine(first[: formats.HEADER_BYTES], size, source.format)
-            if kind.name == "raw" and size == 0:
-                raise BrokenImageError(f"{doing}: the file is empty")
+            kind = _examined(first, size, source.format)
             digests = Digests(source.checksum)
             verified = _verified(first, body, digests, doing)
             async with aclosing(_told(verified, size, progress)) as sent:
@@ -209,12 +212,20 @@ def _a_node_can(source: v1.ImageSource) -> bool:
     )
 
 
+def _examined(head: bytes, size: int, wanted: str) -> formats.Format:
+    if head.startswith(vmdk.MAGIC):
+        return vmdk.examine(head[: vmdk.HEAD_BYTES], wanted)
+    if wanted == "vmdk":
+        raise BrokenImageError("the image is declared as vmdk, and is none")
+    return formats.examine(head[: formats.HEADER_BYTES], size, wanted)
+
+
 async def _first(body: AsyncIterator[bytes]) -> bytes:
     """At least what a format is judged by, if there is as much."""
     head = b""
     async for chunk in body:
         head += chunk
-        if len(head) >= formats.HEADER_BYTES:
+        if len(head) >= vmdk.HEAD_BYTES:
             break
     return head
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from common import faults, logging, v1
 from common.errors import (
+    HypervisorUnavailableError,
     ImageNotFoundError,
     InvalidSpecError,
     NotSupportedError,
@@ -101,15 +102,32 @@ class Images:
                 guest = await self._template(reference, doing)
                 return self._of_template(image_id, guest, node, storage, doing, linked=reference.linked)
             return await self._of_volume(image_id, reference, node, doing)
-        fresh = [await self._fresh(each, doing) for each in self._ready(image_id)]
-        ready = [each for each in fresh if each is not None]
-        if not ready:
-            raise ImageNotFoundError(f"{doing}: image {image_id!r} is not prepared on this cluster")
+        ready = await self._all_fresh(image_id, doing)
         there = [each for each in ready if not node or node in templates.reaching(self._pve.index, each)]
         guest = min(there or ready, key=lambda each: (_storage_of(each) != storage, each.vmid))
         if node and not there:
             guest = await self._builder.copy(guest, node, storage, doing)
         return self._of_template(image_id, guest, node, storage, doing, linked=True)
+
+    async def _all_fresh(self, image_id: str, doing: str) -> list[Guest]:
+        """Its templates as they are now; one at least. Those of nodes that do not answer do not count.
+
+        Raises:
+            ImageNotFoundError: there is none.
+            HypervisorUnavailableError: all there are, are out of reach.
+        """
+        found, away = [], None
+        for each in self._ready(image_id):
+            try:
+                guest = await self._fresh(each, doing)
+            except HypervisorUnavailableError as error:
+                away = error
+                continue
+            if guest is not None:
+                found.append(guest)
+        if not found:
+            raise away or ImageNotFoundError(f"{doing}: image {image_id!r} is not prepared on this cluster")
+        return found
 
     async def _fresh(self, guest: Guest, doing: str) -> Guest | None:
         """As it is now, if it is still this template."""
