@@ -43,9 +43,7 @@ ELSEWHERE = {
 }
 """Capabilities that other tests exercise."""
 
-LATER = {
-    "gpu", "guest_tools_policy",
-}  # fmt: skip
+LATER = {"guest_tools_policy"}
 """Capabilities whose exercise comes with the first provider that declares them; they must not be declared before."""
 
 
@@ -265,6 +263,11 @@ async def _storage_policies(subject: Subject, spec: v1.MachineSpec) -> None:
     await _edited(_field("disks.0.storage_policy", first), _field("disks.0.storage_policy", second))(subject, spec)
 
 
+async def _gpu(subject: Subject, spec: v1.MachineSpec) -> None:
+    spec.gpus = [v1.GpuSpec(count=1, model=subject.traits.gpu)]
+    await _holds(subject, spec)
+
+
 async def _attributes(subject: Subject, spec: v1.MachineSpec) -> None:
     """Written, edited and taken off, by name."""
     spec.power.state = ON
@@ -449,6 +452,7 @@ EXERCISES: dict[str, Exercise] = {
     "disk_sharing": _added(_field("disks.0.sharing", "virtualSharing")),
     "disk_controllers": _disk_controllers,
     "storage_policies": _storage_policies,
+    "gpu": _gpu,
     "existing_disk": _existing_disk,
     "nic_models": _nic_models,
     "network_kinds": _network_kinds,

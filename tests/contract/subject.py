@@ -140,6 +140,8 @@ class Traits:
     """What to type, and what must come back."""
     policies: tuple[str, str] = ("gold", "silver")
     """Two storage policies, where the provider has such."""
+    gpu: str = ""
+    """What a machine can be given one of, where the provider gives GPUs."""
     pace: Pace = field(default_factory=Pace)
 
 

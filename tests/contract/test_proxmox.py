@@ -283,12 +283,14 @@ async def subject(home: Path) -> AsyncIterator[Subject]:
         memory_bytes=1 << 30,
         extra_config=EXTRA_CONFIG,
         media=MEDIA,
+        gpu="a100",
         copies_images=True,  # clones on thin LVM stand on nothing; test_proxmox_disks has others
         image=lambda: v1.ImageSource(file=v1.FileSource(path="small.qcow2")),
         broken_image=lambda: v1.ImageSource(file=v1.FileSource(path="broken.qcow2")),
         pace=PACE,
     )
     async with proxmox(Cluster()) as pve:
+        pve.world.mappings["pci"] = {"a100": {"map": ["node=pve3,path=0000:01:00.0,id=10de:20b0"]}}
         for medium in MEDIA:
             pve.world.storages["shared"].on("pve1")[medium] = Volume(medium, "iso", "iso", MIB)
         async with served_proxmox(pve, home, traits, default_storage="local-lvm") as subject:

@@ -158,6 +158,25 @@ async def test_the_node_that_has_an_existing_disk_is_taken(pve: Proxmox, cluster
         await shop.creator.create(wanted(other, disks=[gone]), quiet)
 
 
+async def test_the_node_that_has_its_gpus_is_taken(pve: Proxmox, cluster: Pve, shop: Workshop) -> None:
+    """Proxmox VE would look only when the machine starts; a device that another guest is to have is none."""
+    where = [f"node={node},path=0000:0{n}:00.0,id=10de:20b0" for node, n in (("pve2", 1), ("pve3", 1), ("pve3", 2))]
+    pve.world.mappings["pci"] = {"a100": {"map": where}}
+    vm(pve, 101, node="pve2", hostpci0="mapping=a100")
+    await cluster.refresh(101, "look")
+    await shop.creator.create(wanted(gpus=[v1.GpuSpec(count=2, model="a100")]), quiet)
+    guest = await _seen(cluster, first(UID))
+    assert (guest.node, guest.config["hostpci0"], guest.config["hostpci1"]) == (
+        "pve3", "mapping=a100,pcie=1", "mapping=a100,pcie=1",
+    )  # fmt: skip
+    other = wanted(replace(IDENTITY, name="other", uid=UID.replace("1", "2")), gpus=[v1.GpuSpec(count=1, model="a100")])
+    with pytest.raises(HostFullError, match="free are: pve2 0, pve3 0"):
+        await shop.creator.create(other, quiet)
+    other.gpus = [v1.GpuSpec(count=1, model="h100")]
+    with pytest.raises(ResourceNotFoundError, match="h100"):
+        await shop.creator.create(other, quiet)
+
+
 async def test_a_disk_that_another_guest_has_is_not_attached(pve: Proxmox, cluster: Pve, shop: Workshop) -> None:
     """Two guests that write to one disk destroy it, and Proxmox VE does not mind."""
     there = volume(pve, "pve1", "shared:77/vm-77-disk-0.qcow2", GIB, 77)

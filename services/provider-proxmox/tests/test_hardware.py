@@ -136,8 +136,9 @@ def test_gpus_by_their_mapping() -> None:
         "hostpci1": "mapping=a100,pcie=1",
         "hostpci2": "mapping=t4,pcie=1",
     }
-    with pytest.raises(InvalidSpecError, match="mapping"):
-        hardware.gpus(v1.MachineSpec(gpus=[v1.GpuSpec(count=1)]))
+    for model in ("", "../x", "a,rombar=0"):
+        with pytest.raises(InvalidSpecError, match="no name of a PCI mapping"):
+            hardware.gpus(v1.MachineSpec(gpus=[v1.GpuSpec(count=1, model=model)]))
 
 
 @pytest.mark.parametrize(

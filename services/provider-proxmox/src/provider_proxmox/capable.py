@@ -38,6 +38,7 @@ def capabilities(index: Index, *, reads_disks: bool, writes_disks: bool) -> v1.C
         disk_provisionings=[v1.DiskProvisioning.THIN],
         disk_controllers=list(disks.CONTROLLERS),
         disk_iops_limit=True,
+        gpu=True,
         disk_move=True,
         existing_disk=True,
         nic_models=list(nics.MODELS),

@@ -24,7 +24,7 @@ from common.errors import (
 )
 from providerkit.driver import Progress
 
-from provider_proxmox import placing, stamp, volumes
+from provider_proxmox import gpus, placing, stamp, volumes
 from provider_proxmox.claiming import Claims
 from provider_proxmox.config import disks, hardware, making, nics, sizes
 from provider_proxmox.config.hardware import Params
@@ -164,8 +164,12 @@ class Creator:
         )
         if found is not None:
             wish = replace(wish, host=found.node)
-        elif having := await volumes.reaching(self._pve, spec, doing):
-            wish = replace(wish, nodes=_narrowed(wish.nodes, having, doing))
+        else:
+            for having in (
+                await volumes.reaching(self._pve, spec, doing),
+                await gpus.nodes_with(self._pve, spec, doing),
+            ):
+                wish = replace(wish, nodes=_narrowed(wish.nodes, having, doing))
         with self._places.promised(wish, doing) as place:
             order = await self._order(spec, doing, place, sources, original)
             if found is None:
@@ -374,11 +378,17 @@ class Creator:
 
 
 def _narrowed(nodes: frozenset[str], having: frozenset[str], doing: str) -> frozenset[str]:
-    """Raises: ResourceNotFoundError: no node is among both."""
-    both = nodes & having if nodes else having
-    if not both:
-        image, there = ", ".join(sorted(nodes)), ", ".join(sorted(having))
-        raise ResourceNotFoundError(f"{doing}: its image can be had on {image}, its volumes are on {there}")
+    """Nodes that are among both; empty means all.
+
+    Raises:
+        ResourceNotFoundError: there is none.
+    """
+    both = nodes & having if nodes and having else nodes or having
+    if nodes and having and not both:
+        one, other = ", ".join(sorted(nodes)), ", ".join(sorted(having))
+        raise ResourceNotFoundError(
+            f"{doing}: no node has all of its image, volumes and GPUs: some are on {one}, some on {other}"
+        )
     return both
 
 

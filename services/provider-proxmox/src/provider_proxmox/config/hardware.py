@@ -38,6 +38,8 @@ _TRUE, _FALSE = ("1", "true", "yes", "on"), ("0", "false", "no", "off")
 _OS_TYPES: Final = (
     "other", "wxp", "w2k", "w2k3", "w2k8", "wvista", "win7", "win8", "win10", "win11", "l24", "l26", "solaris",
 )  # fmt: skip
+_MAPPING: Final = re.compile(r"[A-Za-z][A-Za-z0-9_-]+")
+"""Source: format pve-configid of the API schema."""
 _FEATURES: Final = {"network", "disk", "cpu", "memory", "usb", "cloudinit"}
 
 
@@ -308,12 +310,12 @@ def gpus(spec: v1.MachineSpec) -> Params:
     """Devices of the nodes by the name of their PCI mapping, which says what each node has of them.
 
     Raises:
-        InvalidSpecError: a GPU without a mapping's name.
+        InvalidSpecError: what is no name of a mapping, or too many.
     """
     found: Params = {}
     for gpu in spec.gpus:
-        if not gpu.model:
-            raise InvalidSpecError("gpus: model is missing; give the name of a PCI mapping of the cluster")
+        if not _MAPPING.fullmatch(gpu.model):
+            raise InvalidSpecError(f"gpus: model {gpu.model!r} is no name of a PCI mapping of the cluster")
         for _ in range(gpu.count):
             found[f"hostpci{len(found)}"] = str(properties.of("", mapping=gpu.model, pcie="1"))
     if len(found) > 16:
