@@ -85,9 +85,9 @@ async def provider(module: str, home: Path, owner: str, *arguments: str, fault: 
         await process.wait()
 
 
-async def settle(machines: Stub, spec: v1.MachineSpec) -> v1.Machine:
+async def settle(machines: Stub, spec: v1.MachineSpec, *, seconds: float = SETTLE_SECONDS) -> v1.Machine:
     """Apply until nothing is under way, as a controller does."""
-    async with asyncio.timeout(SETTLE_SECONDS):
+    async with asyncio.timeout(seconds):
         while True:
             try:
                 answer = await machines.apply_machine(v1.ApplyMachineRequest(spec=spec), timeout=20)

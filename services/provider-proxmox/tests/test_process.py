@@ -222,6 +222,7 @@ async def test_killed_in_the_middle_of_a_task_it_finds_it_again(pve: Proxmox, tm
             assert machine.pending_restart == []
 
 
+@pytest.mark.timeout(400)
 async def test_200_creates_by_three_processes_make_200_machines(pve: Proxmox, tmp_path: Path) -> None:
     """They share one cluster and one small range of VMIDs, of which strangers hold some: nobody gets one twice."""
     for vmid in range(FIRST, FIRST + 300, 7):
@@ -236,9 +237,9 @@ async def test_200_creates_by_three_processes_make_200_machines(pve: Proxmox, tm
         stubs = [await stack.enter_async_context(each.machines()) for each in running]
         async with asyncio.TaskGroup() as group:
             for number, spec in enumerate(specs):
-                group.create_task(settle(stubs[number % 3], spec))
+                group.create_task(settle(stubs[number % 3], spec, seconds=300))
                 if number % 10 == 0:  # two providers that are asked for the same one make one
-                    group.create_task(settle(stubs[(number + 1) % 3], spec))
+                    group.create_task(settle(stubs[(number + 1) % 3], spec, seconds=300))
     assert [len(guests_of(pve, spec)) for spec in specs] == [1] * len(specs)
     assert {vmid: pve.world.guests[vmid].text() for vmid in strangers} == strangers
     assert len(pve.world.guests) == len(strangers) + len(specs)
