@@ -299,6 +299,23 @@ def test_a_vcenter_that_comes_back_is_found_and_gets_what_was_wanted(
         stack.kubectl("delete", "vm", "box", "-n", namespace, "--timeout=60s")
 
 
+def test_a_machine_out_of_reach_is_not_taken_for_gone(stack: VsphereStack, namespace: str) -> None:
+    """Its datastore went away, and then the provider came anew, who has never read it."""
+    stack.apply(box(namespace))
+    stack.wait("vm", "box", "condition=Ready", namespace)
+    stack.server.control("reach", vm=f"{namespace}.box", state="inaccessible")
+    stack.kill(stack.provider_pid("vcenter"))
+    stack.wait_said("vm", "box", "Ready", "is inaccessible", namespace)
+
+    stack.kubectl("delete", "vm", "box", "-n", namespace, "--wait=false")
+    stack.wait_said("vm", "box", "DeleteBlocked", "it cannot be told whether it is this one", namespace)
+    assert power(stack, namespace) == "poweredOn"
+
+    stack.server.control("reach", vm=f"{namespace}.box", state="connected")
+    stack.wait_gone("vm", "box", namespace)
+    assert f"{namespace}.box" not in stack.server.vms()
+
+
 @pytest.mark.parametrize("victim", ["provider", "controller"])
 def test_whoever_is_killed_during_a_clone_there_is_one_machine(
     stack: VsphereStack, namespace: str, victim: str

@@ -13,6 +13,7 @@ from common.errors import InvalidSpecError, NotSupportedError, ResourceNotFoundE
 from provider_vsphere.around import policies, policywatch
 from provider_vsphere.around.policies import pick
 from provider_vsphere.config import editing, making
+from provider_vsphere.session.tree import Entity
 from provider_vsphere.session.vsphere import Vsphere
 from provider_vsphere.stamps import stamp
 from pyVmomi import VmomiSupport, vim
@@ -139,6 +140,28 @@ async def test_a_copy_claims_no_policy_before_it_has_it(vcsim: Vcsim, tmp_path: 
         made = await driver.observe(uid)
         assert made is not None
         assert made.settings[key] == name
+
+
+@pytest.mark.parametrize(
+    ("names", "misses", "told"),
+    [
+        ({"root": ("id-gold", "gold")}, 0, "gold"),
+        ({"root": ("id-silver", "silver")}, 1, "silver"),
+        ({"root": ("", "")}, 1, None),
+        ({}, 0, "gold"),
+        ({"root": ("", "")}, policywatch.MOST_ATTEMPTS + 1, "gold"),
+    ],
+    ids=["as it was", "another", "none", "the service cannot tell", "it will not be put right"],
+)
+def test_what_the_service_tells_is_believed_so_often(
+    names: dict[str, tuple[str, str]], misses: int, told: str | None
+) -> None:
+    mark = record_of(made(GOLD))
+    given = policywatch.Given("7", names, misses)
+    entity = Entity("VirtualMachine", "vm-1", {policywatch.GIVEN: given, "config.changeVersion": "7"})
+    assert policywatch.observed(entity, mark).get("disks[root].storage_policy") == told
+    entity.facts["config.changeVersion"] = "8"
+    assert policywatch.observed(entity, mark) == {"disks[root].storage_policy": "gold"}, "nobody has looked since"
 
 
 @pytest.mark.real

@@ -33,8 +33,12 @@ class Files:
             for store in tree.of_kind("Datastore")
         }
 
-    def url(self, moid: str) -> str:
-        """Of a datastore, as locations have it."""
+    def may_be_on(self, entity: Entity, stores: set[str]) -> bool:
+        """Whether a machine may use one of these datastores, as locations have them; what cannot be seen may be it."""
+        used = {self._url(moid) for moid in entity.facts.get("datastore") or ()}
+        return not used or bool(stores & used) or not stores <= set(self._stores.values())
+
+    def _url(self, moid: str) -> str:
         store = self._tree.get(moid)
         return str(store.facts.get("summary.url") or moid) if store is not None else moid
 

@@ -33,6 +33,9 @@ from provider_vsphere.stamps.stamp import Stamp
 log = logging.get(__name__)
 T = TypeVar("T")
 
+_BATCH = 200
+"""Snapshots of others that are read at once."""
+
 TAKEN = faults.declare("vsphere.snapshot.taken", "a snapshot is there, and nobody knows yet")
 REMOVED = faults.declare("vsphere.snapshot.removed", "a snapshot is gone, and nobody knows yet")
 REVERTING = faults.declare("vsphere.snapshot.reverting", "what a revert would lose is written down")
@@ -245,14 +248,18 @@ class Snapshots:
         if not asked:
             return set()
         stores = {store for store, _ in asked}
-        for each in tree.unread():
-            if stores & {files.url(moid) for moid in each.facts.get("datastore") or ()}:
+        others = [each for each in tree.of_kind("VirtualMachine") if each.moid != entity.moid]
+        others = [each for each in others if files.may_be_on(each, stores)]
+        for each in others:
+            if not each.uuid:
                 unread.refuse_away(tree, each, f"{doing}: look for its unplugged disks in other VMs")
         found = files.of_others(entity)
-        others = [each for each in tree.of_kind("VirtualMachine") if each.moid != entity.moid]
-        holder = {node.moid: each for each in others for node in _nodes(each)}
-        for moid, held in (await self.held([node for each in others for node in _nodes(each)], doing)).items():
-            found |= files.at(holder[moid], held.files).keys()
+        nodes = [(node, each) for each in others for node in _nodes(each)]
+        for start in range(0, len(nodes), _BATCH):
+            batch = nodes[start : start + _BATCH]
+            holder = {node.moid: each for node, each in batch}
+            for moid, held in (await self.held([node for node, _ in batch], doing)).items():
+                found |= files.at(holder[moid], held.files).keys()
         return {path for location, path in asked.items() if location in found}
 
     # -- going back ------------------------------------------------------------------------------------------------

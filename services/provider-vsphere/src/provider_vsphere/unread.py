@@ -64,16 +64,18 @@ async def rule_out(vsphere: Vsphere, identity: v1.MachineIdentity, doing: str) -
     if not identity.name:
         nobody = [each for each in nobody if state(each)]  # where nothing at all may be read, nothing of ours is
         _refuse(nobody, tree, doing)
-    if not nobody:
-        return
     name = making.machine_name(identity)
     _refuse((each for each in nobody if is_called(each, name)), tree, doing)
 
+    if not (away := [each for each in nobody if state(each)]):
+        return  # the index tells nothing of what may not be read
+
     def ask(login: Login) -> set[str]:
-        return {str(each._moId) for each in login.content.searchIndex.FindAllByUuid(None, identity.uid, True, True)}
+        found = login.content.searchIndex.FindAllByUuid(None, identity.uid, True, True)
+        return {str(each._moId) for each in found or ()}
 
     known = await vsphere.call(doing, ask)  # the index is another table of vCenter's than the summary
-    _refuse((each for each in nobody if each.moid in known), tree, doing)
+    _refuse((each for each in away if each.moid in known), tree, doing)
 
 
 def is_called(entity: Entity, name: str) -> bool:

@@ -61,7 +61,7 @@ def pick(wanted: str, there: dict[str, str], doing: str) -> str:
 
 
 async def given(vsphere: Vsphere, disks: Sequence[str], doing: str) -> dict[str, tuple[str, str]]:
-    """Id and name of the policy of each disk that has one.
+    """Id and name of the policy of each disk, empty for none; a disk of which the service cannot tell is left out.
 
     Args:
         disks: "vm-42:2000", by the VM's id and the device's key.
@@ -77,8 +77,8 @@ async def given(vsphere: Vsphere, disks: Sequence[str], doing: str) -> dict[str,
                     for key in disks[start : start + _BATCH]
                 ]
                 for each in manager.PbmQueryAssociatedProfiles(entities=refs):
-                    id = next((str(profile.uniqueId) for profile in each.profileId or ()), "")
-                    if id:
+                    if each.fault is None:
+                        id = next((str(profile.uniqueId) for profile in each.profileId or ()), "")
                         found[str(each.object.key)] = (id, names.get(id, id))
             return found
 

@@ -2,7 +2,8 @@
 
 vCenter tells in no property which policy a disk has, but a change of it is a reconfiguration, and that has a version.
 So the policy service is asked once for each version of a machine that asked for a policy, for all machines that have
-changed together; machines without one cost nothing.
+changed together; machines without one cost nothing. What the service goes on telling otherwise after it was put right
+is believed no more: each attempt is a new version, and that would have no end.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ log = logging.get(__name__)
 
 GIVEN = "virtrigaud.policies"
 """The fact of a VM that says which policies its disks have."""
+MOST_ATTEMPTS = 3
 SETTLE_SECONDS = 0.2
 """Whoever changes one machine often changes many."""
 
@@ -37,17 +39,23 @@ class Given:
 
     version: str
     names: Mapping[str, tuple[str, str]]
-    """Id and name of the policy of each disk that has one, by the name of the disk."""
+    """Id and name of the policy of each disk of which the service told, by the name of the disk; empty for none."""
+    misses: int = 0
+    """So many looks in a row, this one included, found another policy than was asked for."""
 
 
 def observed(entity: Entity, mark: Stamp) -> dict[str, str]:
     """What was asked for, as it is now; where nobody has looked since the last change, the stamp is believed."""
-    wishes = asked(mark)
-    given = _now(entity)
-    if given is None:
+    wishes, given = asked(mark), _now(entity)
+    if given is None or given.misses > MOST_ATTEMPTS:
         return {_key(disk): wish for disk, wish in wishes.items()}
-    found = {disk: given.names[disk] for disk in wishes if disk in given.names}
-    return {_key(disk): wishes[disk] if wishes[disk] in policy else policy[1] for disk, policy in found.items()}
+    found = {disk: _told(wish, given.names.get(disk)) for disk, wish in wishes.items()}
+    return {_key(disk): policy for disk, policy in found.items() if policy}
+
+
+def _told(wish: str, policy: tuple[str, str] | None) -> str:
+    """The policy of a disk in the words that were asked with, where those mean the same; empty for none."""
+    return wish if policy is None or wish in policy else policy[1]
 
 
 def asked(mark: Stamp) -> dict[str, str]:
@@ -113,7 +121,17 @@ class PolicyWatch:
         )
         for moid, (entity, keys) in wanted.items():
             names = {name: found[at] for key, name in keys.items() if (at := f"{moid}:{key}") in found}
-            self._vsphere.learn(entity, {GIVEN: Given(versions[moid], names)})
+            self._vsphere.learn(entity, {GIVEN: self._judged(entity, versions[moid], names)})
+
+    def _judged(self, entity: Entity, version: str, names: Mapping[str, tuple[str, str]]) -> Given:
+        mark, before = machines.stamp_of(entity), entity.facts.get(GIVEN)
+        wishes = asked(mark) if mark is not None else {}
+        if all(_told(wish, names.get(disk)) == wish for disk, wish in wishes.items()):
+            return Given(version, names)
+        misses = before.misses + 1 if before is not None else 1
+        if misses > MOST_ATTEMPTS:
+            log.warning("vsphere.policy.not_kept", uid=entity.uuid, asked=wishes, told=dict(names))
+        return Given(version, names, misses)
 
     def _disks(self, entity: Entity) -> dict[str, str]:
         """Names of disks that asked for a policy, by the key of the device."""
