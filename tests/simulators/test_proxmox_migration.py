@@ -106,7 +106,7 @@ async def test_a_move_that_is_cancelled_leaves_the_guest_where_it_was() -> None:
         refused = await admin.ask("PUT", "/cluster/ha/resources/vm:100", comment="x")
         await admin.delete(f"/nodes/pve1/tasks/{upid}")
         outcome = await admin.end(upid)
-    assert refused.reason == "no such resource 'vm:100'"
+    assert refused.reason == "update resource failed: no such resource 'vm:100'"
     assert outcome.exitstatus == "migration aborted"
     assert (guest.node, guest.lock, guest.status) == ("pve1", "", "running")
 
@@ -183,7 +183,7 @@ async def test_rules_move_members_to_where_they_belong() -> None:
 
 
 async def test_a_member_that_never_starts_is_given_up() -> None:
-    """It is tried again, then elsewhere; only being stopped gets it out of the error."""
+    """It is tried again, then elsewhere; only being disabled gets it out of the error."""
     async with proxmox(still()) as pve, client(pve) as admin:
         world = pve.world
         guest = world.add_guest(100, "pve1", {"net0": "virtio,bridge=nowhere"})
@@ -191,8 +191,10 @@ async def test_a_member_that_never_starts_is_given_up() -> None:
         service = world.managers.service("vm:100")
         await until(world, lambda: service.state == "error")
         tries = [task.node for task in world.tasks.all.values() if task.kind == "qmstart"]
-        await admin.put("/cluster/ha/resources/vm:100", state="stopped")
+        kept = await admin.ask("PUT", "/cluster/ha/resources/vm:100", state="stopped")
+        await admin.put("/cluster/ha/resources/vm:100", state="disabled")
         await until(world, lambda: service.state == "stopped")
+    assert kept.reason == "service 'vm:100' in error state, must be disabled and fixed first"
     assert tries == ["pve1", "pve1", guest.node, guest.node]
     assert guest.node != "pve1"
 
@@ -210,9 +212,49 @@ async def test_groups_have_become_rules(pve: Proxmox) -> None:
     async with client(pve) as admin:
         groups = await admin.ask("GET", "/cluster/ha/groups")
         missing = await admin.ask("POST", "/cluster/ha/resources", sid="vm:999")
-        lone = await admin.ask(
-            "POST", "/cluster/ha/rules", rule="r1", type="resource-affinity", resources="vm:1000", affinity="positive"
-        )
     assert groups.reason == "cannot index groups: ha groups have been migrated to rules"
     assert missing.reason == "resource 'vm:999' does not exist in cluster"
-    assert lone.status == 400
+
+
+@pytest.mark.parametrize(
+    ("rule", "reason"),
+    [
+        (
+            {"type": "resource-affinity", "affinity": "negative", "resources": "vm:100,vm:999"},
+            "cannot use unmanaged resource(s) vm:999.",
+        ),
+        (
+            {"type": "node-affinity", "nodes": "pve1,nope", "resources": "vm:100"},
+            "cannot use non-existant node(s) nope.",
+        ),
+        (
+            {"type": "resource-affinity", "affinity": "positive", "resources": "vm:100"},
+            "rule is ineffective as there are less than two resources",
+        ),
+        (
+            {"type": "resource-affinity", "affinity": "negative", "resources": "vm:100,vm:101,vm:102,vm:103"},
+            "rule defines more resources than available nodes",
+        ),
+        (
+            {"type": "resource-affinity", "affinity": "positive", "resources": "vm:100,vm:101"},
+            "rule shares two or more resources with a negative resource affinity rule",
+        ),
+        (
+            {"type": "node-affinity", "nodes": "pve1", "resources": "vm:103"},
+            "resource 'vm:103' is already used in another node affinity rule",
+        ),
+    ],
+)
+async def test_rules_that_cannot_be_kept_are_refused(rule: dict[str, str], reason: str) -> None:
+    async with proxmox(still()) as pve, client(pve) as admin:
+        for vmid in range(100, 104):
+            pve.world.add_guest(vmid, "pve1")
+            await member(admin, vmid)
+        apart = {"type": "resource-affinity", "affinity": "negative", "resources": "vm:100,vm:101"}
+        await admin.post("/cluster/ha/rules", rule="apart", **apart)
+        await admin.post("/cluster/ha/rules", rule="home", type="node-affinity", nodes="pve2", resources="vm:103")
+        answer = await admin.ask("POST", "/cluster/ha/rules", rule="odd", **rule)
+        await admin.delete("/cluster/ha/rules/odd")
+    assert answer.status == 500
+    assert answer.reason.startswith("create ha rule failed: ")
+    assert answer.body["message"].rstrip("\n").endswith(reason)

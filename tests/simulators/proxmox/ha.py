@@ -143,7 +143,7 @@ class Managers:
 
     def _act(self, sid: str, guest: Guest, service: Service, wanted: str) -> None:
         """Begin what is next."""
-        if wanted == "stopped" and service.state == "error":
+        if self._world.ha[sid].get("state") == "disabled" and service.state == "error":
             service.state = "stopped"  # what a person does to leave the error
         if service.state == "error":
             return

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from .formats import split_list
@@ -22,7 +22,7 @@ def rules_of(world: World, sid: str, kind: str) -> Iterator[Rule]:
 
 def priorities(rule: Rule) -> dict[str, int]:
     """The nodes of a rule; the higher the better."""
-    pairs = (item.partition(":") for item in split_list(rule["nodes"]))
+    pairs = (item.partition(":") for item in split_list(rule.get("nodes", "")))
     return {name: int(priority or 0) for name, _, priority in pairs}
 
 
@@ -54,6 +54,28 @@ def placements(world: World, sid: str, *, avoid: str = "") -> list[str]:
         nodes = [name for name in nodes if name in together]
     there = [guest.node for guest in world.guests.values() if f"vm:{guest.vmid}" in world.ha]
     return sorted(nodes, key=lambda name: (there.count(name), name))
+
+
+def infeasible(rule: Rule, others: Iterable[Rule], nodes: int) -> list[str]:
+    """Why a rule cannot be kept beside others in a cluster of so many nodes. Source: PVE::HA::Rules."""
+    if rule.get("disable"):
+        return []
+    mine, kind, affinity = set(split_list(rule["resources"])), rule["type"], rule.get("affinity")
+    rivals = [other for other in others if other["type"] == kind and not other.get("disable")]
+    if kind == "node-affinity":
+        taken = {sid for other in rivals for sid in split_list(other["resources"])}
+        return [f"resource '{sid}' is already used in another node affinity rule" for sid in sorted(mine & taken)]
+    found = []
+    if len(mine) < 2:
+        found.append("rule is ineffective as there are less than two resources")
+    if affinity == "negative" and len(mine) > nodes:
+        found.append("rule defines more resources than available nodes")
+    found += [
+        f"rule shares two or more resources with a {other['affinity']} resource affinity rule"
+        for other in rivals
+        if other["affinity"] != affinity and len(mine & set(split_list(other["resources"]))) > 1
+    ]
+    return found
 
 
 def blocking(world: World, sid: str, target: str) -> list[dict[str, str]]:

@@ -9,9 +9,9 @@ from typing import Any
 
 from simulators.proxmox.access import ROOT
 from simulators.proxmox.calls import Call, at, indexed, route
-from simulators.proxmox.errors import PveError, bad, refused
+from simulators.proxmox.errors import PveError, refused
 from simulators.proxmox.formats import split_list
-from simulators.proxmox.ha_rules import blocking, followers
+from simulators.proxmox.ha_rules import blocking, followers, infeasible, priorities
 
 READ = at("/", "Sys.Audit")
 CHANGE = at("/", "Sys.Console")
@@ -40,6 +40,13 @@ def member(call: Call) -> str:
     if sid not in call.world.ha:
         raise refused(f"no such resource '{sid}'")
     return sid
+
+
+def check_error(call: Call, sid: str, wanted: str = "") -> None:
+    """Refuse to do anything with a member in error but to disable it."""
+    service = call.world.managers.services.get(sid)
+    if service is not None and service.state == "error" and wanted != "disabled":
+        raise refused(f"service '{sid}' in error state, must be disabled and fixed first")
 
 
 def check_digest(call: Call, what: object) -> None:
@@ -87,7 +94,7 @@ async def add(call: Call) -> object:
     if call.has("group"):
         raise refused("invalid parameter 'group': ha groups have been migrated to rules")
     if sid in world.ha:
-        raise refused(f"create HA resource failed: resource ID '{sid}' already defined")
+        raise refused(f"create resource failed: resource ID '{sid}' already defined")
     world.ha[sid] = {"state": "started"} | options(call, OPTIONS)
     return None
 
@@ -99,8 +106,13 @@ async def one(call: Call) -> object:
 
 @route("PUT", "/cluster/ha/resources/{sid}", allowed=CHANGE)
 async def update(call: Call) -> object:
-    sid = member(call)
-    check_digest(call, call.world.ha)
+    sid = sid_of(call.path["sid"])
+    check_error(call, sid, call.text("state"))
+    try:
+        sid = member(call)
+        check_digest(call, call.world.ha)
+    except PveError as error:
+        raise refused(f"update resource failed: {error.reason}") from error
     call.world.ha[sid] |= options(call, OPTIONS)
     for name in call.many("delete"):
         call.world.ha[sid].pop(name, None)
@@ -112,7 +124,7 @@ async def remove(call: Call) -> object:
     """The guest stays as it is."""
     sid = sid_of(call.path["sid"])
     if sid not in call.world.ha:
-        raise refused(f"cannot delete service '{sid}', not HA managed!")
+        raise refused(f"resource '{sid}' is not HA managed")
     del call.world.ha[sid]
     if call.flag("purge", True):
         for name, rule in list(call.world.ha_rules.items()):
@@ -126,9 +138,10 @@ async def remove(call: Call) -> object:
 async def move(call: Call, kind: str) -> object:
     """Ask for a move of a member, and of those that go with it."""
     call.required("node")
-    sid, target, world = member(call), call.text("node"), call.world
-    if target not in world.nodes:
-        raise refused(f"no such cluster node '{target}'")
+    sid, target, world = sid_of(call.path["sid"]), call.text("node"), call.world
+    if sid not in world.ha:
+        raise refused(f"resource '{sid}' is not HA managed")
+    check_error(call, sid)
     answer: dict[str, Any] = {"sid": sid, "requested-node": target}
     if found := blocking(world, sid, target):
         return answer | {"blocking-resources": found}
@@ -182,21 +195,26 @@ async def add_rule(call: Call) -> object:
     call.required("rule", "type", "resources", "nodes" if kind == "node-affinity" else "affinity")
     name = call.text("rule")
     if name in call.world.ha_rules:
-        raise refused(f"HA rule '{name}' already defined")
-    rule = {"type": kind} | options(call, RULE)
-    check_rule(call, rule)
-    call.world.ha_rules[name] = rule
+        raise refused(f"create ha rule failed: HA rule '{name}' already defined")
+    keep_rule(call, name, {"type": kind} | options(call, RULE), "create ha rule failed")
     return None
 
 
-def check_rule(call: Call, rule: dict[str, Any]) -> None:
-    """Refuse rules that cannot be kept."""
-    if rule["type"] == "resource-affinity" and len(split_list(rule["resources"])) < 2:
-        raise bad(resources="rule does not make sense, because there are less than two resources")
-    if rule["type"] == "node-affinity":
-        for item in split_list(rule["nodes"]):
-            if (name := item.partition(":")[0]) not in call.world.nodes:
-                raise refused(f"no such cluster node '{name}'")
+def keep_rule(call: Call, name: str, rule: dict[str, Any], failed: str) -> None:
+    """Take a rule over, unless it names what is not there, or cannot be kept beside the others.
+
+    Raises:
+        PveError: nothing was changed.
+    """
+    world = call.world
+    if strangers := sorted(sid for sid in split_list(rule["resources"]) if sid not in world.ha):
+        raise refused(f"{failed}: cannot use unmanaged resource(s) {', '.join(strangers)}.")
+    if nowhere := sorted(node for node in priorities(rule) if node not in world.nodes):
+        raise refused(f"{failed}: cannot use non-existant node(s) {', '.join(nowhere)}.")
+    others = {key: value for key, value in world.ha_rules.items() if key != name}
+    if reasons := infeasible(rule, others.values(), len(world.nodes)):
+        raise refused(f"{failed}: 400 Rule '{name}' is invalid.\nresources: {', '.join(reasons)}")
+    world.ha_rules[name] = rule
 
 
 @route("GET", "/cluster/ha/rules/{rule}", allowed=READ)
@@ -206,19 +224,23 @@ async def one_rule(call: Call) -> object:
 
 @route("PUT", "/cluster/ha/rules/{rule}", allowed=CHANGE)
 async def update_rule(call: Call) -> object:
-    name = rule_of(call)
-    check_digest(call, call.world.ha_rules)
+    name, failed = call.path["rule"], "update HA rules failed"
+    if name not in call.world.ha_rules:
+        raise refused(f"{failed}: HA rule '{name}' does not exist")
+    try:
+        check_digest(call, call.world.ha_rules)
+    except PveError as error:
+        raise refused(f"{failed}: {error.reason}") from error
     rule = call.world.ha_rules[name] | options(call, RULE)
     for option in call.many("delete"):
         rule.pop(option, None)
-    check_rule(call, rule)
-    call.world.ha_rules[name] = rule
+    keep_rule(call, name, rule, failed)
     return None
 
 
 @route("DELETE", "/cluster/ha/rules/{rule}", allowed=CHANGE)
 async def remove_rule(call: Call) -> object:
-    del call.world.ha_rules[rule_of(call)]
+    call.world.ha_rules.pop(call.path["rule"], None)
     return None
 
 
