@@ -180,7 +180,7 @@ TASKS: dict[str, tuple[v1.PowerState, Step]] = {
 """Power of the machine before, and what makes the provider begin the task of this kind."""
 
 
-async def _begun(server: Proxmox, kind: str) -> Task:
+async def begun(server: Proxmox, kind: str) -> Task:
     """Wait until a task of this kind stands still in the middle of its work."""
     async with asyncio.timeout(20):
         while True:
@@ -200,7 +200,7 @@ async def test_killed_in_the_middle_of_a_task_it_finds_it_again(pve: Proxmox, tm
             await settle(machines, spec)
         pve.world.tasks.hold(kind)
         work = asyncio.ensure_future(step(machines, spec))
-        await _begun(pve, kind)
+        await begun(pve, kind)
         await doomed.kill()
         await asyncio.wait({work})
         assert isinstance(work.exception(), ProviderError)
