@@ -9,7 +9,7 @@ import pytest
 
 from simulators.proxmox import Pace, Proxmox, World, proxmox, pve
 from simulators.proxmox.client import Client, client
-from simulators.proxmox.world import Guest, Running, Volume
+from simulators.proxmox.world import Guest, Running, Snapshot, Volume
 
 __all__ = ["pve"]
 
@@ -258,3 +258,20 @@ async def test_rules_that_cannot_be_kept_are_refused(rule: dict[str, str], reaso
     assert answer.status == 500
     assert answer.reason.startswith("create ha rule failed: ")
     assert answer.body["message"].rstrip("\n").endswith(reason)
+
+
+async def test_snapshots_on_thin_volumes_and_bases_keep_a_guest_where_it_is(pve: Proxmox) -> None:
+    guest = with_disk(pve.world, 100, "local-lvm")
+    held = pve.world.storages["local-lvm"].on("pve1")
+    async with client(pve) as admin:
+        guest.snapshots["s1"] = Snapshot("s1", dict(guest.config))
+        thin = await admin.run("POST", "/nodes/pve1/qemu/100/migrate", target="pve2")
+        guest.snapshots.clear()
+        held["local-lvm:vm-101-disk-0"] = Volume(
+            "local-lvm:vm-101-disk-0", "images", "raw", 1 << 30, vmid=101, parent="local-lvm:vm-100-disk-0"
+        )
+        base = await admin.run("POST", "/nodes/pve1/qemu/100/migrate", target="pve2")
+    assert (thin.exitstatus, base.exitstatus) == ("migration aborted", "migration aborted")
+    assert any("non-migratable snapshot exists" in line for line in thin.lines)
+    assert any("referenced by linked clone(s)" in line for line in base.lines)
+    assert guest.node == "pve1"

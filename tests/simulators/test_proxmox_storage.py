@@ -13,7 +13,7 @@ from aiohttp import web
 
 from simulators.ovas import DISK, ova
 from simulators.proxmox import Proxmox, pve
-from simulators.proxmox.client import Client, client
+from simulators.proxmox.client import Client, by_ticket, client
 from simulators.proxmox.images import qcow2
 from simulators.proxmox.world import Volume
 
@@ -231,7 +231,7 @@ async def test_pools_hold_guests_and_carry_rights(pve: Proxmox) -> None:
         await admin.delete("/pools", poolid="p1")
         gone = await admin.ask("GET", "/pools", poolid="p1")
     assert [member["vmid"] for member in pool["members"]] == [100]
-    assert full.reason == "delete pool failed: pool 'p1' is not empty (contains VMs or storage)"
+    assert full.reason == "delete pool failed: pool 'p1' is not empty (contains VM 100)"
     assert taken.reason == "update pools failed: VM 100 is already a pool member"
     assert gone.reason == "pool 'p1' does not exist"
 
@@ -259,3 +259,35 @@ async def test_what_the_product_has_and_the_simulator_lacks_says_so(pve: Proxmox
         nowhere = await admin.ask("GET", "/access/nowhere")
     assert lacking.reason == "Method 'GET /access/tfa' not implemented by the simulator"
     assert nowhere.reason == "Method 'GET /access/nowhere' not implemented"
+
+
+async def test_a_pool_takes_all_members_of_a_call_or_none(pve: Proxmox) -> None:
+    for vmid in (100, 101):
+        pve.world.add_guest(vmid, "pve1")
+    async with client(pve) as admin:
+        await admin.post("/pools", poolid="p1")
+        await admin.post("/pools", poolid="p2")
+        await admin.put("/pools", poolid="p2", vms=101)
+        refused = await admin.ask("PUT", "/pools", poolid="p1", vms="100,101")
+        assert pve.world.pool_of(100) == ""
+        await admin.put("/pools", **{"poolid": "p1", "vms": "100,101", "allow-move": 1})
+    assert refused.reason == ("update pools failed: VM 101 belongs already to pool 'p2' and allow-move is not set")
+    assert (pve.world.pool_of(100), pve.world.pool_of(101)) == ("p1", "p1")
+
+
+async def test_the_right_to_make_a_guest_is_enough_to_put_it_into_a_pool(pve: Proxmox) -> None:
+    """The refusal comes with what the lock around the change puts in front of it."""
+    pve.world.add_guest(100, "pve1")
+    async with client(pve, await by_ticket(pve)) as root:
+        await root.post("/access/users", userid="a@pve")
+        await root.post("/pools", poolid="p1")
+        await root.put("/access/acl", path="/pool/p1", roles="PVEPoolAdmin", users="a@pve")
+        made = await root.post("/access/users/a@pve/token/t1", privsep=0)
+        headers = {"Authorization": f"PVEAPIToken={made['full-tokenid']}={made['value']}"}
+        async with client(pve, headers) as token:
+            refused = await token.ask("PUT", "/pools", poolid="p1", vms=100)
+            await root.put("/access/acl", path="/vms", roles="PVEVMAdmin", users="a@pve")
+            await token.put("/pools", poolid="p1", vms=100)
+    told = "403 Permission check failed (/vms/100, Permissions.Modify|VM.Allocate)"
+    assert (refused.status, refused.reason) == (500, f"update pools failed: {told}")
+    assert pve.world.pool_of(100) == "p1"

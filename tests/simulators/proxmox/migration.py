@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from .disks import NO_VOLUME, free_name, storage_of, written
+from .disks import NO_VOLUME, free_name, storage_of, users_of_base, written
 from .errors import PveError, refused
 from .keys import bridge
 from .locks import check_lock
@@ -108,25 +108,27 @@ class Plan:
         bound = [key for key in devices(self.guest) if not self.force]
         if bound:
             raise refused(f"can't migrate VM which uses local devices: {', '.join(bound)}")
-        stuck = False
+        stuck = not self.world.nodes[self.target].online
         for local in found:
-            volid = local.volume.volid
-            if local.media:
-                task.log(f"can't migrate local disk '{volid}': local cdrom image")
-                stuck = True
-            elif running and not self.with_disks:
-                why = "can't live migrate attached local disks without with-local-disks option"
-                task.log(f"can't migrate local disk '{volid}': {why}")
-                stuck = True
-            elif running and self.guest.snapshots:
-                task.log(
-                    f"can't migrate local disk '{volid}': online storage migration not possible if snapshot exists"
-                )
-                stuck = True
-            elif not self.world.nodes[self.target].online:
+            if why := self._stays(local, running=running):
+                task.log(f"can't migrate local disk '{local.volume.volid}': {why}")
                 stuck = True
         if stuck:
             raise refused("Problem found while scanning volumes - can't migrate VM - check log")
+
+    def _stays(self, local: Local, *, running: bool) -> str:
+        """Why a volume cannot go along, or nothing. Source: PVE::QemuMigrate::scan_local_volumes"""
+        if local.media:
+            return "local cdrom image"
+        if running and not self.with_disks:
+            return "can't live migrate attached local disks without with-local-disks option"
+        if self.guest.snapshots and running:
+            return "online storage migration not possible if snapshot exists"
+        if self.guest.snapshots and local.storage.kind != "zfspool" and local.volume.format != "qcow2":
+            return "non-migratable snapshot exists"
+        if users_of_base(self.world, local.volume.volid):
+            return "referenced by linked clone(s)"
+        return ""
 
     async def _copy(self, task: Task, found: list[Local]) -> None:
         """The disks one by one, then the memory."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from simulators.proxmox.calls import Call, at, route
-from simulators.proxmox.errors import refused
+from simulators.proxmox.errors import PveError, refused
 from simulators.proxmox.world import Pool
 
 ADMIN = at("/pool/{poolid}", "Pool.Allocate")
@@ -81,32 +81,56 @@ async def update(call: Call) -> object:
 
 @route("PUT", "/pools/{poolid}", allowed=ADMIN)
 async def change(call: Call) -> object:
-    """Members that the call names come in, or go with `delete`."""
+    """Members that the call names come in, or go with `delete`; all of them or none."""
     name = call.path.get("poolid") or call.text("poolid")
     call.require(f"/pool/{name}", "Pool.Allocate")
-    pool, world, dropping = pool_of(call), call.world, call.flag("delete")
-    if call.has("comment"):
-        pool.comment = call.text("comment")
-    for text in call.many("vms"):
-        vmid, where = int(text), world.pool_of(int(text))
-        call.require(f"/vms/{vmid}", "Permissions.Modify")
-        if dropping and where != name:
-            raise refused(f"update pools failed: VM {vmid} is not a pool member")
-        if not dropping and where == name:
-            raise refused(f"update pools failed: VM {vmid} is already a pool member")
-        if not dropping and where and not call.flag("allow-move"):
-            taken = f"VM {vmid} belongs already to pool '{where}' and 'allow-move' is not set"
-            raise refused(f"update pools failed: {taken}")
+    world, dropping = call.world, call.flag("delete")
+    vmids, storages = [int(text) for text in call.many("vms")], call.many("storage")
+    try:
+        pool = pool_of(call)
+        for vmid in vmids:
+            check_guest(call, name, vmid)
+        for storage in storages:
+            check_storage(call, pool, storage)
+    except PveError as error:
+        # What the lock around it makes of every refusal, a missing right included.
+        status = "403 " if error.status == 403 else ""
+        raise refused(f"update pools failed: {status}{error.reason}") from error
+    pool.comment = call.text("comment", pool.comment)
+    for vmid in vmids:
         if dropping:
             del world.access.pool_of[vmid]
         else:
             world.access.pool_of[vmid] = name
-    for storage in call.many("storage"):
-        call.require(f"/storage/{storage}", "Permissions.Modify")
+    for storage in storages:
         held = world.access.pool_storages.setdefault(storage, set())
         (pool.storages.discard if dropping else pool.storages.add)(storage)
         (held.discard if dropping else held.add)(name)
     return None
+
+
+def check_guest(call: Call, name: str, vmid: int) -> None:
+    """Whether a guest may come into a pool, or leave it."""
+    where = call.world.pool_of(vmid)
+    call.require(f"/vms/{vmid}", "Permissions.Modify", "VM.Allocate")
+    if call.flag("delete"):
+        if where != name:
+            raise refused(f"VM {vmid} is not a pool member")
+    elif where == name:
+        raise refused(f"VM {vmid} is already a pool member")
+    elif where and not call.flag("allow-move"):
+        raise refused(f"VM {vmid} belongs already to pool '{where}' and allow-move is not set")
+    elif where:
+        call.require(f"/pool/{where}", "Pool.Allocate")
+
+
+def check_storage(call: Call, pool: Pool, storage: str) -> None:
+    """Whether a storage may come into a pool, or leave it."""
+    call.require(f"/storage/{storage}", "Permissions.Modify", "Datastore.Allocate")
+    if call.flag("delete") and storage not in pool.storages:
+        raise refused(f"Storage '{storage}' is not a pool member")
+    if not call.flag("delete") and storage in pool.storages:
+        raise refused(f"Storage '{storage}' is already a pool member")
 
 
 @route("DELETE", "/pools")
@@ -123,8 +147,9 @@ async def remove(call: Call) -> object:
     call.require(f"/pool/{name}", "Pool.Allocate")
     if name not in call.world.pools:
         raise refused(f"delete pool failed: pool '{name}' does not exist")
-    pool = call.world.pools[name]
-    if pool.storages or name in call.world.access.pool_of.values():
-        raise refused(f"delete pool failed: pool '{name}' is not empty (contains VMs or storage)")
+    held = [f"VM {vmid}" for vmid, pool in sorted(call.world.access.pool_of.items()) if pool == name]
+    held += [f"storage '{storage}'" for storage in sorted(call.world.pools[name].storages)]
+    if held:
+        raise refused(f"delete pool failed: pool '{name}' is not empty (contains {held[0]})")
     del call.world.pools[name]
     return None
