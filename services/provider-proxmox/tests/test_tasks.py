@@ -217,14 +217,21 @@ async def ended(answers: Answers, seconds: float, **settings: Any) -> ProviderEr
     tasks = Tasks(answers.get, answers.delete, clock=clock, **{"task_timeout": 3600.0, **settings})
     looking = asyncio.create_task(tasks.run())
     waiting = asyncio.create_task(_error_of(tasks.wait("try it", UPID)))
-    for _ in range(int(seconds)):
-        await clock.wait_sleeping()
-        await clock.advance(1.0)
-        if waiting.done():
-            break
+    await _until(clock, waiting, steps=int(seconds), step=1.0)
     looking.cancel()
-    waiting.cancel() if not waiting.done() else None
     return await waiting
+
+
+async def _until(clock: ManualClock, waiting: asyncio.Task[Any], steps: int, step: float) -> None:
+    """Let time go by until it is done; whoever waits for something sleeps in between, or is done."""
+    for _ in range(steps):
+        sleeping = asyncio.create_task(clock.wait_sleeping())
+        await asyncio.wait({waiting, sleeping}, return_when=asyncio.FIRST_COMPLETED)
+        sleeping.cancel()
+        if waiting.done():
+            return
+        await clock.advance(step)
+    waiting.cancel()
 
 
 async def test_a_question_that_gets_lost_says_nothing_about_the_task() -> None:
@@ -275,9 +282,7 @@ async def test_the_log_tells_how_far_it_is() -> None:
     waiting = asyncio.create_task(
         tasks.wait("clone", UPID, lambda part, _doing: told.append(round(part, 3)), at=(0.2, 0.6))
     )
-    while not waiting.done():
-        await clock.wait_sleeping()
-        await clock.advance(0.5)
+    await _until(clock, waiting, steps=100, step=0.5)
     looking.cancel()
     await waiting
     assert told == [0.2, 0.3, 0.6]

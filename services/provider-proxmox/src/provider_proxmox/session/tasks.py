@@ -17,6 +17,7 @@ from common import logging
 from common.clock import Clock
 from common.errors import HypervisorUnavailableError, OutcomeUnknownError, ProviderError
 from providerkit.driver import Progress
+from providerkit.waiting import wait_event
 
 from provider_proxmox.session.pve_errors import NoSuchTaskError, from_text
 
@@ -30,9 +31,11 @@ AWAY_SECONDS = 120.0
 CANCEL_SECONDS = 60.0
 TOGETHER = 3
 """So many tasks that are waited for are asked about in one call."""
-_PAUSES = ((0.3, 0.1), (1.5, 0.25), (10.0, 0.5), (60.0, 1.0))
-"""Pause between two looks at a task that is younger than so many seconds."""
+_PAUSES = ((0.35, 0.12), (60.0, 1.0))
+"""Pause between two looks at a task that is younger than so many seconds. After a moment the ticker's lists, which come
+every half second then, tell of most ends."""
 _LONGEST_PAUSE = 2.0
+_TOGETHER_PAUSE = 0.3
 _LOG_EVERY = 2.0
 _LOG_LINES = 500
 
@@ -119,6 +122,8 @@ class Tasks:
         self._task_timeout = task_timeout
         self._waits: set[_Wait] = set()
         self._more = asyncio.Event()
+        self._now = asyncio.Event()
+        """Set when a task is known to have ended in a way that has to be asked for."""
         self.on_list: Callable[[list[dict[str, Any]]], None] = lambda _rows: None
         """Gets each list of the cluster's tasks that was asked for here."""
 
@@ -219,7 +224,8 @@ class Tasks:
             self._more.clear()
             if not self._waits:
                 await self._more.wait()
-            await self._clock.sleep(self._pause())
+            self._now.clear()
+            await wait_event(self._now, self._clock, self._pause())
             try:
                 await self._look()
             except ProviderError as error:  # the next look may have more luck
@@ -233,10 +239,13 @@ class Tasks:
             row = ended.get(wait.upid.text)
             if row is not None and ended_well(str(row.get("status", ""))):
                 wait.end(str(row["status"]))
+            elif row is not None and not wait.done.is_set():
+                self._now.set()
 
     def _pause(self) -> float:
         youngest = min((self._clock.monotonic() - wait.began for wait in self._waits), default=0.0)
-        return next((pause for age, pause in _PAUSES if youngest < age), _LONGEST_PAUSE)
+        pause = next((pause for age, pause in _PAUSES if youngest < age), _LONGEST_PAUSE)
+        return pause if len(self._waits) < TOGETHER else max(pause, _TOGETHER_PAUSE)
 
     async def _look(self) -> None:
         open_ = [wait for wait in self._waits if not wait.done.is_set()]
