@@ -108,7 +108,7 @@ class Plan:
         bound = [key for key in devices(self.guest) if not self.force]
         if bound:
             raise refused(f"can't migrate VM which uses local devices: {', '.join(bound)}")
-        stuck = not self.world.nodes[self.target].online
+        stuck = False
         for local in found:
             if why := self._stays(local, running=running):
                 task.log(f"can't migrate local disk '{local.volume.volid}': {why}")
