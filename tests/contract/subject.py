@@ -119,8 +119,8 @@ class Traits:
     disk_bytes: int = 8 * MIB
     network: v1.NetworkRef = field(default_factory=lambda: v1.NetworkRef(kind=v1.NetworkKind.NAT))
     other_network: v1.NetworkRef | None = None
-    other_host: str = ""
-    """A second host that a machine can be moved to."""
+    places: Mapping[v1.PlacementKind, tuple[str, str]] = field(default_factory=dict)
+    """Two of each kind that a machine can be moved between."""
     other_storage: str = ""
     """A second storage that a disk can be moved to."""
     change_tracking: dict[str, str] = field(default_factory=dict)

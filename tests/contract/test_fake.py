@@ -110,7 +110,7 @@ async def subject() -> AsyncIterator[Subject]:
     broken = v1.ImageSource(url=v1.UrlSource(url="https://broken.example/image"), format="qcow2")
     traits = Traits(
         other_network=v1.NetworkRef(kind=v1.NetworkKind.NAMED, name="lan"),
-        other_host="other-host",
+        places={v1.PlacementKind.HOST: ("fake-host", "other-host")},
         other_storage="other",
         image=_image,
         broken_image=lambda: broken,

@@ -25,7 +25,7 @@ from provider_proxmox.settings import ProxmoxSettings
 from simulators.proxmox import pace as simulated
 from simulators.proxmox.client import by_ticket, client
 from simulators.proxmox.server import Proxmox, proxmox
-from simulators.proxmox.world import Guest, Storage, Volume
+from simulators.proxmox.world import Guest, Pool, Storage, Volume
 from simulators.proxmox.world import World as Cluster
 
 from .adoption import AdoptionContract
@@ -278,7 +278,11 @@ def home(tmp_path: Path) -> Path:
 async def subject(home: Path) -> AsyncIterator[Subject]:
     traits = Traits(
         other_network=v1.NetworkRef(kind=v1.NetworkKind.BRIDGE, name="vmbr1"),
-        other_host="pve2",
+        places={
+            v1.PlacementKind.HOST: ("pve1", "pve2"),
+            v1.PlacementKind.RESOURCE_POOL: ("web", "db"),
+            v1.PlacementKind.DATASTORE: ("local-lvm", "shared"),
+        },
         other_storage="shared",
         memory_bytes=1 << 30,
         extra_config=EXTRA_CONFIG,
@@ -290,6 +294,7 @@ async def subject(home: Path) -> AsyncIterator[Subject]:
         pace=PACE,
     )
     async with proxmox(Cluster()) as pve:
+        pve.world.pools |= {name: Pool(name) for name in ("web", "db")}
         pve.world.mappings["pci"] = {"a100": {"map": ["node=pve3,path=0000:01:00.0,id=10de:20b0"]}}
         for medium in MEDIA:
             pve.world.storages["shared"].on("pve1")[medium] = Volume(medium, "iso", "iso", MIB)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from common import v1
 from common.clock import SystemClock
 from common.errors import HypervisorUnavailableError, NotSupportedError, ResourceNotFoundError
+from provider_proxmox import stamp
 from provider_proxmox.content.bootdata import BootData
 from provider_proxmox.guests import Guests
 from provider_proxmox.migrating import Moving
@@ -85,7 +88,10 @@ async def test_why_it_did_not_move_is_told(pve: Proxmox, moving: Moving) -> None
 
 
 async def test_into_a_pool_and_to_a_storage(pve: Proxmox, cluster: Pve, moving: Moving) -> None:
-    machine(pve)
+    """With what firmware and TPM keep; a disk that was put elsewhere stays there."""
+    machine(pve, settings={"placement.datastore": "local-lvm"})
+    state = volume(pve, "pve1", "local-lvm:vm-1042-disk-7", 4 << 20, 1042)
+    pve.world.guests[1042].config["tpmstate0"] = f"{state},size=4M,version=v2.0"
     pve.world.pools["web"] = Pool("web")
     for _ in range(2):
         await moving.set_placement(UID, v1.Placement(resource_pool="web", datastore="shared"))
@@ -94,5 +100,15 @@ async def test_into_a_pool_and_to_a_storage(pve: Proxmox, cluster: Pve, moving: 
     assert seen.stamp is not None
     assert seen.stamp.disks[0].volume.startswith("shared:")
     assert seen.stamp.settings == {"placement.datastore": "shared"}
+    assert seen.config["tpmstate0"].startswith("shared:")
+    assert list(pve.world.storages["local-lvm"].on("pve1")) == []
+    await moving.set_placement(UID, v1.Placement(datastore="local-lvm"))
+    _, mark = stamp.read(pve.world.guests[1042].config["description"])
+    assert mark is not None
+    pve.world.guests[1042].config["description"] = stamp.written(
+        "", replace(mark, settings={"placement.datastore": "elsewhere"})
+    )
+    await moving.set_placement(UID, v1.Placement(datastore="shared"))
+    assert pve.world.guests[1042].config["scsi0"].startswith("local-lvm:")
     with pytest.raises(ResourceNotFoundError):
         await moving.set_placement(UID, v1.Placement(resource_pool="none"))

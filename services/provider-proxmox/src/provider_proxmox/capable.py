@@ -19,6 +19,8 @@ def capabilities(index: Index, *, reads_disks: bool, writes_disks: bool) -> v1.C
         writes_disks: some node has a storage that takes imports.
     """
     several = len(index.nodes) > 1
+    moves = [v1.PlacementKind.RESOURCE_POOL, v1.PlacementKind.DATASTORE]
+    moves = [v1.PlacementKind.HOST, *moves] if several else moves
     return v1.Capabilities(
         firmware=[v1.FirmwareType.BIOS, v1.FirmwareType.UEFI],
         secure_boot=True,
@@ -63,7 +65,7 @@ def capabilities(index: Index, *, reads_disks: bool, writes_disks: bool) -> v1.C
         cdroms=True,
         extra_config_keys=list(hardware.OUR_KEYS),
         placements=[v1.PlacementKind.HOST, v1.PlacementKind.RESOURCE_POOL, v1.PlacementKind.DATASTORE],
-        placement_moves=[v1.PlacementKind.HOST] if several else [],
+        placement_moves=moves,
         image_import=True,
         image_formats=["qcow2", "raw", "vmdk"],
         image_sources=[v1.ImageSourceKind.URL, v1.ImageSourceKind.FILE, v1.ImageSourceKind.TEMPLATE],

@@ -247,7 +247,7 @@ class Creator:
             record = replace(record, settings={"placement.datastore": placement.datastore})
         if order.original is not None:
             record = replace(record, disks=order.original.stamp.disks, cdroms=order.original.stamp.cdroms)
-        pool = placement.resource_pool or self._defaults.pool or None
+        pool = self._pool(order.spec) or None
         path, params = f"nodes/{order.place.node}/qemu", self._parameters(order, record)
         if order.whole is not None and order.whole.kind == "template":
             path = f"nodes/{order.whole.node}/qemu/{order.whole.vmid}/clone"
@@ -255,6 +255,9 @@ class Creator:
         else:
             params |= {"vmid": vmid}
         await self._pve.run(order.doing, "POST", path, params | {"pool": pool}, progress, at=(0.05, 0.7), cancel=True)
+
+    def _pool(self, spec: v1.MachineSpec) -> str:
+        return (spec.placement.resource_pool if spec.placement is not None else "") or self._defaults.pool
 
     def _parameters(self, order: _Order, record: Stamp) -> Params:
         spec, source = order.spec, order.whole
@@ -315,6 +318,8 @@ class Creator:
             description=stamp.written(guest.description, record),
             delete=",".join(handed.delete) or None,
         )
+        if self._pool(order.spec):
+            await self._pve.pool_of(guest.vmid, order.doing)  # a guest does not tell, and it shall be known at once
         log.info("proxmox.machine.made", uid=record.uid, vmid=guest.vmid, node=guest.node)
         await faults.point(MADE)
         return True

@@ -17,6 +17,7 @@ from common.errors import (
 )
 
 from provider_proxmox import locks, power
+from provider_proxmox.config import disks
 from provider_proxmox.guests import Guests
 from provider_proxmox.reconfiguring import Reconfiguring
 from provider_proxmox.session.index import Guest
@@ -129,10 +130,14 @@ class Moving:
             await self._pve.pool_of(guest.vmid, doing)
 
     async def _to_storage(self, uid: str, storage: str) -> None:
-        """Every disk of ours; one that was given to it stays where it is."""
+        """Everything of ours that lies where it was placed before; a disk that its spec put elsewhere stays there."""
         doing = f"move machine {uid} to storage {storage}"
         guest = await self._guests.get(uid, doing)
-        for disk in guest.stamp.disks if guest.stamp is not None else ():
-            if disk.owned and disk.slot:
+        record = guest.stamp
+        old = record.settings.get(_DATASTORE, "") if record is not None else ""
+        for disk in record.disks if record is not None else ():
+            drive = disks.drive_in(guest.config, disk.slot)
+            if disk.owned and drive is not None and drive.storage == old:
                 await self._change.move_disk(uid, disk.name, storage, live=guest.status == "running")
+        await self._change.move_states(uid, old, storage)
         await self._change.record(uid, "place", {_DATASTORE: storage}, without=_DATASTORE)

@@ -298,27 +298,39 @@ class Reconfiguring:
             NotSupportedError: it has snapshots, which would be left behind.
         """
         what = f"move disk {name}"
+        await self._relocate(uid, what, lambda shape: editing.drive_of(shape, name, "move"), storage)
+        await self.edit_now(uid, what, lambda shape: editing.moved_disk(shape, name))
+
+    async def move_states(self, uid: str, old: str, storage: str) -> None:
+        """Bring what firmware and TPM keep from one storage to another."""
+        for slot in disks.STATE_SLOTS:
+
+            def find(shape: Shape, slot: str = slot) -> disks.Drive | None:
+                drive = disks.drive_in(shape.config, slot)
+                return drive if drive is not None and drive.storage == old else None
+
+            await self._relocate(uid, f"move {slot}", find, storage)
+
+    async def _relocate(self, uid: str, what: str, find: Callable[[Shape], disks.Drive | None], storage: str) -> None:
         guest, record, doing = await self._seen(uid, what)
         if await locks.wait_tasks(self._pve, guest, doing, ("qmmove",)):
             guest, record, doing = await self._seen(uid, what)
-        drive = editing.drive_of(shape_of(guest, record), name, "move")
-        if drive.storage != storage:
-            if guest.config.get("parent"):
-                raise NotSupportedError(
-                    f"{doing}: the machine has snapshots, which cannot move along; delete them first"
-                )
-            await locks.require_free(self._pve, guest, doing)
-            where = self._places.for_disk(guest.node, storage, v1.DiskSpec(name=name), doing)
-            wish = {
-                "disk": drive.slot,
-                "storage": storage,
-                "format": where.format or None,
-                "delete": True,
-                "digest": guest.digest or None,
-            }
-            await self._pve.run(doing, "POST", f"{guest.path}/move_disk", wish)
-            await self._pve.refresh(guest.vmid, doing)
-        await self.edit_now(uid, what, lambda shape: editing.moved_disk(shape, name))
+        drive = find(shape_of(guest, record))
+        if drive is None or drive.storage == storage:
+            return
+        if guest.snapshots or guest.config.get("parent"):
+            raise NotSupportedError(f"{doing}: the machine has snapshots, which cannot move along; delete them first")
+        await locks.require_free(self._pve, guest, doing)
+        where = self._places.for_disk(guest.node, storage, v1.DiskSpec(name=drive.slot), doing)
+        wish = {
+            "disk": drive.slot,
+            "storage": storage,
+            "format": (where.format or None) if disks.is_slot(drive.slot) else None,  # a TPM's state is always raw
+            "delete": True,
+            "digest": guest.digest or None,
+        }
+        await self._pve.run(doing, "POST", f"{guest.path}/move_disk", wish)
+        await self._pve.refresh(guest.vmid, doing)
 
     # -- drives and network adapters -------------------------------------------------------------------------------
 
