@@ -8,6 +8,7 @@ and a line in its log: it is not repeated until the credentials are other ones, 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -83,6 +84,8 @@ class Entry:
         self.quiet = asyncio.Event()
         """No call waits for its answer."""
         self._open = 0
+        self._sent = 0
+        self._came_back = asyncio.Event()
         self._clock = clock
         self._timeout = call_timeout
         self._size = concurrency
@@ -100,6 +103,12 @@ class Entry:
         self._refusal: CredentialsRefusedError | None = None
         self._refused_until = 0.0
         self._refusal_pause = FIRST_REFUSAL
+
+    async def wait_back(self) -> None:
+        """Wait until every call that was sent has come back, those included that nobody waits for any more."""
+        while self._sent:
+            self._came_back.clear()
+            await self._came_back.wait()
 
     def close(self) -> None:
         """Drop the idle connections and forget the login."""
@@ -176,16 +185,20 @@ class Entry:
         seconds = request.timeout if request.timeout is not None else self._timeout
         if request.is_local and not request.changes:
             seconds = min(seconds, LOCAL_SECONDS)
-        sent = False
+        sent, loop = False, asyncio.get_running_loop()
 
         def work() -> Any:
             nonlocal sent
             sent = True
-            self.requests += 1
-            return door.line.call(
-                request.doing, request.method, request.path, request.params, login,
-                timeout=seconds, body=request.body() if request.body is not None else None,
-            )  # fmt: skip
+            loop.call_soon_threadsafe(self._leaves)
+            try:
+                return door.line.call(
+                    request.doing, request.method, request.path, request.params, login,
+                    timeout=seconds, body=request.body() if request.body is not None else None,
+                )  # fmt: skip
+            finally:
+                with contextlib.suppress(RuntimeError):  # the loop has ended: nobody waits any more
+                    loop.call_soon_threadsafe(self._back_again)
 
         # The call itself gives up first; a thread is left behind only when it hangs in the system's resolver.
         patience = seconds + CONNECT_SECONDS + 1
@@ -198,6 +211,14 @@ class Entry:
             if changes and type(error) is HypervisorUnavailableError:
                 raise OutcomeUnknownError(f"{error}; whether it was done has to be looked up") from error
             raise
+
+    def _leaves(self) -> None:
+        self.requests += 1
+        self._sent += 1
+
+    def _back_again(self) -> None:
+        self._sent -= 1
+        self._came_back.set()
 
     # -- doors -----------------------------------------------------------------------------------------------------
 

@@ -28,6 +28,8 @@ from provider_proxmox.session.websocket import Socket, websocket
 
 START_SECONDS = 15.0
 """So long entering the session waits for the first look."""
+LEAVE_SECONDS = 2.0
+"""So long leaving it waits for calls that were sent."""
 LOOK_SECONDS = 10.0
 AGENT_SECONDS = 10.0
 LOCK_TRIES = 4
@@ -98,6 +100,9 @@ class Pve:
                 group.create_task(self._tasks.run(), name="pve waits")
                 group.create_task(self._agents.run(), name="pve agents")
         finally:
+            with contextlib.suppress(TimeoutError):  # what hangs must not hold up the end
+                async with asyncio.timeout(LEAVE_SECONDS):
+                    await self._entry.wait_back()
             self._entry.close()
 
     def close(self) -> None:
