@@ -291,6 +291,7 @@ async def subject(home: Path) -> AsyncIterator[Subject]:
         copies_images=True,  # clones on thin LVM stand on nothing; test_proxmox_disks has others
         image=lambda: v1.ImageSource(file=v1.FileSource(path="small.qcow2")),
         broken_image=lambda: v1.ImageSource(file=v1.FileSource(path="broken.qcow2")),
+        console=(b"hello\r", b"hello\r\n"),
         pace=PACE,
     )
     async with proxmox(Cluster()) as pve:
