@@ -8,6 +8,7 @@ is never asked for.
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import replace
 from typing import Final
 
@@ -16,6 +17,7 @@ from common.errors import (
     MachineNotFoundError,
     OperationInProgressError,
     PermissionMissingError,
+    ResourceNotFoundError,
     StalePreconditionError,
     WrongPowerStateError,
 )
@@ -33,6 +35,7 @@ from provider_proxmox.locks import HIBERNATED
 from provider_proxmox.power import Power
 from provider_proxmox.session.index import Guest
 from provider_proxmox.session.pve import Pve
+from provider_proxmox.session.pve_errors import FileLockedError
 
 log = logging.get(__name__)
 
@@ -95,7 +98,8 @@ class Remover:
             except MachineNotFoundError:
                 await self._pve.refresh(guest.vmid, doing)
                 return
-            except (StalePreconditionError, WrongPowerStateError) as error:  # somebody changed or started it
+            except (FileLockedError, StalePreconditionError, WrongPowerStateError) as error:
+                # Somebody holds, changed or started it: whatever has that VMID now is judged again.
                 if attempt + 1 == _ATTEMPTS:
                     raise
                 log.info("proxmox.destroy.again", vmid=guest.vmid, error=str(error))
@@ -106,7 +110,7 @@ class Remover:
         tell(0.1, "waiting for what holds it")
         guest = await self._unlocked(guest, doing)
         guest = await self._unprotected(guest, doing)
-        await self._leave_ha(guest, doing)
+        guest = await self._without_ha(guest, doing)
         tell(0.3, "powering off")
         await self._power.cut(guest, doing)
         tell(0.5, "keeping disks that are not ours")
@@ -123,7 +127,7 @@ class Remover:
             raise StalePreconditionError(
                 f"{doing}: {', '.join(left)} of guest {now.vmid} came just now and are not ours"
             )
-        await self._pve.run(doing, "DELETE", now.path, {"purge": True})
+        await self._pve.task(doing, await self._pve.delete(doing, now.path, purge=True))
         await self._pve.refresh(now.vmid, doing)
         log.info("proxmox.guest.removed", uid=now.stamp.uid if now.stamp else "", vmid=now.vmid)
         await faults.point(DESTROYED)
@@ -180,12 +184,16 @@ class Remover:
             )
         return await self._guests.change(guest, doing, protection=False)
 
-    async def _leave_ha(self, guest: Guest, doing: str) -> None:
+    async def _without_ha(self, guest: Guest, doing: str) -> Guest:
         """HA would start it again, or move it away meanwhile."""
         if not guest.ha:
-            return
-        await self._pve.delete(doing, f"cluster/ha/resources/vm:{guest.vmid}")
-        await self._pve.refresh(guest.vmid, doing)
+            return guest
+        with contextlib.suppress(ResourceNotFoundError):  # somebody was faster
+            await self._pve.delete(doing, f"cluster/ha/resources/vm:{guest.vmid}")
+        now = await self._still_ours(guest, doing)
+        if now is None:
+            raise MachineNotFoundError(f"{doing}: guest {guest.vmid} went away meanwhile")
+        return now
 
 
 def foreign(guest: Guest) -> dict[str, str]:
