@@ -53,6 +53,7 @@ def capabilities(index: Index, *, reads_disks: bool, writes_disks: bool) -> v1.C
         fixed_mac=True,
         cloud_init=True,
         static_addresses=True,
+        ignition=True,
         graceful_shutdown=True,
         suspend=True,
         reset=True,
