@@ -23,7 +23,12 @@ pytestmark = pytest.mark.skipif(shutil.which("qemu-nbd") is None, reason="qemu-n
 
 
 def traits() -> Traits:
-    return Traits(memory_bytes=1 << 30, image=lambda: v1.ImageSource(file=v1.FileSource(path="small.qcow2")), pace=PACE)
+    return Traits(
+        memory_bytes=1 << 30,
+        image=lambda: v1.ImageSource(file=v1.FileSource(path="small.qcow2")),
+        broken_image=lambda: v1.ImageSource(file=v1.FileSource(path="broken.qcow2")),
+        pace=PACE,
+    )
 
 
 @pytest.fixture

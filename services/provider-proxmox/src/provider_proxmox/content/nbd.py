@@ -20,6 +20,7 @@ _INFO_EXPORT = 0
 _READ, _DISCONNECT, _BLOCK_STATUS = 0, 2, 7
 _DATA, _HOLE, _STATUS = 1, 2, 5
 _DONE, _FAILED, _ZERO = 1, 1 << 15, 2
+_SHORTEST = {_DATA: 8, _HOLE: 12, _STATUS: 12}
 _ALLOCATION = b"base:allocation"
 
 PIECE = 1 << 20
@@ -78,7 +79,7 @@ class Disk:
         if not any(kind == _META_CONTEXT for kind, _ in told):
             raise self._strange("the server does not tell holes")
         for kind, data in await self._option(_GO, struct.pack(">IH", 0, 0)):
-            if kind == _INFO and data[:2] == struct.pack(">H", _INFO_EXPORT):
+            if kind == _INFO and len(data) >= 12 and data[:2] == struct.pack(">H", _INFO_EXPORT):
                 (self.size,) = struct.unpack_from(">Q", data, 2)
         if not self.size:
             raise self._strange("the server does not tell the size of the disk")
@@ -162,6 +163,8 @@ class Disk:
         if length > _MOST_REPLY:
             raise self._strange("the server sends more than it was asked for")
         data = await self._get(length)
+        if length < _SHORTEST.get(kind, 4 if kind & _FAILED else 0) or (kind == _STATUS and length % 8 != 4):
+            raise self._strange("the server sends less than belongs together")
         if kind & _FAILED:
             (error,) = struct.unpack_from(">I", data)
             raise HypervisorUnavailableError(f"{self._doing}: the node cannot read the disk: error {error}")
