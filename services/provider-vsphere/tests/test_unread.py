@@ -56,7 +56,8 @@ def test_what_was_read_in_the_last_session_is_known_in_the_next() -> None:
     facts = {"config.instanceUuid": UID, f'config.extraConfig["{stamp.KEY}"]': mark.text(), "name": "lab.web"}
     tree.put("VirtualMachine", "vm-1", facts)
     tree.put("VirtualMachine", "vm-2", {"config.instanceUuid": "other", "config.annotation": "before"})
-    tree.clear(same_server=True)
+    for _ in range(2):  # a session that ends before it has told of anything comes in between
+        tree.clear(same_server=True)
     tree.put("VirtualMachine", "vm-1", {"name": "lab.web", "runtime.connectionState": "inaccessible"})
     tree.put("VirtualMachine", "vm-2", {"config.instanceUuid": "other"})
     tree.settle()

@@ -71,7 +71,8 @@ class Tree:
         self._by_uuid: dict[str, dict[str, Entity]] = {}
         self._unread: dict[str, Entity] = {}
         self._kept: dict[str, dict[str, Any]] = {}
-        """Configuration of each VM of the last session, for those that cannot be read in the next one."""
+        """Configuration of each VM of the last session, for those that cannot be read in the next one; what a session
+        that ended early has not told of stays."""
 
     def clear(self, *, same_server: bool = False) -> None:
         """Forget everything: another session, perhaps another vCenter.
@@ -79,11 +80,11 @@ class Tree:
         Args:
             same_server: ids mean what they meant; what is known of VMs is kept for those that cannot be read now.
         """
-        self._kept = {}
-        if same_server:
-            for moid, entity in self._by_kind.get(_VM, {}).items():
-                if entity.uuid:
-                    self._kept[moid] = {path: fact for path, fact in entity.facts.items() if path.startswith(_CONFIG)}
+        if not same_server:
+            self._kept = {}
+        for moid, entity in self._by_kind.get(_VM, {}).items() if same_server else ():
+            if entity.uuid:
+                self._kept[moid] = {path: fact for path, fact in entity.facts.items() if path.startswith(_CONFIG)}
         self._unread.clear()
         self._entities.clear()
         self._by_kind.clear()
