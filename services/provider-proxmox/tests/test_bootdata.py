@@ -15,6 +15,8 @@ from provider_proxmox.content.snippets import Snippets
 from provider_proxmox.session.pve import Pve
 from simulators.proxmox import Proxmox
 
+from .conftest import vm
+
 UID, OTHER = "7a1e2f30-0000-4000-8000-000000000001", "7a1e2f30-0000-4000-8000-000000000002"
 SCRIPT = "#!/bin/sh\necho ä > /etc/issue\n"
 MACS, SLOTS = {"lan": "bc:24:11:00:00:01"}, {"lan": "net0"}
@@ -103,6 +105,23 @@ async def test_replaced_data_go_when_the_guest_has_the_new_ones(pve: Proxmox, cl
     assert volumes(pve) == {*old.volumes, *new.volumes}
     await data.drop(UID, "test", keep=new.volumes)
     assert volumes(pve) == set(new.volumes)
+
+
+async def test_data_that_a_snapshot_names_stay(pve: Proxmox, cluster: Pve) -> None:
+    """The machine may go back to it, and would not start without."""
+    data = BootData(cluster)
+    old = await put(data, spec(user_data=SCRIPT))
+    vm(pve, 101, **{key: str(value) for key, value in old.config.items()})
+    await cluster.run("test", "POST", "nodes/pve1/qemu/101/snapshot", {"snapname": "before"})
+    new = await put(data, spec(user_data=SCRIPT + "#\n"), config=old.config)
+    await cluster.put("test", "nodes/pve1/qemu/101/config", **new.config)
+    guest = await cluster.refresh(101, "test")
+    assert guest is not None
+    held = await data.held(guest, "test")
+    assert held == set(old.volumes)
+    await data.drop(UID, "test", keep={*new.volumes, *held})
+    newer = await put(data, spec(user_data=SCRIPT + "##\n"), config=guest.config)
+    assert volumes(pve) == {*old.volumes, *new.volumes, *newer.volumes}
 
 
 async def test_what_a_crash_left_goes_with_the_next_put(pve: Proxmox, cluster: Pve) -> None:

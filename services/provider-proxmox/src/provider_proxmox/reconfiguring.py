@@ -391,7 +391,8 @@ class Reconfiguring:
         options = {**dict.fromkeys(handed.delete), **handed.config}
 
         async def drop() -> None:
-            await self._boot_data.drop(uid, doing, keep=handed.volumes, known=record.volumes)
+            keep = {*handed.volumes, *await self._boot_data.held(guest, doing)}
+            await self._boot_data.drop(uid, doing, keep=keep, known=record.volumes)
 
         await self.edit(uid, what, lambda shape: editing.set_boot_data(shape, spec, options, handed.volumes))
         await self.afterwards(uid, drop)

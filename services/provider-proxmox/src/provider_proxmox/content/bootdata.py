@@ -17,10 +17,11 @@ from common import faults, logging, v1
 from common.errors import InvalidSpecError, NotSupportedError, ResourceNotFoundError
 from providerkit import nocloud
 
-from provider_proxmox.config import disks
+from provider_proxmox.config import disks, properties
 from provider_proxmox.content import iso, native
 from provider_proxmox.content.files import Files
 from provider_proxmox.content.snippets import Snippets
+from provider_proxmox.session.index import Guest
 from provider_proxmox.session.pve import Pve
 
 log = logging.get(__name__)
@@ -139,6 +140,15 @@ class BootData:
         if self._snippets is not None:
             await self._snippets.drop(uid, doing, frozenset(keep))
 
+    async def held(self, guest: Guest, doing: str) -> set[str]:
+        """Files that snapshots of a machine name: it may go back to them, and could not start without."""
+        found: set[str] = set()
+        for each in guest.snapshots:
+            config = await self._pve.get(doing, f"{guest.path}/snapshot/{each['name']}/config")
+            found |= {drive.volume for drive in disks.drives(config)}
+            found |= {volume for _, volume in properties.parse(config.get("cicustom", "")).items}
+        return found
+
     # -- the configuration -----------------------------------------------------------------------------------------
 
     def _handed(
@@ -172,10 +182,13 @@ class BootData:
         name, image = iso.name(vmid, uid, content), iso.made(content)
         volume = f"{storage.name}:iso/{name}"
         sizes = await self._files.listed(storage, doing)
-        used = {disk.volume for disk in disks.drives(config)}
-        for left in iso.of(uid, sizes):
-            if left not in used and left != volume:
-                await self._files.remove(storage, left, doing)
+        guest = self._pve.index.guests.get(vmid)
+        used = {volume, *(disk.volume for disk in disks.drives(config))}
+        left = [each for each in iso.of(uid, sizes) if each not in used]
+        used |= await self.held(guest, doing) if left and guest is not None else set()
+        for each in left:
+            if each not in used:
+                await self._files.remove(storage, each, doing)
         if sizes.get(volume) != len(image):  # a node that died while it copied leaves a part
             upid = await self._pve.upload(doing, node, storage.name, "iso", name, io.BytesIO(image), len(image))
             await self._pve.task(doing, upid)

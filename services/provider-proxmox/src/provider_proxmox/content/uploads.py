@@ -41,6 +41,8 @@ SWAPPED = faults.declare("proxmox.disk.swapped", "the slot has the new volume, t
 NOTE = "exchanging-disk."
 """Beginning of the stamp's setting that names the volume which is about to be replaced, by the disk's name."""
 _TASK = "qmconfig"
+_REPLACED = ("", "file", "volume", "size")
+"""Options of a drive that say which volume is in it; the others stay as they are."""
 _FILE = re.compile(r"virtrigaud-disk-(?P<uid>[0-9a-f-]{36})-.+\.qcow2")
 
 
@@ -128,7 +130,7 @@ class Uploads:
             format=disk.format if disks.format_on(storage.kind if storage is not None else "") else "",
             source=f"{imports.name}:import/{name}",
         )
-        options = {key: value for key, value in disk.drive.options.items if key and key != "size"}
+        options = {key: value for key, value in disk.drive.options.items if key not in _REPLACED}
         config = {disk.drive.slot: str(source.having(options)), "digest": guest.digest}
         try:
             await self._pve.run(doing, "POST", f"{guest.path}/config", config, cancel=True)
