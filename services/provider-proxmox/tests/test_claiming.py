@@ -100,6 +100,22 @@ async def test_VMIDs_are_recycled_between_two_calls(pve: Proxmox, cluster: Pve, 
     assert _is_made(pve, first(UID, place=1))
 
 
+@pytest.mark.parametrize("point", [claiming.CLAIMED, creating.SHAPED, creating.GROWN, creating.FINISHING])
+async def test_a_VMID_that_another_machine_of_ours_got_meanwhile(pve: Proxmox, shop: Workshop, point: str) -> None:
+    """Our own stamp is not enough: it must be this machine's."""
+    vmid, other = first(UID), UID.replace("1", "2")
+    text = stamp.written("", replace(stamp.of(replace(IDENTITY, uid=other), vmid, 0), made=True))
+
+    def recycle(_: str) -> None:
+        del pve.world.guests[vmid]
+        vm(pve, vmid, name="other", description=text)
+
+    with FaultPlan().does(point, recycle).installed():
+        await shop.creator.create(wanted(), quiet)
+    assert pve.world.guests[vmid].config["description"] == text
+    assert _stamped(pve) == {other: [vmid], UID: [first(UID, place=1)]}
+
+
 async def test_a_full_range_says_so(pve: Proxmox, cluster: Pve) -> None:
     """And which setting would help."""
     ids = range(2000, 2003)

@@ -29,6 +29,7 @@ from common import faults, logging
 from common.clock import Clock
 from common.errors import (
     HostFullError,
+    MachineNotFoundError,
     NameConflictError,
     OperationInProgressError,
     OutcomeUnknownError,
@@ -213,7 +214,10 @@ class Claims:
             try:
                 return [await self._lose(each, doing) for each in [guest, *rivals] if each.vmid != first.vmid]
             except StalePreconditionError:  # somebody changed one of them meanwhile: it may be made by now
-                guest = await self._pve.refresh(guest.vmid, doing) or guest
+                now = await self._pve.refresh(guest.vmid, doing)
+                if now is None or guest.stamp is None or not self._is(now, guest.stamp.uid):
+                    raise MachineNotFoundError(f"{doing}: guest {guest.vmid} went away meanwhile") from None
+                guest = now
         raise OperationInProgressError(f"{doing}: guests of its UID do not settle", retry_after=10.0)
 
     def _rank(self, guest: Guest) -> tuple[bool, bool, int, int]:

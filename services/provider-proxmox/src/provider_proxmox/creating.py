@@ -178,7 +178,7 @@ class Creator:
                 found = await self._claims.claim(
                     uid, doing, lambda vmid: self._make(order, vmid, progress), vmid=vmid, node=place.node
                 )
-            if found.stamp is not None and found.stamp.made:
+            if self._record(order, found).made:
                 return True
             return await self._finish(order, found, progress)
 
@@ -288,9 +288,7 @@ class Creator:
         guest = await self._grow(order, guest)
         await faults.point(GROWN)
         progress(0.85, "handing it its first-boot data")
-        record = guest.stamp
-        if record is None:
-            raise MachineNotFoundError(f"{order.doing}: guest {guest.vmid} lost our stamp meanwhile")
+        record = self._record(order, guest)
         handed = await self._boot.put(
             guest.vmid,
             guest.node,
@@ -326,10 +324,7 @@ class Creator:
 
     async def _shape(self, order: _Order, guest: Guest, progress: Progress) -> Guest:
         """Lay the spec over what a template or a backup brought, by one change; the disks of it may take their time."""
-        record = guest.stamp
-        if record is None:
-            raise MachineNotFoundError(f"{order.doing}: guest {guest.vmid} lost our stamp meanwhile")
-        made = making.over(order.spec, record, guest.config, order.choices)
+        made = making.over(order.spec, self._record(order, guest), guest.config, order.choices)
         return await self._guests.change_by_task(
             guest,
             order.doing,
@@ -340,22 +335,28 @@ class Creator:
 
     async def _grow(self, order: _Order, guest: Guest) -> Guest:
         """Give each disk of ours the size that it shall have: a copy has its source's at first."""
-        record, grown = guest.stamp, False
         for disk in order.spec.disks:
-            mark = record.disk(disk.name) if record is not None else None
-            drive = disks.drive_in(guest.config, mark.slot) if mark is not None else None
-            if mark is not None and mark.owned and drive is not None and disk.size_bytes > drive.size_bytes:
-                size = sizes.resized(disk.size_bytes)
-                await self._pve.run(
-                    order.doing, "PUT", f"{guest.path}/resize", {"disk": drive.slot, "size": size}, cancel=True
-                )
-                grown = True
-        if not grown:
-            return guest
-        after = await self._pve.refresh(guest.vmid, order.doing)
-        if after is None:
-            raise MachineNotFoundError(f"{order.doing}: guest {guest.vmid} went away meanwhile")
-        return after
+            mark = self._record(order, guest).disk(disk.name)
+            drive = disks.drive_in(guest.config, mark.slot) if mark is not None and mark.owned else None
+            if drive is not None and disk.size_bytes > drive.size_bytes:
+                wish = {"disk": drive.slot, "size": sizes.resized(disk.size_bytes), "digest": guest.digest or None}
+                await self._pve.run(order.doing, "PUT", f"{guest.path}/resize", wish, cancel=True)
+                after = await self._pve.refresh(guest.vmid, order.doing)
+                if after is None:
+                    raise MachineNotFoundError(f"{order.doing}: guest {guest.vmid} went away meanwhile")
+                guest = after
+        return guest
+
+    def _record(self, order: _Order, guest: Guest) -> Stamp:
+        """The stamp of a guest that is still the one to be finished: its VMID may be another's by now.
+
+        Raises:
+            MachineNotFoundError: it is not.
+        """
+        mark, uid = guest.stamp, order.spec.identity.uid if order.spec.identity is not None else ""
+        if mark is None or mark.uid != uid or mark.lost or not self._guests.is_ours(guest):
+            raise MachineNotFoundError(f"{order.doing}: guest {guest.vmid} is not the one that was begun any more")
+        return mark
 
     async def _join_ha(self, order: _Order, guest: Guest) -> None:
         """Have HA manage it, if the spec says so. It stays off: starting it tells HA to keep it started."""

@@ -55,8 +55,10 @@ class Keeper:
         for slot, volume in volumes.items():
             holder = await self._pve.refresh(holder.vmid, doing) or holder
             target = slot if slot not in holder.config and not slot.startswith("unused") else _free(holder)
-            order = {"disk": slot, "target-vmid": holder.vmid, "target-disk": target}
+            order: dict[str, object] = {"disk": slot, "target-vmid": holder.vmid, "target-disk": target}
+            order |= {"digest": guest.digest or None, "target-digest": holder.digest or None}
             await self._pve.run(doing, "POST", f"{guest.path}/move_disk", order)
+            guest = await self._pve.refresh(guest.vmid, doing) or guest
             log.warning("proxmox.disk.kept", vmid=guest.vmid, slot=slot, volume=volume, holder=holder.vmid)
         await self._pve.refresh(holder.vmid, doing)
 
