@@ -30,7 +30,8 @@ from .ours import GIB, IDENTITY, UID, machine, volume
 
 DATA = v1.DiskSpec(name="data", size_bytes=GIB)
 DMZ = v1.NicSpec(name="dmz", network=v1.NetworkRef(kind=v1.NetworkKind.BRIDGE, name="vmbr1"))
-NOWHERE = v1.NicSpec(name="nowhere", network=v1.NetworkRef(kind=v1.NetworkKind.BRIDGE, name="vmbr77"))
+NOWHERE = replace(DMZ, name="nowhere")
+"""A NIC on a bridge that goes before it comes."""
 
 
 @pytest.fixture
@@ -46,7 +47,9 @@ def change(cluster: Pve) -> Reconfiguring:
     )
 
 
-def _on(server: Proxmox) -> None:
+def _on(server: Proxmox, *, without: str = "vmbr1") -> None:
+    """It runs; and its node has lost this bridge, which nobody has noticed yet."""
+    server.world.nodes["pve1"].bridges.discard(without)
     server.world.guests[1042].run = Running(pid=1, machine="q35")
 
 
@@ -72,7 +75,7 @@ async def test_all_changes_of_an_apply_are_one_call(
 ) -> None:
     machine(pve)
     if running:
-        _on(pve)
+        _on(pve, without="")
     before = _puts(pve)
     async with change.together(UID):
         await change.attach_disk(UID, DATA, live=running)
@@ -169,6 +172,18 @@ async def test_a_nic_that_cannot_be_plugged_in_is_taken_out_again(
     guest, record = await _seen(cluster)
     assert (guest.config | {"digest": ""}, guest.pending) == (before[0].config | {"digest": ""}, {})
     assert record.nics == before[1].nics
+
+
+async def test_an_unknown_network_is_refused_at_once(pve: Proxmox, cluster: Pve, change: Reconfiguring) -> None:
+    machine(pve)
+    before = pve.world.guests[1042].text()
+    for nic in (replace(DMZ, name="x"), replace(DMZ, name="lan")):
+        assert nic.network is not None
+        nic = replace(nic, network=replace(nic.network, name="vmbr77"))
+        verb = change.attach_nic if nic.name == "x" else change.update_nic
+        with pytest.raises(ResourceNotFoundError, match="vmbr0, vmbr1"):
+            await verb(UID, nic, live=False)
+    assert pve.world.guests[1042].text() == before
 
 
 async def test_of_several_changes_what_could_be_made_stays(pve: Proxmox, cluster: Pve, change: Reconfiguring) -> None:

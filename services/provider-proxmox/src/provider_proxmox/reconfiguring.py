@@ -23,12 +23,13 @@ from common.errors import (
     OperationInProgressError,
     OutcomeUnknownError,
     ProviderError,
+    ResourceNotFoundError,
     StalePreconditionError,
 )
 
 from provider_proxmox import locks
 from provider_proxmox.config import disks, editing, nics, sizes, tuning
-from provider_proxmox.config.shape import Shape, boot_back, failing, moved, parameters, shape_of
+from provider_proxmox.config.shape import Shape, failing, parameters, shape_of, taking_back
 from provider_proxmox.content.bootdata import BootData
 from provider_proxmox.guests import Guests
 from provider_proxmox.placing import Places
@@ -157,29 +158,23 @@ class Reconfiguring:
 
     async def _take_back(self, guest: Guest, before: Shape, after: Shape, doing: str) -> None:
         """Take out what could not be plugged in, and leave in what could not be unplugged; the stamp says so, too."""
-        now = await self._pve.refresh(guest.vmid, doing)
-        if now is None:
+        for attempt in range(_ATTEMPTS):
+            now = await self._pve.refresh(guest.vmid, doing)
+            failed = failing(guest, now) if now is not None else set()
+            if now is None or not failed:
+                return
+            try:
+                clean = await self._guests.change(now, doing, **taking_back(guest, now, before, after, failed))
+            except StalePreconditionError:
+                if attempt + 1 == _ATTEMPTS:
+                    raise
+                continue
+            log.warning("proxmox.change.taken_back", vmid=guest.vmid, keys=sorted(failed))
+            made = [key for key in failed - set(before.config) if _NEW_VOLUME.match(str(after.config.get(key, "")))]
+            fresh = {drive.volume for key in made if (drive := disks.drive_in(now.pending, key)) is not None}
+            if left := [key for key, volume in disks.unused(clean.config).items() if volume in fresh]:
+                await self._guests.change(clean, doing, delete=",".join(left))  # volumes that nobody has written to
             return
-        failed = failing(guest, now)
-        if not failed:
-            return
-        told = moved(before, after, failed)
-        said = parameters(told, told, str(now.config.get("description", "")))
-        boot = boot_back(guest, now)
-        said |= {key: order for key, order in boot.items() if order is not None}
-        gone = sorted(key for key in failed if key not in before.config)
-        back = sorted([key for key in failed if key in before.config] + [key for key in boot if boot[key] is None])
-        said |= ({"delete": ",".join(gone)} if gone else {}) | ({"revert": ",".join(back)} if back else {})
-        log.warning("proxmox.change.taken_back", vmid=guest.vmid, keys=sorted(failed))
-        clean = await self._guests.change(now, doing, **said)
-        fresh = {
-            drive.volume
-            for key in gone
-            if _NEW_VOLUME.match(str(after.config.get(key, "")))
-            and (drive := disks.drive_in(now.pending, key)) is not None
-        }
-        if left := [key for key, volume in disks.unused(clean.config).items() if volume in fresh]:
-            await self._guests.change(clean, doing, delete=",".join(left))  # volumes that nobody has written to
 
     async def _seen(self, uid: str, what: str) -> tuple[Guest, Stamp, str]:
         """Our machine as it is now, its stamp, and what is being done."""
@@ -343,13 +338,27 @@ class Reconfiguring:
         await self.edit(uid, f"remove drive {name}", lambda shape: editing.detach_cdrom(shape, name))
 
     async def attach_nic(self, uid: str, nic: v1.NicSpec, *, live: bool) -> None:
-        """See Driver."""
+        """See Driver.
+
+        Raises:
+            ResourceNotFoundError: the machine's node has no such network.
+        """
         mac = nic.mac or nics.mac_of(uid, nic.name, self._macs_of_others(uid))
-        await self.edit(
-            uid,
-            f"attach NIC {nic.name}",
-            lambda shape: editing.attach_nic(shape, nic, mac, default_bridge=self._default_bridge),
-        )
+
+        def build(shape: Shape) -> Shape:
+            self._require_network(shape, nic)
+            return editing.attach_nic(shape, nic, mac, default_bridge=self._default_bridge)
+
+        await self.edit(uid, f"attach NIC {nic.name}", build)
+
+    def _require_network(self, shape: Shape, nic: v1.NicSpec) -> None:
+        """Proxmox VE takes any name, and fails later."""
+        wish = nic.network or v1.NetworkRef(kind=v1.NetworkKind.NAT)
+        bridge, known = nics.bridge_of(nic.name, wish, self._default_bridge), self._pve.index.networks.get(shape.node)
+        if known and bridge not in known:
+            raise ResourceNotFoundError(
+                f"NIC {nic.name}: node {shape.node} has no network {bridge}, only {', '.join(sorted(known))}"
+            )
 
     def _macs_of_others(self, uid: str) -> set[str]:
         return {
@@ -361,11 +370,12 @@ class Reconfiguring:
 
     async def update_nic(self, uid: str, nic: v1.NicSpec, *, live: bool) -> None:
         """See Driver."""
-        await self.edit(
-            uid,
-            f"update NIC {nic.name}",
-            lambda shape: editing.update_nic(shape, nic, default_bridge=self._default_bridge),
-        )
+
+        def build(shape: Shape) -> Shape:
+            self._require_network(shape, nic)
+            return editing.update_nic(shape, nic, default_bridge=self._default_bridge)
+
+        await self.edit(uid, f"update NIC {nic.name}", build)
 
     async def detach_nic(self, uid: str, name: str, *, live: bool) -> None:
         """See Driver."""

@@ -134,3 +134,14 @@ def moved(before: Shape, after: Shape, failed: set[str]) -> Shape:
     drives = {name: slot for name, slot in after.stamp.cdroms.items() if slot not in failed}
     drives |= {name: slot for name, slot in before.stamp.cdroms.items() if slot in failed}
     return replace(after, config=config, stamp=replace(record, cdroms=drives))
+
+
+def taking_back(guest: Guest, now: Guest, before: Shape, after: Shape, failed: set[str]) -> dict[str, object]:
+    """What the call has to say that takes failed changes out of the configuration again."""
+    told = moved(before, after, failed)
+    said = parameters(told, told, str(now.config.get("description", "")))
+    boot = boot_back(guest, now)
+    said |= {key: order for key, order in boot.items() if order is not None}
+    gone = sorted(key for key in failed if key not in before.config)
+    back = sorted([key for key in failed if key in before.config] + [key for key in boot if boot[key] is None])
+    return said | ({"delete": ",".join(gone)} if gone else {}) | ({"revert": ",".join(back)} if back else {})
