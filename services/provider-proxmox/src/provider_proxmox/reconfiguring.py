@@ -1,64 +1,25 @@
-"""Reconfiguration of a machine that exists: each change, or all changes of one apply together, as one call that Proxmox
-VE refuses if the configuration is no longer the one that the change was built from.
-
-What a running guest cannot take at once waits for its next start and is told so. A device that Proxmox VE could not
-plug in is another matter: it stays in the configuration all the same, and would be there one day without anybody's
-knowing; so it is taken out again.
-"""
+"""Reconfiguration of a machine that exists: each verb of the driver as a change of its shape."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from typing import Final
 
-from common import logging, v1
-from common.errors import (
-    HypervisorUnavailableError,
-    InvalidSpecError,
-    MachineNotFoundError,
-    NotSupportedError,
-    OperationInProgressError,
-    OutcomeUnknownError,
-    ProviderError,
-    ResourceNotFoundError,
-    StalePreconditionError,
-)
+from common import v1
+from common.errors import InvalidSpecError, NotSupportedError, ResourceNotFoundError, StalePreconditionError
 
 from provider_proxmox import locks
 from provider_proxmox.config import disks, editing, nics, sizes, tuning
-from provider_proxmox.config.shape import Shape, failing, parameters, shape_of, taking_back
+from provider_proxmox.config.shape import Shape, shape_of
 from provider_proxmox.content.bootdata import BootData
+from provider_proxmox.editor import ATTEMPTS, Editor
 from provider_proxmox.guests import Guests
 from provider_proxmox.placing import Places
-from provider_proxmox.session.index import Guest
 from provider_proxmox.session.pve import Pve
 from provider_proxmox.snapshots import Snapshots
-from provider_proxmox.stamp import Stamp
 
-log = logging.get(__name__)
-
-_ATTEMPTS: Final = 3
-"""So often a change is built anew upon what somebody else has changed meanwhile."""
-_NEW_VOLUME: Final = re.compile(r"[\w.-]+:\d+(?:\.\d+)?(?:,|$)")
 _DATASTORE: Final = "placement.datastore"
-
-Build = Callable[[Shape], Shape]
-"""Gets a machine and answers with what it shall be. Pure: it may be asked more than once."""
-
-
-@dataclass
-class _Waiting:
-    """Changes of one machine that are being collected."""
-
-    shape: Shape | None = None
-    """The machine as it was read when the first of them came: what they are judged by at once. They are built anew
-    upon what is true when they are made."""
-    builds: list[Build] = field(default_factory=list)
-    after: list[Callable[[], Awaitable[None]]] = field(default_factory=list)
-    """What takes a call of its own, when those are made."""
 
 
 class Reconfiguring:
@@ -77,124 +38,25 @@ class Reconfiguring:
     ) -> None:
         """Args: default_bridge, default_storage: see the settings."""
         self._pve = pve
-        self._guests = guests
         self._places = places
         self._boot_data = boot_data
-        self._snapshots = snapshots
+        self._editor = Editor(pve, guests, snapshots)
         self._default_bridge = default_bridge
         self._default_storage = default_storage
-        self._waiting: dict[str, _Waiting] = {}
 
-    # -- one call --------------------------------------------------------------------------------------------------
+    # -- together --------------------------------------------------------------------------------------------------
 
-    @asynccontextmanager
-    async def together(self, uid: str) -> AsyncIterator[None]:
-        """Changes of this machine that are made inside of this context are one call at its end, or none of them is."""
-        self._waiting[uid] = _Waiting()
-        try:
-            yield
-        finally:
-            waiting = self._waiting.pop(uid)
-        if waiting.builds:
-            await self.edit_now(uid, "change", joined(waiting.builds))
-        for call in waiting.after:
-            await call()
-
-    async def edit(self, uid: str, what: str, build: Build) -> None:
-        """Make a change, together with others if they are being collected.
-
-        Raises:
-            ProviderError: what `build` refuses; at once, also where the change is made later.
-        """
-        waiting = self._waiting.get(uid)
-        if waiting is None:
-            await self.edit_now(uid, what, build)
-            return
-        joined([*waiting.builds, build])(await self._shape(uid, what))
-        waiting.builds.append(build)
+    def together(self, uid: str) -> AbstractAsyncContextManager[None]:
+        """See Driver."""
+        return self._editor.together(uid)
 
     async def afterwards(self, uid: str, call: Callable[[], Awaitable[None]]) -> None:
         """Make a call of its own when the changes that are being collected are made; at once where none are."""
-        waiting = self._waiting.get(uid)
-        if waiting is None:
-            await call()
-        else:
-            waiting.after.append(call)
+        await self._editor.afterwards(uid, call)
 
-    async def edit_now(self, uid: str, what: str, build: Build) -> None:
-        """Make a change by itself.
-
-        Raises:
-            LockedError: a task holds the configuration, or has left its lock behind.
-        """
-        for attempt in range(_ATTEMPTS):
-            guest, record, doing = await self._seen(uid, what)
-            before = shape_of(guest, record)
-            after = build(before)
-            said = parameters(before, after, str(guest.config.get("description", "")))
-            if not said:
-                return
-            await locks.require_free(self._pve, guest, doing)
-            try:
-                await self._write(guest, doing, said)
-            except StalePreconditionError:
-                if attempt + 1 == _ATTEMPTS:
-                    raise
-            except (HypervisorUnavailableError, OutcomeUnknownError, OperationInProgressError):
-                raise  # nobody knows, or nothing was done
-            except ProviderError:
-                await self._take_back(guest, before, after, doing)
-                raise
-            else:
-                return
-
-    async def _write(self, guest: Guest, doing: str, said: dict[str, object]) -> None:
-        """A volume that has to be made takes its time, which a task may have."""
-        makes = any(disks.is_slot(key) and _NEW_VOLUME.match(str(value)) for key, value in said.items())
-        if makes or "tpmstate0" in said:
-            await self._guests.change_by_task(guest, doing, None, **said)
-        else:
-            await self._guests.change(guest, doing, **said)
-
-    async def _take_back(self, guest: Guest, before: Shape, after: Shape, doing: str) -> None:
-        """Take out what could not be plugged in, and leave in what could not be unplugged; the stamp says so, too."""
-        for attempt in range(_ATTEMPTS):
-            now = await self._pve.refresh(guest.vmid, doing)
-            failed = failing(guest, now) if now is not None else set()
-            if now is None or not failed:
-                return
-            try:
-                clean = await self._guests.change(now, doing, **taking_back(guest, now, before, after, failed))
-            except StalePreconditionError:
-                if attempt + 1 == _ATTEMPTS:
-                    raise
-                continue
-            log.warning("proxmox.change.taken_back", vmid=guest.vmid, keys=sorted(failed))
-            made = [key for key in failed - set(before.config) if _NEW_VOLUME.match(str(after.config.get(key, "")))]
-            fresh = {drive.volume for key in made if (drive := disks.drive_in(now.pending, key)) is not None}
-            if left := [key for key, volume in disks.unused(clean.config).items() if volume in fresh]:
-                await self._guests.change(clean, doing, delete=",".join(left))  # volumes that nobody has written to
-            return
-
-    async def _seen(self, uid: str, what: str) -> tuple[Guest, Stamp, str]:
-        """Our machine as it is now, its stamp, and what is being done."""
-        doing = f"{what} of machine {uid}"
-        guest = await self._snapshots.finish(await self._guests.get(uid, doing), doing)
-        record = guest.stamp
-        if record is None:
-            raise MachineNotFoundError(f"{doing}: it lost our stamp meanwhile")
-        return guest, record, doing
-
-    async def _shape(self, uid: str, what: str) -> Shape:
-        """The machine as it is; read once for changes that are being collected."""
-        waiting = self._waiting.get(uid)
-        if waiting is not None and waiting.shape is not None:
-            return waiting.shape
-        guest, record, _ = await self._seen(uid, what)
-        shape = shape_of(guest, record)
-        if waiting is not None:
-            waiting.shape = shape
-        return shape
+    async def record(self, uid: str, what: str, settings: dict[str, str], *, without: str | tuple[str, ...]) -> None:
+        """Write settings of the stamp, and take those of the same beginning off that are asked for no longer."""
+        await self._editor.edit_now(uid, what, lambda shape: shape.noting(settings, without=without))
 
     # -- processor, memory, firmware, options ----------------------------------------------------------------------
 
@@ -205,21 +67,21 @@ class Reconfiguring:
             node = self._pve.index.nodes.get(shape.node)
             return tuning.set_cpu(shape, cpu, live=live, node_cpus=node.cpus if node is not None else 0)
 
-        await self.edit(uid, "set CPUs", build)
+        await self._editor.edit(uid, "set CPUs", build)
 
     async def set_memory(self, uid: str, memory: v1.MemorySpec, *, live: bool) -> None:
         """See Driver."""
-        await self.edit(uid, "set memory", lambda shape: tuning.set_memory(shape, memory, live=live))
+        await self._editor.edit(uid, "set memory", lambda shape: tuning.set_memory(shape, memory, live=live))
 
     async def set_firmware(self, uid: str, firmware: v1.FirmwareSpec) -> None:
         """See Driver."""
-        await self.edit(
+        await self._editor.edit(
             uid, "set firmware", lambda shape: tuning.set_firmware(shape, firmware, self._storage(shape, ""))
         )
 
     async def set_tuning(self, uid: str, spec: v1.MachineSpec) -> None:
         """See Driver."""
-        await self.edit(uid, "set tuning", lambda shape: tuning.set_tuning(shape, spec, vmid=shape.vmid))
+        await self._editor.edit(uid, "set tuning", lambda shape: tuning.set_tuning(shape, spec, vmid=shape.vmid))
 
     # -- disks -----------------------------------------------------------------------------------------------------
 
@@ -238,7 +100,7 @@ class Reconfiguring:
             where = self._places.for_disk(shape.node, self._storage(shape, disk.storage), disk, doing)
             return editing.attach_disk(shape, disk, storage=where.storage, format=where.format)
 
-        await self.edit(uid, what, build)
+        await self._editor.edit(uid, what, build)
 
     def _storage(self, shape: Shape, asked: str) -> str:
         """Storage of one more disk: as asked, else where the machine's disks are."""
@@ -255,11 +117,11 @@ class Reconfiguring:
     async def grow_disk(self, uid: str, name: str, size_bytes: int, *, live: bool) -> None:
         """See Driver."""
         what = f"grow disk {name}"
-        editing.drive_of(await self._shape(uid, what), name, "grow")
+        editing.drive_of(await self._editor.shape(uid, what), name, "grow")
 
         async def grow() -> None:
-            for attempt in range(_ATTEMPTS):
-                guest, record, doing = await self._seen(uid, what)
+            for attempt in range(ATTEMPTS):
+                guest, record, doing = await self._editor.seen(uid, what)
                 drive = editing.drive_of(shape_of(guest, record), name, "grow")
                 if drive.size_bytes >= size_bytes:
                     return
@@ -267,24 +129,22 @@ class Reconfiguring:
                 wish = {"disk": drive.slot, "size": sizes.resized(size_bytes), "digest": guest.digest or None}
                 try:
                     await self._pve.run(doing, "PUT", f"{guest.path}/resize", wish)
-                except (
-                    StalePreconditionError
-                ):  # somebody was faster, often a task that we ourselves began in another life
-                    if attempt + 1 == _ATTEMPTS:
+                except StalePreconditionError:  # often a task that we ourselves began in another life was faster
+                    if attempt + 1 == ATTEMPTS:
                         raise
                 else:
                     await self._pve.refresh(guest.vmid, doing)
                     return
 
-        await self.afterwards(uid, grow)
+        await self._editor.afterwards(uid, grow)
 
     async def update_disk(self, uid: str, disk: v1.DiskSpec, *, live: bool) -> None:
         """See Driver."""
-        await self.edit(uid, f"update disk {disk.name}", lambda shape: editing.update_disk(shape, disk))
+        await self._editor.edit(uid, f"update disk {disk.name}", lambda shape: editing.update_disk(shape, disk))
 
     async def detach_disk(self, uid: str, name: str, *, live: bool) -> None:
         """See Driver."""
-        await self.edit(uid, f"detach disk {name}", lambda shape: editing.detach_disk(shape, name))
+        await self._editor.edit(uid, f"detach disk {name}", lambda shape: editing.detach_disk(shape, name))
 
     async def move_disk(self, uid: str, name: str, storage: str, *, live: bool) -> None:
         """See Driver; a move that an earlier call began is waited for.
@@ -294,7 +154,7 @@ class Reconfiguring:
         """
         what = f"move disk {name}"
         await self._relocate(uid, what, lambda shape: editing.drive_of(shape, name, "move"), storage)
-        await self.edit_now(uid, what, lambda shape: editing.moved_disk(shape, name))
+        await self._editor.edit_now(uid, what, lambda shape: editing.moved_disk(shape, name))
 
     async def move_states(self, uid: str, old: str, storage: str) -> None:
         """Bring what firmware and TPM keep from one storage to another."""
@@ -307,9 +167,9 @@ class Reconfiguring:
             await self._relocate(uid, f"move {slot}", find, storage)
 
     async def _relocate(self, uid: str, what: str, find: Callable[[Shape], disks.Drive | None], storage: str) -> None:
-        guest, record, doing = await self._seen(uid, what)
+        guest, record, doing = await self._editor.seen(uid, what)
         if await locks.wait_tasks(self._pve, guest, doing, ("qmmove",)):
-            guest, record, doing = await self._seen(uid, what)
+            guest, record, doing = await self._editor.seen(uid, what)
         drive = find(shape_of(guest, record))
         if drive is None or drive.storage == storage:
             return
@@ -331,11 +191,11 @@ class Reconfiguring:
 
     async def set_cdrom(self, uid: str, cdrom: v1.CdromSpec, *, live: bool) -> None:
         """See Driver."""
-        await self.edit(uid, f"set drive {cdrom.name}", lambda shape: editing.set_cdrom(shape, cdrom))
+        await self._editor.edit(uid, f"set drive {cdrom.name}", lambda shape: editing.set_cdrom(shape, cdrom))
 
     async def detach_cdrom(self, uid: str, name: str) -> None:
         """See Driver."""
-        await self.edit(uid, f"remove drive {name}", lambda shape: editing.detach_cdrom(shape, name))
+        await self._editor.edit(uid, f"remove drive {name}", lambda shape: editing.detach_cdrom(shape, name))
 
     async def attach_nic(self, uid: str, nic: v1.NicSpec, *, live: bool) -> None:
         """See Driver.
@@ -349,7 +209,7 @@ class Reconfiguring:
             self._require_network(shape, nic)
             return editing.attach_nic(shape, nic, mac, default_bridge=self._default_bridge)
 
-        await self.edit(uid, f"attach NIC {nic.name}", build)
+        await self._editor.edit(uid, f"attach NIC {nic.name}", build)
 
     def _require_network(self, shape: Shape, nic: v1.NicSpec) -> None:
         """Proxmox VE takes any name, and fails later."""
@@ -375,18 +235,18 @@ class Reconfiguring:
             self._require_network(shape, nic)
             return editing.update_nic(shape, nic, default_bridge=self._default_bridge)
 
-        await self.edit(uid, f"update NIC {nic.name}", build)
+        await self._editor.edit(uid, f"update NIC {nic.name}", build)
 
     async def detach_nic(self, uid: str, name: str, *, live: bool) -> None:
         """See Driver."""
-        await self.edit(uid, f"detach NIC {name}", lambda shape: editing.detach_nic(shape, name))
+        await self._editor.edit(uid, f"detach NIC {name}", lambda shape: editing.detach_nic(shape, name))
 
     # -- first-boot data and texts ---------------------------------------------------------------------------------
 
     async def set_boot_data(self, uid: str, spec: v1.MachineSpec) -> None:
         """See Driver; what was made for the data before goes when the new ones are in place."""
         what = "replace first-boot data"
-        guest, record, doing = await self._seen(uid, what)
+        guest, record, doing = await self._editor.seen(uid, what)
         present = {nic.slot: nic.mac for nic in nics.nics(shape_of(guest, record).config)}
         handed = await self._boot_data.put(
             guest.vmid,
@@ -404,32 +264,17 @@ class Reconfiguring:
             keep = {*handed.volumes, *await self._boot_data.held(guest, doing)}
             await self._boot_data.drop(uid, doing, keep=keep, known=record.volumes)
 
-        await self.edit(uid, what, lambda shape: editing.set_boot_data(shape, spec, options, handed.volumes))
-        await self.afterwards(uid, drop)
+        await self._editor.edit(uid, what, lambda shape: editing.set_boot_data(shape, spec, options, handed.volumes))
+        await self._editor.afterwards(uid, drop)
 
     async def set_tags(self, uid: str, tags: list[str]) -> None:
         """See Driver."""
-        await self.edit(uid, "set tags", lambda shape: editing.set_tags(shape, tags))
+        await self._editor.edit(uid, "set tags", lambda shape: editing.set_tags(shape, tags))
 
     async def set_description(self, uid: str, description: str) -> None:
         """See Driver."""
-        await self.edit(uid, "set description", lambda shape: editing.set_description(shape, description))
+        await self._editor.edit(uid, "set description", lambda shape: editing.set_description(shape, description))
 
     async def note(self, uid: str, key: str, value: str) -> None:
         """See Driver."""
-        await self.edit_now(uid, "keep a note", lambda shape: editing.note(shape, key, value))
-
-    async def record(self, uid: str, what: str, settings: dict[str, str], *, without: str | tuple[str, ...]) -> None:
-        """Write settings of the stamp, and take those of the same beginning off that are asked for no longer."""
-        await self.edit_now(uid, what, lambda shape: shape.noting(settings, without=without))
-
-
-def joined(builds: Sequence[Build]) -> Build:
-    """One change of several, each built upon what the ones before it make of the machine."""
-
-    def build(shape: Shape) -> Shape:
-        for each in builds:
-            shape = each(shape)
-        return shape
-
-    return build
+        await self._editor.edit_now(uid, "keep a note", lambda shape: editing.note(shape, key, value))
