@@ -39,7 +39,7 @@ OWNER = "bench"
 MIB = 1 << 20
 NODES = 10
 IDLE_SECONDS = 120.0
-TICK = 2.75
+TICK = 2.85
 """The provider's own."""
 FIRST_VMID = 100
 

@@ -22,7 +22,7 @@ __all__ = ["pve"]  # the simulated cluster, a fixture
 
 OWNER = "tests"
 STEP = 0.1
-TICK = 2.75
+TICK = 2.85
 
 
 def credentials_of(server: Proxmox, directory: Path) -> Path:

@@ -290,6 +290,7 @@ def test_the_pace_fits_the_budget(nodes: int) -> None:
         + 60 / NETWORKS_SECONDS
     )
     assert each_minute <= BUDGET
+    assert quiet.tasks <= (1.0 if nodes >= 10 else SOON if nodes >= 3 else 15.0)
     busy = pace(nodes, TICK, busy=True)
     assert busy.nodes <= 1.0
     assert busy.tasks <= 0.5

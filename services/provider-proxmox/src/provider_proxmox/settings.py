@@ -61,7 +61,7 @@ class ProxmoxSettings(ImageSettings):
     ] = field(default_factory=list)
     call_timeout: Annotated[Seconds, "how long Proxmox VE may take for an answer"] = 30.0
     task_timeout: Annotated[Seconds, "how long a task may run before it counts as hanging"] = 3600.0
-    tick: Annotated[Seconds, "pause between two looks at the guests of each node of a quiet cluster"] = 2.75
+    tick: Annotated[Seconds, "pause between two looks at the guests of each node of a quiet cluster"] = 2.85
     concurrency: Annotated[int, "calls that Proxmox VE is asked for at the same time"] = 8
 
     def __post_init__(self) -> None:

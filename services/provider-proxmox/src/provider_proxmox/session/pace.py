@@ -44,7 +44,7 @@ def pace(nodes: int, tick: float, *, busy: bool) -> Pace:
     Whoever sets a tick that does not fit into the budget wants latency: then tasks are looked at as often.
     """
     nodes = max(nodes, 1)
-    resources = 12.0 if nodes >= 3 else 30.0
+    resources = 12.0 if nodes >= 5 else 30.0
     shared = 60 / resources + 60 / _LEASES
     left = BUDGET - _SPARE - 60 / tick - shared / nodes - ROTATION - 60 / NETWORKS_SECONDS
     tasks = min(max(60 / (left * nodes), _FASTEST_TASKS), _SLOWEST_TASKS) if left > 0 else tick

@@ -47,7 +47,7 @@ class Pve:
         clock: Clock,
         call_timeout: float = 30.0,
         task_timeout: float = 3600.0,
-        tick: float = 2.75,
+        tick: float = 2.85,
         concurrency: int = 8,
     ) -> None:
         """Nothing is opened yet.

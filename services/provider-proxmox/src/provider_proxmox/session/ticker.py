@@ -155,10 +155,10 @@ class Ticker:
         except ProviderError as error:
             self._failed(error)
             return False
-        self._answered()
         return True
 
     def _answered(self) -> None:
+        """The cluster answers (again)."""
         if self.fault is None or not self.known.is_set():
             return
         log.info("pve.session.back")
@@ -223,6 +223,7 @@ class Ticker:
         except ProviderError as error:
             self._node_failed(node, error)
         else:
+            self._answered()
             self._failures.pop(node, None)
             self._take_list(number, node, rows)
         finally:
@@ -284,6 +285,7 @@ class Ticker:
     async def _look_at_resources(self) -> None:
         number = self._reader.begin()
         rows = await self._get("look at the resources", "cluster/resources")
+        self._answered()
         self._take_nodes([row for row in rows if row.get("type") == "node"])
         self._index.storages = {
             (str(row["node"]), str(row["storage"])): _storage(row) for row in rows if row.get("type") == "storage"
@@ -333,6 +335,7 @@ class Ticker:
 
     async def _look_at_tasks(self) -> None:
         rows = await self._get("look at the tasks", "cluster/tasks")
+        self._answered()
         self.take_tasks(rows)
         self.on_tasks(rows)
 
