@@ -573,6 +573,11 @@ class CapabilityContract:
             call: Awaitable[object] = subject.machines.clone_machine(request, timeout=timeout)
             return call
 
+        async def read() -> None:
+            disk = v1.DiskRef(machine_uid=uid, disk_name="root")
+            async for _ in subject.disks.read_disk(v1.ReadDiskRequest(disk=disk), timeout=timeout):
+                raise AssertionError("it gives content away")
+
         calls: dict[str, Callable[[], Awaitable[object]]] = {
             "snapshots": lambda: subject.snapshots.list_snapshots(
                 v1.ListSnapshotsRequest(machine_uid=uid), timeout=timeout
@@ -580,9 +585,7 @@ class CapabilityContract:
             "full_clone": lambda: clone(v1.CloneKind.FULL),
             "linked_clone": lambda: clone(v1.CloneKind.LINKED),
             "instant_clone": lambda: clone(v1.CloneKind.INSTANT),
-            "disk_read": lambda: subject.disks.get_disk(
-                v1.GetDiskRequest(disk=v1.DiskRef(machine_uid=uid, disk_name="root")), timeout=timeout
-            ),
+            "disk_read": read,
             "inventory": lambda: subject.inventory.get_inventory(v1.GetInventoryRequest(), timeout=timeout),
             "adoption": lambda: subject.machines.adopt_machine(
                 v1.AdoptMachineRequest(identity=subject.identity(), id="anything"), timeout=timeout

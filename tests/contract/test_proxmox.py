@@ -205,10 +205,10 @@ class ProxmoxWorld(World):
     async def outage(self) -> AsyncIterator[None]:
         assert self.session is not None
         await self.pve.down(0)
-        async with asyncio.timeout(30):
-            while self._answers():
-                await asyncio.to_thread(time.sleep, 0.05)
         try:
+            async with asyncio.timeout(30):
+                while self._answers():
+                    await asyncio.to_thread(time.sleep, 0.05)
             yield
         finally:
             await self.pve.up(0)
