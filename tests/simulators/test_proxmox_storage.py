@@ -291,3 +291,37 @@ async def test_the_right_to_make_a_guest_is_enough_to_put_it_into_a_pool(pve: Pr
     told = "403 Permission check failed (/vms/100, Permissions.Modify|VM.Allocate)"
     assert (refused.status, refused.reason) == (500, f"update pools failed: {told}")
     assert pve.world.pool_of(100) == "p1"
+
+
+async def restricted(pve: Proxmox, root: Client, *grants: tuple[str, str]) -> dict[str, str]:
+    """The headers of a new user's token with these rights: path and role."""
+    await root.post("/access/users", userid="a@pve")
+    for path, role in grants:
+        await root.put("/access/acl", path=path, roles=role, users="a@pve")
+    made = await root.post("/access/users/a@pve/token/t1", privsep=0)
+    return {"Authorization": f"PVEAPIToken={made['full-tokenid']}={made['value']}"}
+
+
+async def test_a_user_of_a_storage_reads_files_and_images_of_own_guests(pve: Proxmox) -> None:
+    """Snippets are for its administrators alone, and so for nobody who may only use it."""
+    held = pve.world.storages["shared"].on("pve1")
+    for volid, content, vmid in (
+        ("shared:100/vm-100-disk-0.raw", "images", 100),
+        ("shared:101/vm-101-disk-0.raw", "images", 101),
+        ("shared:iso/a.iso", "iso", None),
+        ("shared:import/a.qcow2", "import", None),
+        ("shared:snippets/u.yaml", "snippets", None),
+    ):
+        held[volid] = Volume(volid, content, "raw", 1 << 30, vmid=vmid)
+    path = "/nodes/pve1/storage/shared/content"
+    async with client(pve, await by_ticket(pve)) as root:
+        headers = await restricted(pve, root, ("/storage/shared", "PVEDatastoreUser"), ("/vms/100", "PVEVMAdmin"))
+        async with client(pve, headers) as user:
+            seen = {row["volid"] for row in await user.get(path)}
+            foreign = await user.ask("GET", f"{path}/shared:101/vm-101-disk-0.raw")
+            snippet = await user.ask("GET", f"{path}/shared:snippets/u.yaml")
+            attached = await user.ask("PUT", "/nodes/pve1/qemu/100/config", scsi1="shared:101/vm-101-disk-0.raw")
+    assert seen == {"shared:100/vm-100-disk-0.raw", "shared:iso/a.iso", "shared:import/a.qcow2"}
+    assert foreign.reason == "Permission check failed (/vms/101, VM.Config.Disk)"
+    assert snippet.reason == "missing privileges to access shared:snippets/u.yaml"
+    assert attached.reason == "Permission check failed (/vms/101, VM.Config.Disk)"

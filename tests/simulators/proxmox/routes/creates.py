@@ -6,10 +6,12 @@ import time
 
 from simulators.proxmox import disks, guests
 from simulators.proxmox.calls import Call, route
+from simulators.proxmox.contents import kind_of
 from simulators.proxmox.disks import Work
 from simulators.proxmox.errors import PveError, forbidden, refused
 from simulators.proxmox.keys import bridge, kept, known, net
 from simulators.proxmox.locks import check_lock
+from simulators.proxmox.reading import check_readable
 from simulators.proxmox.strings import BUSES, NET, drives, is_cdrom, is_cloudinit, is_disk, parse
 from simulators.proxmox.tasks import Task
 from simulators.proxmox.world import Guest, World
@@ -97,16 +99,21 @@ def check_resources(call: Call, wanted: dict[str, str], vmid: int) -> None:
             file = drive.get("file", "")
             if file in disks.NO_VOLUME:
                 continue
-            if file.startswith("/") and not call.who.root:
-                raise PveError(403, "Only root can pass arbitrary filesystem paths.")
-            storage = disks.storage_of(file)
-            fresh = disks.NEW.fullmatch(file) or disks.CLOUDINIT.fullmatch(file)
-            if fresh:
-                call.require(f"/storage/{storage}", "Datastore.AllocateSpace")
-            elif (owner := disks.owner(file)) is not None and owner != vmid:
-                call.require(f"/vms/{owner}", "VM.Config.Disk")
-            elif owner is None:
-                call.require(f"/storage/{storage}", "Datastore.Audit", "Datastore.AllocateSpace")
+            if disks.NEW.fullmatch(file):
+                call.require(f"/storage/{disks.storage_of(file)}", "Datastore.AllocateSpace")
+            elif not disks.CLOUDINIT.fullmatch(file):
+                check_readable(call, file, vmid=vmid)
+            if source := drive.get("import-from"):
+                check_source(call, source, vmid)
+
+
+def check_source(call: Call, source: str, vmid: int) -> None:
+    """The right to copy what a disk is made of: another guest is cloned, everything else is read."""
+    owner = None if source.startswith("/") or kind_of(source) != "images" else disks.owner(source)
+    if owner is None:
+        check_readable(call, source, vmid=vmid)
+    else:
+        call.require(f"/vms/{owner}", "VM.Clone")
 
 
 def check_device(key: str, value: str) -> None:

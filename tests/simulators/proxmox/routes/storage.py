@@ -18,9 +18,10 @@ from simulators.proxmox.contents import (
     path_of,
     volume_name,
 )
-from simulators.proxmox.errors import PveError, bad, refused
+from simulators.proxmox.errors import bad, refused
 from simulators.proxmox.images import virtual_size
 from simulators.proxmox.ova import metadata
+from simulators.proxmox.reading import check_readable, readable
 from simulators.proxmox.strings import bytes_of
 from simulators.proxmox.tasks import Task
 from simulators.proxmox.transfers import Download, check_sum, keep, receive
@@ -94,21 +95,6 @@ async def status(call: Call) -> object:
     return state(call, storage)
 
 
-def readable(call: Call, storage: Storage, volume: Volume) -> bool:
-    """Whether the caller may read a volume: files with the storage, a guest's image with the guest."""
-    if volume.content in ("iso", "vztmpl", "import", "snippets"):
-        return call.may(f"/storage/{storage.name}", "Datastore.Audit", "Datastore.AllocateSpace")
-    if call.may(f"/storage/{storage.name}", "Datastore.Allocate"):
-        return True
-    if volume.vmid is None:
-        return False
-    if volume.content == "backup":
-        return call.may(f"/storage/{storage.name}", "Datastore.AllocateSpace") and call.may(
-            f"/vms/{volume.vmid}", "VM.Backup"
-        )
-    return call.may(f"/vms/{volume.vmid}", "VM.Config.Disk")
-
-
 def row(storage: Storage, volume: Volume) -> dict[str, Any]:
     """A volume as lists tell it."""
     told: dict[str, Any] = {
@@ -145,7 +131,7 @@ async def content(call: Call) -> object:
         for volume in list(storage.on(call.node).values())
         if (not kind or volume.content == kind)
         and (vmid is None or volume.vmid == call.number("vmid") or volume.content in _WITH_VMID_TOO)
-        and readable(call, storage, volume)
+        and readable(call, volume.volid, owned_by=volume.vmid)
     ]
 
 
@@ -175,12 +161,9 @@ def named_volume(call: Call) -> str:
 async def one(call: Call) -> object:
     storage, volid = storage_of(call), named_volume(call)
     volume = storage.on(call.node).get(volid)
+    check_readable(call, volid, owned_by=volume.vmid if volume else None)
     if volume is None:
-        if not call.may(f"/storage/{storage.name}", "Datastore.Audit", "Datastore.AllocateSpace"):
-            raise PveError(403, "Permission check failed")
         raise refused(f"volume_size_info on '{volid}' failed - no format")
-    if not readable(call, storage, volume):
-        raise PveError(403, "Permission check failed")
     size = virtual_size(volume.file) if volume.file and volume.content == "import" else volume.size
     told = {"path": path_of(storage, volid), "size": size, "used": volume.used, "format": volume.format}
     return told | ({"notes": volume.notes} if volume.content == "backup" else {})
@@ -191,7 +174,8 @@ async def note(call: Call) -> object:
     """Notes of a backup."""
     storage, volid = storage_of(call), named_volume(call)
     volume = storage.on(call.node).get(volid)
-    if volume is None or not readable(call, storage, volume):
+    check_readable(call, volid, owned_by=volume.vmid if volume else None)
+    if volume is None:
         raise refused(f"volume '{volid}' does not exist")
     if call.has("notes"):
         volume.notes = call.text("notes")
@@ -204,11 +188,10 @@ async def import_metadata(call: Call) -> object:
     call.required("volume")
     storage, text = storage_of(call), call.text("volume")
     volid = text if ":" in text else f"{storage.name}:{text}"
+    check_readable(call, volid)
     volume = storage.on(call.node).get(volid)
     if volume is None:
         raise refused(f"volume '{volid}' does not exist")
-    if not readable(call, storage, volume):
-        raise PveError(403, "Permission check failed")
     return metadata(volume)
 
 
