@@ -330,3 +330,18 @@ def test_a_late_answer_does_not_undo_a_newer_one() -> None:
     assert index.guests[100].status == "running"
     reader.remove(earlier, 100)
     assert 100 in index.guests
+
+
+def test_a_guest_that_could_not_be_read_does_not_hide_what_another_look_reads() -> None:
+    """Whoever makes it reads it at the same time."""
+
+    async def nothing(doing: str, path: str, /, **params: object) -> Any:
+        raise AssertionError("nothing is asked here")
+
+    index = Index()
+    reader = Reader(nothing, index, clock=ManualClock())
+    reading = reader.begin()
+    reader.note(Guest(100, "pve1"))
+    assert reader.put(reading, Guest(100, "pve1", name="web")).name == "web"
+    reader.note(Guest(100, "pve1"))
+    assert index.guests[100].name == "web"

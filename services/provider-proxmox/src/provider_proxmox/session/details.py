@@ -97,7 +97,7 @@ class Details:
         self._reader.signatures.pop(vmid, None)
         known = self._index.guests.get(vmid)
         if known is None and node:
-            self._reader.put(self._reader.begin(), Guest(vmid, node))
+            self._reader.note(Guest(vmid, node))
         elif known is not None:
             self.lose(known)
 

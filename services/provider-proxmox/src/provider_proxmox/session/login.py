@@ -17,10 +17,8 @@ from typing import Any
 
 from common.errors import CredentialsRefusedError
 
-TICKET_SECONDS = 7200.0
-"""How long a ticket holds. Source: PVE::AccessControl."""
 RENEW_SECONDS = 3600.0
-"""A ticket of this age is made anew, while it still holds."""
+"""A ticket of this age is made anew; it holds for two hours. Source: PVE::AccessControl."""
 
 
 @dataclass(frozen=True)

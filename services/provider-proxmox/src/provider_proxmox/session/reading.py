@@ -62,6 +62,12 @@ class Reader:
             self.on_change(known, guest)
         return guest
 
+    def note(self, guest: Guest) -> None:
+        """It is there, and more is not known; whatever was read of it, or is being read, says more."""
+        if guest.vmid not in self._index.guests:
+            self._index.put(guest)
+            self.on_change(None, guest)
+
     def amend(self, vmid: int, **facts: Any) -> None:
         """Add what was learnt in another way than by reading the guest; a reading under way still counts."""
         known = self._index.guests.get(vmid)

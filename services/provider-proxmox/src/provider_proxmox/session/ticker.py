@@ -317,8 +317,7 @@ class Ticker:
         if guest is None:
             here = self._index.nodes.get(node)
             if here is None or not here.online:  # its configuration cannot be read, but it is there
-                unread = Guest(vmid, node, name=str(row.get("name") or ""), pool=pool, config=_hints(row))
-                self._reader.put(number, unread)
+                self._reader.note(Guest(vmid, node, str(row.get("name") or ""), pool=pool, config=_hints(row)))
             elif self.known.is_set():
                 self._details.stale(vmid, node)
         elif not self._reader.is_news(number, vmid):
