@@ -305,6 +305,19 @@ async def test_a_step_that_can_never_succeed_takes_the_guest_back(pve: Proxmox, 
     assert not [each for each in _all_volumes(pve) if "base-900" not in each]
 
 
+async def test_a_templates_protection_is_not_the_machines(pve: Proxmox, cluster: Pve, shop: Workshop) -> None:
+    """A clone inherits it: neither its clean-up nor its end may be held up by it."""
+    image = template(pve, shop.shelf)
+    pve.world.guests[900].config["protection"] = "1"
+    with FaultPlan().raises(claiming.CLAIMED, HostFullError("no room")).installed(), pytest.raises(HostFullError):
+        await shop.creator.create(_spec_with(image), quiet)
+    assert set(pve.world.guests) == {900}
+    await shop.creator.create(_spec_with(image), quiet)
+    assert str((await _seen(cluster, first(UID))).config.get("protection", "0")) == "0"
+    await shop.remover.destroy(UID, quiet)
+    assert set(pve.world.guests) == {900}
+
+
 # -- crashes -----------------------------------------------------------------------------------------------------------
 
 POINTS = [

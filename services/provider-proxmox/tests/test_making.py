@@ -138,6 +138,35 @@ def test_over_a_template_only_the_difference_is_written() -> None:
     assert made.stamp.settings[making.UNNAMED_DISKS] == "virtio3"
 
 
+@pytest.mark.parametrize(
+    ("had", "more", "params", "leaving"),
+    [
+        ({"hotplug": "0"}, {}, {"hotplug": None}, set()),
+        ({"hotplug": "0"}, {"cpu": v1.CpuSpec(count=2, hot_add=True)}, {"hotplug": "network,disk,usb,cpu"}, set()),
+        ({"vcpus": 1}, {}, {"cores": 2}, {"vcpus"}),
+        ({"vcpus": 1}, {"cpu": None}, {"cores": None}, set()),
+        ({"balloon": 4096}, {}, {"memory": 2048}, {"balloon"}),
+        ({"balloon": 1024}, {}, {"memory": 2048}, set()),
+        ({"protection": 1}, {}, {"protection": None}, {"protection"}),
+        ({"protection": 1}, {"extra_config": {"proxmox.protection": "1"}}, {"protection": "1"}, set()),
+        (
+            {"smbios1": "uuid=00000000-0000-4000-8000-000000000000,base64=1,manufacturer=QQ=="},
+            {},
+            {"smbios1": f"uuid={IDENTITY.uid},base64=1,manufacturer=QQ=="},
+            set(),
+        ),
+    ],
+)
+def test_what_a_template_has_of_its_own(
+    had: dict[str, object], more: dict[str, object], params: dict[str, object], leaving: set[str]
+) -> None:
+    """It stays, unless it contradicts what is asked for."""
+    root = v1.DiskSpec(name="root", image=v1.ImageRef(id="img"))
+    made = making.over(_spec(disks=[root], **more), RECORD, TEMPLATE | had, CHOICES)
+    assert {key: made.params.get(key) for key in params} == params
+    assert set(made.delete) == {"net1"} | leaving
+
+
 def test_repeated_over_its_own_result_makes_no_second_disk() -> None:
     """A making that was cut off goes on from what is there."""
     root = v1.DiskSpec(name="root", image=v1.ImageRef(id="img"))

@@ -170,14 +170,15 @@ class Remover:
         return now
 
     async def _unprotected(self, guest: Guest, doing: str) -> Guest:
-        """Take the protection off that its spec asked for.
+        """Take the protection off that its spec asked for, or that a copy that is not made yet brought along.
 
         Raises:
             PermissionMissingError: a person has set it.
         """
         if str(guest.config.get("protection", "0")) != "1":
             return guest
-        asked = guest.stamp.settings.get("proxmox.protection", "") if guest.stamp is not None else ""
+        mark = guest.stamp
+        asked = mark.settings.get("proxmox.protection", "") if mark is not None and mark.made else "true"
         if not asked or hardware.OUR_KEYS["proxmox.protection"].parameter(asked) != "1":
             raise PermissionMissingError(
                 f"{doing}: somebody has protected guest {guest.vmid}; take the protection off on Proxmox VE first"

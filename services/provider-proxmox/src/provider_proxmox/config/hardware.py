@@ -248,6 +248,12 @@ def hotplug(spec: v1.MachineSpec) -> Params:
     return {"hotplug": asked or ",".join(features)} | ({"numa": 1} if numa else {})
 
 
+def asks_hotplug(spec: v1.MachineSpec) -> bool:
+    """Whether the spec says anything of what may come and go."""
+    grows = any(each is not None and each.hot_add for each in (spec.cpu, spec.memory))
+    return grows or bool(_wish(spec.extra_config, HOTPLUG))
+
+
 # -- firmware and the rest ---------------------------------------------------------------------------------------------
 
 

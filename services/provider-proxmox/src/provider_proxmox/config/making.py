@@ -164,7 +164,9 @@ def over(spec: v1.MachineSpec, record: Stamp, config: Mapping[str, Any], choices
     hardware.check(spec)
     have, options = disks.disks(config), hardware.disk_options(spec.extra_config)
     params: Params = {"agent": 1, "serial0": "socket"} if "serial0" not in config else {"agent": 1}
-    params |= _shape(spec, choices, old_machine=str(config.get("machine", "")))
+    params |= _shape(spec, choices, old_machine=str(config.get("machine", "")), old_smbios=config.get("smbios1", ""))
+    if not hardware.asks_hotplug(spec) and "hotplug" in config:
+        del params["hotplug"]
     states = hardware.firmware(spec, choices.home.storage, choices.home.format)
     params |= {key: value for key, value in states.items() if key not in config or key not in disks.STATE_SLOTS}
     growth: dict[str, int] = {}
@@ -191,9 +193,19 @@ def over(spec: v1.MachineSpec, record: Stamp, config: Mapping[str, Any], choices
     record = _with_unnamed(record, have)
     record = _cdroms(spec, record, params, taken, config)
     record = _nics(spec, record, params, choices)
-    leaving = tuple(nic.slot for nic in nics.nics(config) if nic.slot not in params)
+    leaving = [nic.slot for nic in nics.nics(config) if nic.slot not in params]
+    leaving += [key for key in _contradicting(params, config) if key in config and key not in params]
     params["boot"] = _boot(spec, record)
-    return Made(params, _told(spec, record), delete=leaving, growth=growth)
+    return Made(params, _told(spec, record), delete=tuple(leaving), growth=growth)
+
+
+def _contradicting(params: Params, config: Mapping[str, Any]) -> list[str]:
+    """Options of a template that would hold the spec's own up, or the machine's end."""
+    memory, balloon = str(params.get("memory", "")), str(config.get("balloon", ""))
+    found = ["protection"]
+    found += ["vcpus"] if "cores" in params else []
+    found += ["balloon"] if memory.isdigit() and balloon.isdigit() and int(balloon) > int(memory) else []
+    return found
 
 
 def _root(disk: v1.DiskSpec, have: list[Drive], config: Mapping[str, Any]) -> Drive:
@@ -238,12 +250,14 @@ def _with_unnamed(record: Stamp, have: list[Drive]) -> Stamp:
 # -- what both have ----------------------------------------------------------------------------------------------------
 
 
-def _shape(spec: v1.MachineSpec, choices: Choices, *, old_cpu: str = "", old_machine: str = "") -> Params:
+def _shape(
+    spec: v1.MachineSpec, choices: Choices, *, old_cpu: str = "", old_machine: str = "", old_smbios: str = ""
+) -> Params:
     identity = spec.identity or v1.MachineIdentity()
     params: Params = {
         "name": machine_name(identity),
         "tags": tag_list(spec.tags),
-        "smbios1": f"uuid={identity.uid}",
+        "smbios1": str(properties.parse(old_smbios).having({"uuid": identity.uid})),
         **hardware.hotplug(spec),
         **hardware.memory(spec),
         **hardware.machine(spec, old_machine),
