@@ -96,7 +96,7 @@ async def shown(machines: Stub, uid: str) -> None:
 @pytest.mark.parametrize(
     ("state", "kept"), [("inaccessible", True), ("inaccessible", False), ("orphaned", False), ("disconnected", False)]
 )
-async def test_out_of_reach_since_before_the_start_it_is_not_gone(
+async def test_W9_out_of_reach_since_before_the_start_it_is_not_gone(
     own_vcsim: Vcsim, tmp_path: Path, state: str, kept: bool
 ) -> None:
     spec, other = machine_spec(OFF), machine_spec(OFF)
