@@ -179,3 +179,12 @@ def test_a_merge_patch_says_what_differs_and_no_more():
     )
     assert merge_patch(before, after) == {"ips": ["1", "2"], "host": None, "boundProvider": {"name": "q"}}
     assert merge_patch(after, after) == {}
+
+
+@pytest.mark.parametrize("power", [v1.PowerState.ON, v1.PowerState.UNKNOWN])
+def test_what_the_hypervisor_tells_of_a_state_is_shown(power: v1.PowerState) -> None:
+    """An alarm, a host that is away, who switched it off: whoever looks with kubectl reads it."""
+    machine = seen(power, power_reason="host esx-7 does not answer")
+    status = status_of(vm(), Outcome(machine=machine), NOW)
+    assert (told := find(status.conditions, "Ready")) is not None
+    assert told.message.endswith("; the hypervisor tells: host esx-7 does not answer")

@@ -349,9 +349,10 @@ def _ready(
         why = machine.power_reason or "the hypervisor stopped its CPUs"
         return Wish(READY, "False", "MachinePaused", f"the machine does not run: {why}")
     if machine.power not in POWER:
-        return Wish(READY, "Unknown", "PowerUnknown", "the hypervisor does not tell the power state")
+        return Wish(READY, "Unknown", "PowerUnknown", _told(machine, "the hypervisor does not tell the power state"))
     if outcome.drifted:
-        return Wish(READY, "False", "PowerDrift", "the power is not what the spec says; it is being put right")
+        drift = _told(machine, "the power is not what the spec says; it is being put right")
+        return Wish(READY, "False", "PowerDrift", drift)
     if outcome.operation is not None:
         return Wish(READY, "False", "TaskInProgress", f"{outcome.operation.kind or 'a change'} is in progress")
     if never:
@@ -360,4 +361,9 @@ def _ready(
         return Wish(READY, "False", RESTART_REQUIRED, _lines(restart))
     if soon:
         return Wish(READY, "False", "Updating", _lines(soon))
-    return Wish(READY, "True", "ReconcileSuccess", "the machine is what the spec says")
+    return Wish(READY, "True", "ReconcileSuccess", _told(machine, "the machine is what the spec says"))
+
+
+def _told(machine: v1.Machine, text: str) -> str:
+    """With what the hypervisor says of the machine's state: an alarm, a host that is away, who switched it off."""
+    return f"{text}; the hypervisor tells: {machine.power_reason}" if machine.power_reason else text
