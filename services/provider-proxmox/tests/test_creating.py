@@ -158,6 +158,27 @@ async def test_the_node_that_has_an_existing_disk_is_taken(pve: Proxmox, cluster
         await shop.creator.create(wanted(other, disks=[gone]), quiet)
 
 
+@pytest.mark.parametrize("ours", [True, False])
+async def test_when_the_nodes_of_its_template_are_full(pve: Proxmox, cluster: Pve, shop: Workshop, ours: bool) -> None:
+    """A template of ours goes where the room is; somebody else's holds its machines on its nodes."""
+    image = template(pve, shop.shelf)
+    near = shop.shelf.sources[image] = replace(shop.shelf.sources[image], nodes=frozenset({"pve1"}))
+    for name in ("pve1", "pve3"):
+        pve.world.nodes[name].cpus = 1
+        cluster.index.nodes[name] = replace(cluster.index.nodes[name], cpus=1)  # as the next look will find it
+    if ours:
+        template(pve, shop.shelf, 901, node="pve2")
+        shop.shelf.copies[image, "pve2"] = replace(near, node="pve2", vmid=901, nodes=frozenset({"pve2"}))
+    making_it = shop.creator.create(_spec_with(image, cpu=v1.CpuSpec(count=2)), quiet)
+    if ours:
+        await making_it
+        assert (await _seen(cluster, first(UID))).node == "pve2"
+    else:
+        with pytest.raises(HostFullError, match="nodes that reach its template are full"):
+            await making_it
+        assert _ours(pve) == []
+
+
 async def test_the_node_that_has_its_gpus_is_taken(pve: Proxmox, cluster: Pve, shop: Workshop) -> None:
     """Proxmox VE would look only when the machine starts; a device that another guest is to have is none."""
     where = [f"node={node},path=0000:0{n}:00.0,id=10de:20b0" for node, n in (("pve2", 1), ("pve3", 1), ("pve3", 2))]

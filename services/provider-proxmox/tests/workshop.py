@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from common import v1
 from common.clock import Clock, SystemClock
-from common.errors import ImageNotFoundError
+from common.errors import ImageNotFoundError, NotSupportedError
 from provider_proxmox import vmids
 from provider_proxmox.claiming import Claims
 from provider_proxmox.content.bootdata import BootData
@@ -35,11 +35,18 @@ class Shelf:
 
     def __init__(self) -> None:
         self.sources: dict[str, Source] = {}
+        self.copies: dict[tuple[str, str], Source] = {}
+        """What an image is copied to when another node needs it, by image and node."""
 
     async def resolve(self, image_id: str, doing: str, *, node: str = "", storage: str = "") -> Source:
         if image_id not in self.sources:
             raise ImageNotFoundError(f"{doing}: image {image_id!r} is not prepared")
-        return self.sources[image_id]
+        source = self.sources[image_id]
+        if node and source.nodes and node not in source.nodes:
+            if (image_id, node) not in self.copies:
+                raise NotSupportedError(f"{doing}: image {image_id!r} is somebody's")
+            return self.copies[image_id, node]
+        return source
 
 
 @dataclass

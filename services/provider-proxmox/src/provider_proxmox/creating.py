@@ -15,7 +15,6 @@ from common.errors import (
     ImageNotFoundError,
     InvalidSpecError,
     MachineNotFoundError,
-    NameConflictError,
     NotSupportedError,
     OperationInProgressError,
     ProviderError,
@@ -32,7 +31,7 @@ from provider_proxmox.config.making import Choices
 from provider_proxmox.content.bootdata import BootData
 from provider_proxmox.guests import Guests
 from provider_proxmox.images.source import Source, Sources
-from provider_proxmox.placing import Place, Places
+from provider_proxmox.placing import Place, Places, Wish
 from provider_proxmox.removing import Remover
 from provider_proxmox.session.index import Guest
 from provider_proxmox.session.pve import Pve
@@ -152,24 +151,10 @@ class Creator:
         if found is not None and found.stamp is not None and found.stamp.made:
             return True
         if found is None:
-            self._refuse_taken(making.machine_name(spec.identity or v1.MachineIdentity()), doing)
+            self._guests.refuse_name(making.machine_name(spec.identity or v1.MachineIdentity()), doing)
             volumes.refuse_used(self._pve, spec, doing)
         sources = await self._resolve(spec, doing) if original is None else _copied(spec, original)
-        wish = placing.wish_of(
-            spec,
-            sources,
-            owner=self._owner,
-            default_storage=self._defaults.storage,
-            default_bridge=self._defaults.bridge,
-        )
-        if found is not None:
-            wish = replace(wish, host=found.node)
-        else:
-            for having in (
-                await volumes.reaching(self._pve, spec, doing),
-                await gpus.nodes_with(self._pve, spec, doing),
-            ):
-                wish = replace(wish, nodes=_narrowed(wish.nodes, having, doing))
+        wish = await self._wish(spec, sources, found, doing)
         with self._places.promised(wish, doing) as place:
             order = await self._order(spec, doing, place, sources, original)
             if found is None:
@@ -182,14 +167,22 @@ class Creator:
                 return True
             return await self._finish(order, found, progress)
 
-    def _refuse_taken(self, name: str, doing: str) -> None:
-        """Raises: NameConflictError: a guest that is not ours has this name.
+    async def _wish(self, spec: v1.MachineSpec, sources: Mapping[str, Source], found: Guest | None, doing: str) -> Wish:
+        """What its node must have. One that is there already stays where it is.
 
-        Proxmox VE takes a name many times over; people do not."""
-        for guest in self._pve.index.guests.values():
-            if guest.name == name and not self._guests.is_ours(guest):
-                where = f"guest {guest.vmid} on {guest.node}"
-                raise NameConflictError(f"{doing}: {where} has the name {name} and is not ours; it was not touched")
+        A template of ours is copied to another node if the nodes that reach it are full.
+        """
+        owner, defaults = self._owner, self._defaults
+        wish = placing.wish_of(
+            spec, sources, owner=owner, default_storage=defaults.storage, default_bridge=defaults.bridge
+        )
+        if found is not None:
+            return replace(wish, host=found.node)
+        having = await volumes.reaching(self._pve, spec, doing)
+        having = volumes.in_common(having, await gpus.nodes_with(self._pve, spec, doing), doing)
+        near = replace(wish, nodes=volumes.in_common(wish.nodes, having, doing))
+        far = replace(wish, nodes=having)
+        return far if self._places.is_full(near) and not self._places.is_full(far) else near
 
     # -- what it is made from --------------------------------------------------------------------------------------
 
@@ -216,7 +209,12 @@ class Creator:
         self, spec: v1.MachineSpec, doing: str, place: Place, sources: Mapping[str, Source], original: Original | None
     ) -> _Order:
         if original is None and any(source.nodes and place.node not in source.nodes for source in sources.values()):
-            sources = await self._resolve(spec, doing, node=place.node)
+            try:
+                sources = await self._resolve(spec, doing, node=place.node)
+            except NotSupportedError as error:
+                if spec.placement is not None and spec.placement.host:
+                    raise
+                raise HostFullError(f"{doing}: the nodes that reach its template are full: {error}") from error
         uid = spec.identity.uid if spec.identity is not None else ""
         node = self._pve.index.nodes.get(place.node)
         choices = Choices(
@@ -381,21 +379,6 @@ class Creator:
                 await self._boot.drop(uid, doing)
         except ProviderError as error:
             log.warning("proxmox.create.left", uid=uid, why=str(why), error=str(error))
-
-
-def _narrowed(nodes: frozenset[str], having: frozenset[str], doing: str) -> frozenset[str]:
-    """Nodes that are among both; empty means all.
-
-    Raises:
-        ResourceNotFoundError: there is none.
-    """
-    both = nodes & having if nodes and having else nodes or having
-    if nodes and having and not both:
-        one, other = ", ".join(sorted(nodes)), ", ".join(sorted(having))
-        raise ResourceNotFoundError(
-            f"{doing}: no node has all of its image, volumes and GPUs: some are on {one}, some on {other}"
-        )
-    return both
 
 
 def _copied(spec: v1.MachineSpec, original: Original) -> dict[str, Source]:

@@ -6,6 +6,7 @@ from common.errors import (
     ForeignMachineError,
     HypervisorUnavailableError,
     MachineNotFoundError,
+    NameConflictError,
     OperationInProgressError,
 )
 from providerkit.driver import Progress
@@ -25,6 +26,15 @@ class Guests:
     def is_ours(self, guest: Guest) -> bool:
         """It carries our installation's stamp, written for this very guest."""
         return guest.stamp is not None and guest.stamp.owner == self._owner
+
+    def refuse_name(self, name: str, doing: str) -> None:
+        """Raises: NameConflictError: a guest that is not ours has this name.
+
+        Proxmox VE takes a name many times over; people do not."""
+        for guest in self._pve.index.guests.values():
+            if guest.name == name and not self.is_ours(guest):
+                where = f"guest {guest.vmid} on {guest.node}"
+                raise NameConflictError(f"{doing}: {where} has the name {name} and is not ours; it was not touched")
 
     async def find(self, uid: str, doing: str) -> Guest | None:
         """Our machine with this UID, read now; None when there is definitely none.

@@ -153,12 +153,25 @@ class Places:
         self._promises.pop(wish.uid, None)  # an earlier attempt's
         promise = _Promise(wish, self._choose(wish, doing))
         self._promises[wish.uid] = promise
+        log.info("proxmox.place.chosen", uid=wish.uid, node=promise.place.node)
         try:
             yield promise.place
         except BaseException:
             self._promises.pop(wish.uid, None)
             raise
         promise.ended = self._clock.monotonic()
+
+    def is_full(self, wish: Wish) -> bool:
+        """Whether nothing but room is missing for it; `promised` says where."""
+        self._forget_what_shows()
+        self._promises.pop(wish.uid, None)
+        try:
+            self._choose(wish, wish.label)
+        except HostFullError:
+            return True
+        except (ResourceNotFoundError, HypervisorUnavailableError):
+            return False
+        return False
 
     # -- the node --------------------------------------------------------------------------------------------------
 
@@ -174,9 +187,7 @@ class Places:
             best = rank if best is None else max(best, rank)
         if best is None:
             raise _nowhere(doing, refusals)
-        name = best[1]
-        log.info("proxmox.place.chosen", uid=wish.uid, node=name, refused=sorted(refusals))
-        return self._at(wish, name)
+        return self._at(wish, best[1])
 
     def _candidates(self, wish: Wish, doing: str) -> list[Node]:
         """Raises: ResourceNotFoundError: the node that is asked for is not there."""

@@ -56,3 +56,18 @@ def refuse_used(pve: Pve, spec: v1.MachineSpec, doing: str) -> None:
                     f"{doing}: disk {disk.name}: volume {disk.existing.id} is attached to guest {guest.vmid} "
                     f"({guest.name}); detach it there first"
                 )
+
+
+def in_common(nodes: frozenset[str], having: frozenset[str], doing: str) -> frozenset[str]:
+    """Nodes that are among both; empty means all.
+
+    Raises:
+        ResourceNotFoundError: there is none.
+    """
+    both = nodes & having if nodes and having else nodes or having
+    if nodes and having and not both:
+        one, other = ", ".join(sorted(nodes)), ", ".join(sorted(having))
+        raise ResourceNotFoundError(
+            f"{doing}: no node has all of its image, volumes and GPUs: some are on {one}, some on {other}"
+        )
+    return both
