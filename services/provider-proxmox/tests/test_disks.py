@@ -270,6 +270,30 @@ async def test_a_write_that_was_killed_is_finished_by_the_next(pve: Proxmox, tmp
             assert guest.stamp.settings == {}
 
 
+@pytest.mark.parametrize("instead", ["", "local-lvm:vm-900-disk-3,size=8M"], ids=["nothing", "another"])
+async def test_a_disk_that_a_person_unplugs_before_it_is_exchanged_is_kept(file_bench: Bench, instead: str) -> None:
+    """What is not replaced by its new content is the only copy there is."""
+    old = sparse(13)
+    await file_bench.fill(old)
+    config = file_bench.server.world.guests[101].config
+    volume = config["scsi0"].partition(",")[0]
+
+    def unplug(_: str) -> None:
+        config["unused0"] = volume
+        del config["scsi0"]
+        if instead:
+            config["scsi0"] = instead
+
+    plan = faults.FaultPlan().does("proxmox.disk.noted", unplug)
+    with plan.installed(), pytest.raises(StalePreconditionError):
+        await file_bench.fill(sparse(14))
+    assert volume in file_bench.volumes()
+    assert config["unused0"] == volume
+    guest = await file_bench.guests.get(UID, "test")
+    assert guest.stamp is not None
+    assert (guest.stamp.settings, guest.stamp.disks[0].volume) == ({}, volume)
+
+
 async def test_nothing_is_left_when_the_machine_goes(file_bench: Bench) -> None:
     await file_bench.write(cut(sparse(11))[:4])
     await file_bench.uploads.clear(UID, "test")

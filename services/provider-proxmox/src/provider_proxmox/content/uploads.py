@@ -161,7 +161,8 @@ class Uploads:
     async def settle(self, guest: Guest, doing: str) -> Guest:
         """Bring the stamp to what is true after an exchange, whoever began it; without one, nothing is done.
 
-        The volume in the slot decides: a new one was imported whole, as Proxmox VE puts no other into it.
+        The volume in the slot decides: a new one was imported whole, as Proxmox VE puts no other into it. The old one
+        goes only then: while nothing of ours has its place, a person has unplugged it, and its content is nowhere else.
         """
         if guest.stamp is None or not any(key.startswith(NOTE) for key in guest.stamp.settings):
             return guest
@@ -176,9 +177,10 @@ class Uploads:
                 await self._guests.change(guest, doing, revert=mark.slot)
                 raise WrongPowerStateError(f"{doing}: the machine was started meanwhile; its disk is as it was")
             drive = disks.drive_in(guest.config, mark.slot)
+            left: list[str] = []
             if drive is not None and disks.owner_of(drive.volume) == guest.vmid:  # else a person put another one there
                 record = record.with_disk(replace(mark, volume=drive.volume))
-            left = [each for each, volume in disks.unused(guest.config).items() if volume == old]
+                left = [each for each, volume in disks.unused(guest.config).items() if volume == old != drive.volume]
             guest = await self._stamped(guest, _settled(record, mark.name), doing, delete=",".join(left) or None)
         return guest
 
