@@ -89,7 +89,7 @@ def test_a_guest_that_runs_counts_once() -> None:
     _chosen(index, replace(WISH, memory=40 * GIB), places)
     record = stamp.Stamp(uid="u1", namespace="", name="web", owner="home", vmid=101)
     config = {"memory": str(40 * 1024), "description": stamp.written("", record)}
-    index.guests[101] = Guest(101, "pve2", status="running", config=config)
+    index.put(Guest(101, "pve2", status="running", config=config))
     assert _chosen(index, replace(WISH, uid="u2", memory=20 * GIB), places).node == "pve2"
     with pytest.raises(HostFullError):
         _chosen(index, replace(WISH, uid="u3", memory=20 * GIB), places)
@@ -194,8 +194,8 @@ def test_a_storage_that_gives_all_its_room_at_once_must_have_it() -> None:
 def test_affinity_is_kept_from_the_first_moment(apart: bool, required: bool, node: str) -> None:
     """A machine that would break a rule would be moved at once, or not start."""
     index = _index()
-    index.guests[101] = _member(101, "pve2", "db")
-    index.guests[102] = _member(102, "pve3", "db", owner="other")
+    index.put(_member(101, "pve2", "db"))
+    index.put(_member(102, "pve3", "db", owner="other"))
     rule = v1.AffinityRule(name="db", apart=apart, required=required)
     assert _chosen(index, replace(WISH, affinity=(rule,))).node == node
 
@@ -204,7 +204,7 @@ def test_a_rule_that_cannot_be_kept() -> None:
     """Only what is required stops a machine."""
     index = _index()
     for vmid, node in enumerate(index.nodes, 101):
-        index.guests[vmid] = _member(vmid, node, "db")
+        index.put(_member(vmid, node, "db"))
     rule = v1.AffinityRule(name="db", apart=True, required=True)
     with pytest.raises(ResourceNotFoundError, match="rule db"):
         _chosen(index, replace(WISH, affinity=(rule,)))

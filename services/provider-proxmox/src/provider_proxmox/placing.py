@@ -285,12 +285,10 @@ class Places:
     def _forget_what_shows(self) -> None:
         """A guest that runs is counted as such; after a while everything else shows as well."""
         now = self._clock.monotonic()
-        running = {
-            guest.stamp.uid for guest in self._index.guests.values() if guest.status == "running" and guest.stamp
-        }
         for uid, promise in list(self._promises.items()):
             lapsed = promise.ended is not None and now - promise.ended > LAPSE
-            if lapsed or (promise.ended is not None and uid in running):
+            runs = any(guest.status == "running" for guest in self._index.with_uid(uid))
+            if lapsed or (promise.ended is not None and runs):
                 del self._promises[uid]
 
     # -- storages --------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 from common.errors import InvalidSpecError
 
@@ -56,8 +57,14 @@ class Property:
 
 def parse(text: object) -> Property:
     """Read a property string; numbers, which Proxmox VE gives for some, are read as their text."""
+    return _parsed(str(text))
+
+
+@lru_cache(maxsize=50_000)
+def _parsed(text: str) -> Property:
+    """The guests of a whole cluster are looked through for each new one, and hardly ever change."""
     items = []
-    for part in str(text).split(","):
+    for part in text.split(","):
         key, equals, value = part.partition("=")
         if equals:
             items.append((key.strip(), value))
