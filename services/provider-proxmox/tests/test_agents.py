@@ -94,7 +94,7 @@ async def test_an_address_that_changes_later_is_found(seen: Watched) -> None:
     run_now(seen.server.world, guest)
     await seen.go(10, lambda: seen.guest(100).agent)
     guest.facts["addresses"] = {"net0": ["192.0.2.7/24"]}
-    await seen.go(120, lambda: "192.0.2.7" in str(seen.guest(100).agent))
+    await seen.go(180, lambda: "192.0.2.7" in str(seen.guest(100).agent))
     assert "192.0.2.7" in str(seen.guest(100).agent)
 
 

@@ -267,6 +267,7 @@ class World:
         self.ha: dict[str, dict[str, Any]] = {}  # sid (vm:101) -> its options
         self.ha_rules: dict[str, dict[str, Any]] = {}
         self.vnets: dict[str, Vnet] = {}
+        self.log: list[dict[str, Any]] = []  # of the cluster, oldest first
         self.leases: dict[str, tuple[str, str]] = {}  # MAC in upper case -> vnet and address that the IPAM gave out
         self.mappings: dict[str, dict[str, dict[str, Any]]] = {}  # kind (pci, usb) -> id -> its options
         self.access = Access(self.pace.ticket)
@@ -311,6 +312,11 @@ class World:
     def network_path(self, name: str) -> str:
         """Where rights on a network are granted."""
         return f"/sdn/zones/{self.vnets[name].zone if name in self.vnets else LOCAL_ZONE}/{name}"
+
+    def note(self, user: str, node: str, text: str) -> None:
+        """Write a line into the cluster's log."""
+        line = {"uid": len(self.log) + 1, "time": int(time.time()), "pri": 6, "tag": "pvedaemon", "pid": 1000}
+        self.log.append(line | {"node": node, "user": user, "msg": text})
 
     def uuid(self) -> str:
         """A random UUID of this world."""

@@ -136,6 +136,7 @@ async def change(call: Call) -> object:
     async with call.world.locks.hold(call.vmid):
         guest = call.guest
         check_current(call, guest)
+        call.world.note(call.who.name, guest.node, f"update VM {guest.vmid}: {wanted.told()}")
         await changes.apply(work_of(call, guest), guest, wanted)
     return None
 
@@ -155,6 +156,7 @@ async def change_later(call: Call) -> object:
 
     async def worker(task: Task) -> None:
         task.log(f"update VM {guest.vmid}: {wanted.told()}")
+        world.note(call.who.name, guest.node, f"update VM {guest.vmid}: {wanted.told()}")
         await changes.apply(work_of(call, guest, task), guest, wanted)
 
     upid = world.tasks.start(call.who, call.node, "qmconfig", call.vmid, worker, release)

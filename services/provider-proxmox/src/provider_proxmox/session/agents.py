@@ -90,16 +90,17 @@ class Agents:
             return
         self._plan(vmid, pause, pause * 2)
 
-    async def rotate(self) -> None:
-        """Ask the guest again that was asked longest ago."""
+    async def rotate(self) -> bool:
+        """Ask the guest again that was asked longest ago; whether there was one to ask."""
         for _ in range(2):
             while self._rotation:
                 vmid = self._rotation.pop()
                 guest = self._index.guests.get(vmid)
                 if guest is not None and has_agent(guest) and vmid not in self._due:
                     await self._ask_one(vmid)
-                    return
+                    return True
             self._rotation = sorted(self._index.guests, reverse=True)
+        return False
 
     async def _ask_one(self, vmid: int) -> bool:
         """Ask a guest and keep what it tells; whether that is all there is to know for now."""

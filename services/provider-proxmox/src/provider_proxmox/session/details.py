@@ -120,6 +120,16 @@ class Details:
                     return
             self._rotation = sorted(self._index.guests, reverse=True)
 
+    async def check(self, vmid: int) -> None:
+        """Look whether the configuration of a guest is still the one that is known; if not, it is read soon.
+
+        Raises:
+            HypervisorUnavailableError: nobody can tell.
+        """
+        guest = self._index.guests.get(vmid)
+        if guest is not None and guest.status != "unknown":
+            await self._check(guest)
+
     async def _check(self, guest: Guest) -> None:
         try:
             if await self._reader.digest(guest, "look at a configuration") != guest.digest:

@@ -6,18 +6,18 @@ from dataclasses import dataclass
 
 BUDGET = 30.0
 """Requests a minute and node, while nothing happens."""
-ROTATION = 0.8
-"""Of those, for reading configurations that gave no sign of a change."""
+ROTATION = 0.45
+"""Of those, for agents, and for reading configurations that gave no sign of a change."""
 NETWORKS_SECONDS = 600.0
 FULL_SECONDS = 30.0
 """So often a list of a node is one that asks each QEMU for its own state; the node does that itself every 10 s."""
 _LEASES, _BUSY_LEASES = 120.0, 5.0
 BUSY_SECONDS = 10.0
 """For so long after a change the looks are faster."""
-_SPARE = 0.3
+_SPARE = 0.2
 """Of the budget: now and then two beats fall into one minute."""
 _BUSY_LIST, _BUSY_TASKS, _BUSY_RESOURCES = 1.0, 0.5, 5.0
-_FASTEST_TASKS, _SLOWEST_TASKS = 0.8, 15.0
+_FASTEST_TASKS, _SLOWEST_TASKS = 0.8, 20.0
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,8 @@ class Pace:
     """At the tasks of the cluster."""
     resources: float
     """At the tags, locks, pools, nodes and storages of the cluster."""
+    log: float
+    """At the cluster's log."""
     leases: float
     """At the addresses that the cluster gave out, where it does."""
     rotation: float
@@ -45,16 +47,18 @@ def pace(nodes: int, tick: float, *, busy: bool) -> Pace:
     """
     nodes = max(nodes, 1)
     resources = 12.0 if nodes >= 5 else 30.0
-    shared = 60 / resources + 60 / _LEASES
+    logged = resources
+    shared = 60 / resources + 60 / logged + 60 / _LEASES
     left = BUDGET - _SPARE - 60 / tick - shared / nodes - ROTATION - 60 / NETWORKS_SECONDS
     tasks = min(max(60 / (left * nodes), _FASTEST_TASKS), _SLOWEST_TASKS) if left > 0 else tick
-    quiet = Pace(tick, tasks, resources, _LEASES, 60 / (ROTATION * nodes))
+    quiet = Pace(tick, tasks, resources, logged, _LEASES, 60 / (ROTATION * nodes))
     if not busy:
         return quiet
     return Pace(
         nodes=min(quiet.nodes, _BUSY_LIST),
         tasks=min(quiet.tasks, _BUSY_TASKS),
         resources=min(resources, _BUSY_RESOURCES),
+        log=min(logged, _BUSY_RESOURCES),
         leases=_BUSY_LEASES,
         rotation=quiet.rotation,
     )

@@ -14,6 +14,7 @@ from providerkit.background import running
 from providerkit.driver import Progress
 
 from provider_proxmox.session.agents import Agents
+from provider_proxmox.session.clusterlog import ClusterLog
 from provider_proxmox.session.details import Details
 from provider_proxmox.session.entry import Entry
 from provider_proxmox.session.index import Guest, Index
@@ -71,6 +72,7 @@ class Pve:
         self._tasks = Tasks(self._look, self.delete, clock=clock, task_timeout=task_timeout)
         self._ticker.on_any = lambda: self._tell(None)
         self._ticker.on_tasks = self._tasks.take
+        self._ticker.look_at_log = ClusterLog(self._look, self._details.check).look
         leases = Leases(self._look, self.index)
         leases.on_change = lambda guest: self._changed(guest, guest)
         self._ticker.look_at_leases = leases.look

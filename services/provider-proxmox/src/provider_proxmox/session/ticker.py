@@ -34,6 +34,8 @@ AWAY_AFTER = 2
 """So many lists of a node must fail in a row until what its guests do counts as unknown."""
 BLIND_SECONDS = 30.0
 """After so long without an answer of the cluster everything is read anew."""
+CONFIGURATION_TURN = 4
+"""Of so many turns one is for a configuration, the others for agents."""
 _RETRY_SECONDS = 2.0
 _PASSIVE = ("vncproxy", "vncshell", "spiceproxy", "termproxy")
 """Tasks that change nothing and may run for days."""
@@ -51,10 +53,12 @@ class Ticker:
         """Why what is known may be old; None while the cluster answers."""
         self.on_any: Callable[[], None] = lambda: None
         """Told when anything may have changed."""
+        self.look_at_log: Callable[[], Awaitable[None]] | None = None
+        """Reads what is new in the cluster's log."""
         self.look_at_leases: Callable[[], Awaitable[None]] | None = None
         """Asks for the addresses that the cluster gave out."""
-        self.rotate_agents: Callable[[], Awaitable[None]] = details.rotate
-        """Asks one guest's agent, in turns with looking at configurations."""
+        self.rotate_agents: Callable[[], Awaitable[bool]] | None = None
+        """Asks one guest's agent, if there is one to ask, in turns with looking at configurations."""
         self.on_tasks: Callable[[list[dict[str, Any]]], None] = lambda _rows: None
         """Gets each list of the cluster's tasks."""
         self._get = get
@@ -76,7 +80,7 @@ class Ticker:
         """UPIDs of our own tasks that are waited for here, and whether they are done."""
         self._networks_due: dict[str, float] = {}
         self._full_due: dict[str, float] = {}
-        self._turn = False
+        self._turn = 0
 
     # -- what others ask for ---------------------------------------------------------------------------------------
 
@@ -126,6 +130,9 @@ class Ticker:
             self._beat(group, "pve resources", self._look_at_resources, lambda: self.pace().resources)
             self._beat(group, "pve rotation", self._rotate, lambda: self.pace().rotation)
             self._beat(group, "pve nodes", lambda: self._look_at_nodes(group), lambda: self.pace().nodes)
+            if self.look_at_log is not None:
+                await self._tried(self.look_at_log)
+                self._beat(group, "pve log", self.look_at_log, lambda: self.pace().log)
             if self.look_at_leases is not None:
                 await self._tried(self.look_at_leases)
                 self._beat(group, "pve leases", self.look_at_leases, lambda: self.pace().leases)
@@ -199,9 +206,10 @@ class Ticker:
                 group.create_task(self._details.read_listed(number, node, row))
 
     async def _rotate(self) -> None:
-        """A configuration and an agent in turns."""
-        self._turn = not self._turn
-        await (self._details.rotate() if self._turn else self.rotate_agents())
+        """An agent, or a configuration: what changes those is mostly seen in other ways."""
+        self._turn = (self._turn + 1) % CONFIGURATION_TURN
+        if self._turn == 0 or self.rotate_agents is None or not await self.rotate_agents():
+            await self._details.rotate()
 
     # -- nodes -----------------------------------------------------------------------------------------------------
 
