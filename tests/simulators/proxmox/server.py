@@ -34,6 +34,7 @@ COOKIE = "PVEAuthCookie"
 MAX_BODY = 512 << 10  # of calls without a file
 IDLE_SECONDS = 5.0  # after which a connection is closed
 KEEP_ALIVE = 100  # requests of a connection; a refusal ends it as well
+TURNS = 30  # of the event loop, in which a connection that was closed goes through its end
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
@@ -134,7 +135,8 @@ class Proxmox:
             if connection.transport is not None:
                 connection.transport.abort()
         await runner.cleanup()
-        await asyncio.sleep(0.01)  # what a client has just closed, in the middle of a handshake too, ends in the loop
+        for _ in range(TURNS):  # what a client has just closed, in the middle of a handshake too, ends in the loop
+            await asyncio.sleep(0)
 
     async def close(self) -> None:
         for address in list(self._runners):
