@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Container
 
 from common import logging
-from common.errors import ProviderError, WrongPowerStateError
+from common.errors import OperationInProgressError, ProviderError, WrongPowerStateError
 
 from provider_proxmox.session.index import Guest
 from provider_proxmox.session.pve import Pve
@@ -45,6 +45,9 @@ async def require_free(pve: Pve, guest: Guest, doing: str, *, but: Container[str
     if tasks:
         kinds = ", ".join(sorted({task.kind for task in tasks}))
         raise LockedError(f"{doing}: its configuration is locked ({guest.lock}) by a task: {kinds}", lock=guest.lock)
+    now = await pve.refresh(guest.vmid, doing)
+    if now is None or now.lock != guest.lock:  # its task ended between the two looks; nobody knows what it changed
+        raise OperationInProgressError(f"{doing}: a task that held it has just ended", retry_after=1.0)
     raise LockedError(
         f"{doing}: its configuration is locked ({guest.lock}), and no task runs that holds it; look what was left "
         f"undone, then run `qm unlock {guest.vmid}` on node {guest.node}",

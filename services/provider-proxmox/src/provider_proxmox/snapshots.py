@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-from collections.abc import Awaitable
 from dataclasses import replace
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from common import faults, logging, v1
 from common.errors import (
@@ -20,6 +17,7 @@ from common.errors import (
     WrongPowerStateError,
 )
 from providerkit.driver import Progress
+from providerkit.waiting import to_its_end
 
 from provider_proxmox import locks, power, snapshot_tree, stamp
 from provider_proxmox.config import disks, editing, making, shape
@@ -31,7 +29,6 @@ from provider_proxmox.snapshot_tree import REVERTING, Mark, Node
 from provider_proxmox.stamp import Stamp
 
 log = logging.get(__name__)
-T = TypeVar("T")
 
 TAKEN = faults.declare("proxmox.snapshot.taken", "a snapshot is there, and nobody knows yet")
 REMOVED = faults.declare("proxmox.snapshot.removed", "a snapshot is gone, and nobody knows yet")
@@ -230,7 +227,7 @@ class Snapshots:
         have. What of the stamp is about hardware is taken from the snapshot. If we died in between, a setting tells
         that a rollback was begun, and the next change of the machine makes its stamp true first.
         """
-        await _to_its_end(self._revert(request, progress))
+        await to_its_end(self._revert(request, progress))
 
     async def _revert(self, request: v1.RevertSnapshotRequest, progress: Progress) -> None:
         doing = f"revert machine {request.machine_uid} to snapshot {request.uid}"
@@ -287,17 +284,3 @@ class Snapshots:
         if record is None or record.owner != self._owner:
             raise MachineNotFoundError(f"{doing}: it lost our stamp meanwhile")
         return record
-
-
-async def _to_its_end(work: Awaitable[T]) -> T:
-    """Do it to its end even if the caller leaves: half of it would not be true."""
-    doing = asyncio.ensure_future(work)
-    try:
-        return await asyncio.shield(doing)
-    except asyncio.CancelledError:
-        while not doing.done():
-            with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.wait({doing})
-        if not doing.cancelled() and (error := doing.exception()) is not None:
-            log.warning("proxmox.snapshot.failed", error=str(error))
-        raise

@@ -8,10 +8,11 @@ under another VMID is somebody else's copy. The UID is the guest's SMBIOS UUID b
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import msgspec
 from common import v1
+from providerkit.records import Records
 
 from provider_proxmox import comment
 
@@ -47,7 +48,7 @@ class NicStamp:
 
 
 @dataclass(frozen=True)
-class Stamp:
+class Stamp(Records[DiskStamp, NicStamp]):
     """Everything in the comment."""
 
     uid: str
@@ -73,38 +74,6 @@ class Stamp:
     """Volumes that we made for it besides disks: its first-boot ISO."""
     settings: dict[str, str] = field(default_factory=dict)
     """What was asked for and has no place in the configuration, by dotted field."""
-
-    def disk(self, name: str) -> DiskStamp | None:
-        """The record of the disk with this name."""
-        return next((disk for disk in self.disks if disk.name == name), None)
-
-    def nic(self, name: str) -> NicStamp | None:
-        """The record of the NIC with this name."""
-        return next((nic for nic in self.nics if nic.name == name), None)
-
-    def with_disk(self, disk: DiskStamp) -> Stamp:
-        """With this record added, or in place of the one with its name: the order is that of booting."""
-        if self.disk(disk.name) is None:
-            return replace(self, disks=(*self.disks, disk))
-        return replace(self, disks=tuple(disk if d.name == disk.name else d for d in self.disks))
-
-    def without_disk(self, name: str) -> Stamp:
-        """Without the record of this disk."""
-        return replace(self, disks=tuple(d for d in self.disks if d.name != name))
-
-    def with_nic(self, nic: NicStamp) -> Stamp:
-        """With this record added, or in place of the one with its name."""
-        if self.nic(nic.name) is None:
-            return replace(self, nics=(*self.nics, nic))
-        return replace(self, nics=tuple(nic if n.name == nic.name else n for n in self.nics))
-
-    def without_nic(self, name: str) -> Stamp:
-        """Without the record of this NIC."""
-        return replace(self, nics=tuple(n for n in self.nics if n.name != name))
-
-    def identity(self) -> v1.MachineIdentity:
-        """Whom it names."""
-        return v1.MachineIdentity(uid=self.uid, namespace=self.namespace, name=self.name, owner=self.owner)
 
 
 def of(identity: v1.MachineIdentity, vmid: int, created: int) -> Stamp:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-from collections.abc import Awaitable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Any
 
 from common import faults, logging, v1
 from common.errors import (
@@ -17,6 +15,7 @@ from common.errors import (
     WrongPowerStateError,
 )
 from providerkit.driver import Progress
+from providerkit.waiting import to_its_end
 from pyVmomi import vim
 
 from provider_vsphere import machines, power, unread
@@ -31,7 +30,6 @@ from provider_vsphere.stamps import stamp
 from provider_vsphere.stamps.stamp import Stamp
 
 log = logging.get(__name__)
-T = TypeVar("T")
 
 _BATCH = 200
 """Snapshots of others that are read at once."""
@@ -273,7 +271,7 @@ class Snapshots:
         disks that it takes away. Its name would be forgotten if we died between the revert and the new stamp, so it
         stands in the snapshot's description meanwhile.
         """
-        await _to_its_end(self._revert(entity, request, progress))
+        await to_its_end(self._revert(entity, request, progress))
 
     async def _revert(self, entity: Entity, request: v1.RevertSnapshotRequest, progress: Progress) -> None:
         doing = f"revert machine {request.machine_uid} to snapshot {request.uid}"
@@ -446,17 +444,3 @@ def _check(entity: Entity, request: v1.CreateSnapshotRequest, doing: str) -> boo
     if state != power.ON or entity.facts.get("guest.toolsRunningStatus") != "guestToolsRunning":
         raise WrongPowerStateError(f"{doing}: no VMware Tools run in the guest that could freeze its file systems")
     return True
-
-
-async def _to_its_end(work: Awaitable[T]) -> T:
-    """Do it to its end even if the caller leaves: half of it would not be true."""
-    doing = asyncio.ensure_future(work)
-    try:
-        return await asyncio.shield(doing)
-    except asyncio.CancelledError:
-        while not doing.done():
-            with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.wait({doing})
-        if (error := doing.exception()) is not None:
-            log.warning("vsphere.snapshot.failed", error=str(error))
-        raise

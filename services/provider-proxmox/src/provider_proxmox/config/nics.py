@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Container, Mapping
 from dataclasses import dataclass
@@ -10,6 +9,7 @@ from typing import Any, Final
 
 from common import v1
 from common.errors import InvalidSpecError
+from providerkit import macs as kit
 
 from provider_proxmox.config import properties
 from provider_proxmox.config.properties import Property
@@ -116,21 +116,8 @@ def free_slot(name: str, taken: Container[str]) -> str:
 
 
 def macs(spec: v1.MachineSpec, taken: Container[str]) -> dict[str, str]:
-    """MAC of each NIC by its name: the spec's, else derived, always the same one for the same machine and name unless
-    another machine has it already.
-
-    Args:
-        taken: MACs of other machines, lower case.
-    """
-    uid = (spec.identity or v1.MachineIdentity()).uid
-    found = {nic.name: nic.mac.lower() for nic in spec.nics if nic.mac}
-    for nic in spec.nics:
-        if not nic.mac:
-            attempt = 0
-            while (mac := _derived(uid, nic.name, attempt)) in taken or mac in found.values():
-                attempt += 1
-            found[nic.name] = mac
-    return found
+    """MAC of each NIC by its name; see the kit's."""
+    return kit.macs(spec, taken, _drawn)
 
 
 def mac_of(uid: str, name: str, taken: Container[str]) -> str:
@@ -138,9 +125,8 @@ def mac_of(uid: str, name: str, taken: Container[str]) -> str:
     return macs(v1.MachineSpec(identity=v1.MachineIdentity(uid=uid), nics=[v1.NicSpec(name=name)]), taken)[name]
 
 
-def _derived(uid: str, nic: str, attempt: int) -> str:
+def _drawn(digest: bytes) -> str:
     """In BC:24:11, the range of Proxmox Server Solutions that Proxmox VE draws its own from."""
-    digest = hashlib.sha256(f"{uid}/{nic}/{attempt}".encode()).digest()
     return f"bc:24:11:{digest[0]:02x}:{digest[1]:02x}:{digest[2]:02x}"
 
 

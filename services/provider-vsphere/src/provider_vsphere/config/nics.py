@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Container, Iterable, Mapping
 from typing import Any, Final
 
 from common import v1
 from common.errors import InvalidSpecError, ResourceNotFoundError
+from providerkit import macs as kit
 from pyVmomi import vim
 
 from provider_vsphere.session.tree import Entity
@@ -28,26 +28,12 @@ MODELS: Final = {
 
 
 def macs(spec: v1.MachineSpec, taken: Container[str]) -> dict[str, str]:
-    """MAC of each NIC by its name: the spec's, else derived, always the same one for the same machine and name unless
-    another machine has it already.
-
-    Args:
-        taken: MACs of other machines, lower case.
-    """
-    uid = (spec.identity or v1.MachineIdentity()).uid
-    found = {nic.name: nic.mac.lower() for nic in spec.nics if nic.mac}
-    for nic in spec.nics:
-        if not nic.mac:
-            attempt = 0
-            while (mac := _derived(uid, nic.name, attempt)) in taken or mac in found.values():
-                attempt += 1
-            found[nic.name] = mac
-    return found
+    """MAC of each NIC by its name; see the kit's."""
+    return kit.macs(spec, taken, _drawn)
 
 
-def _derived(uid: str, nic: str, attempt: int) -> str:
+def _drawn(digest: bytes) -> str:
     """In 00:50:56:00:00:00 to 00:50:56:3f:ff:ff, the range that vSphere leaves to MACs chosen by hand."""
-    digest = hashlib.sha256(f"{uid}/{nic}/{attempt}".encode()).digest()
     return f"00:50:56:{digest[0] & 0x3F:02x}:{digest[1]:02x}:{digest[2]:02x}"
 
 

@@ -7,10 +7,11 @@ for lookups; alone it proves nothing, because vCenter may give it to somebody el
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import msgspec
 from common import v1
+from providerkit.records import Records
 
 KEY = "virtrigaud.machine"
 """Name of the extra configuration key."""
@@ -44,7 +45,7 @@ class NicStamp:
 
 
 @dataclass(frozen=True)
-class Stamp:
+class Stamp(Records[DiskStamp, NicStamp]):
     """Everything under KEY."""
 
     uid: str
@@ -65,38 +66,6 @@ class Stamp:
     """Key of the custom field of each attribute that we wrote."""
     settings: dict[str, str] = field(default_factory=dict)
     """What was asked for and has no place in vSphere's own configuration, by dotted field."""
-
-    def disk(self, name: str) -> DiskStamp | None:
-        """The record of the disk with this name."""
-        return next((disk for disk in self.disks if disk.name == name), None)
-
-    def nic(self, name: str) -> NicStamp | None:
-        """The record of the NIC with this name."""
-        return next((nic for nic in self.nics if nic.name == name), None)
-
-    def with_disk(self, disk: DiskStamp) -> Stamp:
-        """With this record added, or in place of the one with its name: the order is that of booting."""
-        if self.disk(disk.name) is None:
-            return replace(self, disks=(*self.disks, disk))
-        return replace(self, disks=tuple(disk if d.name == disk.name else d for d in self.disks))
-
-    def without_disk(self, name: str) -> Stamp:
-        """Without the record of this disk."""
-        return replace(self, disks=tuple(d for d in self.disks if d.name != name))
-
-    def with_nic(self, nic: NicStamp) -> Stamp:
-        """With this record added, or in place of the one with its name."""
-        if self.nic(nic.name) is None:
-            return replace(self, nics=(*self.nics, nic))
-        return replace(self, nics=tuple(nic if n.name == nic.name else n for n in self.nics))
-
-    def without_nic(self, name: str) -> Stamp:
-        """Without the record of this NIC."""
-        return replace(self, nics=tuple(n for n in self.nics if n.name != name))
-
-    def identity(self) -> v1.MachineIdentity:
-        """Whom it names."""
-        return v1.MachineIdentity(uid=self.uid, namespace=self.namespace, name=self.name, owner=self.owner)
 
     def text(self) -> str:
         """As the value of KEY."""
