@@ -16,6 +16,7 @@ from provider_proxmox import claiming, creating, stamp, vmids
 from provider_proxmox.session.pve import Pve
 from simulators.proxmox import Proxmox
 from simulators.proxmox.calls import Call
+from simulators.proxmox.errors import PveError
 from simulators.proxmox.world import Guest
 
 from .conftest import OWNER, connected, credentials_of, vm
@@ -321,6 +322,36 @@ async def test_ours_is_lost_while_it_is_being_finished(pve: Proxmox, cluster: Pv
     assert [each for each in _stamped(pve)[UID] if _is_made(pve, each)] == [rival]
     await shop.remover.destroy(UID, quiet)
     assert pve.world.guests == {}
+
+
+async def test_one_that_is_made_while_it_is_given_up_is_not_removed(pve: Proxmox, shop: Workshop) -> None:
+    """What can never succeed for one provider was done by another one at the same moment."""
+    image, vmid, failed, looks = template(pve, shop.shelf), first(UID), False, 0
+
+    def finish(call: Call) -> None:
+        nonlocal failed, looks
+        if call.route.template.endswith("/resize"):
+            failed = True
+            raise PveError(500, "storage 'shared' is full: not enough free space")
+        looks += failed and call.route.template.endswith("/status/current")
+        if failed and (looks == 2 or (call.method == "PUT" and call.route.template.endswith("/config"))):
+            pve.world.guests[vmid].config["description"] = _mark(vmid, made=True)
+
+    pve.checks.append(finish)
+    disk = v1.DiskSpec(name="root", size_bytes=4 << 30, image=v1.ImageRef(id=image))
+    with pytest.raises(HostFullError):
+        await shop.creator.create(wanted(disks=[disk]), quiet)
+    assert _is_made(pve, vmid)
+
+
+async def test_a_loser_that_was_left_is_cleared_away(pve: Proxmox, shop: Workshop) -> None:
+    """Whoever marked it died before it was removed, and the winner is gone."""
+    vmid = first(UID)
+    lost = replace(stamp.of(IDENTITY, vmid, 0), lost=True)
+    vm(pve, vmid, name="shop.web", description=stamp.written("", lost))
+    await shop.creator.create(wanted(), quiet)
+    assert _stamped(pve) == {UID: [vmid]}
+    assert _is_made(pve, vmid)
 
 
 async def test_two_machines_of_one_uid_are_left_to_people(pve: Proxmox, cluster: Pve, shop: Workshop) -> None:

@@ -212,7 +212,7 @@ class Claims:
             await faults.point(LOSING)
             first = min([guest, *rivals], key=self._rank)
             try:
-                return [await self._lose(each, doing) for each in [guest, *rivals] if each.vmid != first.vmid]
+                return [await self.lose(each, doing) for each in [guest, *rivals] if each.vmid != first.vmid]
             except StalePreconditionError:  # somebody changed one of them meanwhile: it may be made by now
                 now = await self._pve.refresh(guest.vmid, doing)
                 if now is None or guest.stamp is None or not self._is(now, guest.stamp.uid):
@@ -238,7 +238,7 @@ class Claims:
         found = [await self._pve.refresh(vmid, doing, node=node) for vmid, node in sorted(suspects.items())]
         return [each for each in found if each is not None and self._is(each, mark.uid)]
 
-    async def _lose(self, guest: Guest, doing: str) -> Guest:
+    async def lose(self, guest: Guest, doing: str) -> Guest:
         """Mark a guest as lost, unless it changed since it was read.
 
         Raises:

@@ -163,6 +163,9 @@ class Creator:
                 found = await self._claims.claim(
                     uid, doing, lambda vmid: self._make(order, vmid, progress), vmid=vmid, node=place.node
                 )
+                if found.stamp is not None and found.stamp.lost:  # whoever marked it died before it was removed
+                    await self._remover.remove(found, doing)
+                    return False
             if self._record(order, found).made:
                 return True
             return await self._finish(order, found, progress)
@@ -370,11 +373,14 @@ class Creator:
     # -- when it cannot be -----------------------------------------------------------------------------------------
 
     async def _abandon(self, uid: str, doing: str, why: ProviderError) -> None:
-        """Remove what was begun, if it was not finished by somebody else; the next attempt does what fails now."""
+        """Remove what was begun, if it was not finished by somebody else; the next attempt does what fails now.
+
+        It is marked as lost first, which nobody can finish, and which fails if somebody just did.
+        """
         try:
             begun = [guest for guest in await self._guests.find_all(uid, doing) if guest.stamp and not guest.stamp.made]
             for guest in begun:
-                await self._remover.remove(guest, doing)
+                await self._remover.remove(await self._claims.lose(guest, doing), doing)
             if begun:
                 await self._boot.drop(uid, doing)
         except ProviderError as error:
