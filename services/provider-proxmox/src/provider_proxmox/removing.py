@@ -72,18 +72,18 @@ class Remover:
         """
         doing = f"destroy machine {uid}"
         volumes: set[str] = set()
-        for _ in range(_ATTEMPTS):
+        found = await self._guests.find_all(uid, doing)
+        if not found:  # one that is being made tells only at its end whose it is
+            await self._claims.wait_unstamped(doing)
             found = await self._guests.find_all(uid, doing)
-            if not found:
-                # One that is being made tells only at its end whose it is.
-                await self._claims.wait_unstamped(doing)
-                found = await self._guests.find_all(uid, doing)
+        for _ in range(_ATTEMPTS):
             if not found:
                 await self._boot.drop(uid, doing, known=volumes)
                 return
             for guest in found:
                 volumes |= set(guest.stamp.volumes) if guest.stamp is not None else set()
                 await self.remove(guest, doing, progress)
+            found = await self._guests.find_all(uid, doing, rescan=False)
         raise OperationInProgressError(f"{doing}: it is made anew again and again", retry_after=10.0)
 
     async def remove(self, guest: Guest, doing: str, progress: Progress | None = None) -> None:
