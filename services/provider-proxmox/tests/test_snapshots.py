@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
 from common import faults, v1
@@ -206,6 +207,26 @@ async def test_a_revert_that_died_is_made_true_by_the_next_look(
     assert [disk.slot for disk in after.stamp.disks] == (["scsi0", "scsi1"] if when == "reverting" else ["scsi0", ""])
     await _revert(snapshots, taken.uid)
     assert [disk.slot for disk in (await _seen(cluster)).stamp.disks] == ["scsi0", ""]  # type: ignore[union-attr]  # it has one
+
+
+async def test_a_revert_that_waits_for_its_turn_is_not_taken_for_none(
+    pve: Proxmox, cluster: Pve, snapshots: Snapshots
+) -> None:
+    """Its maker died, and its task has not even locked the machine: it will go back all the same."""
+    machine(pve)
+    taken = await _take(snapshots)
+    _grown(pve)
+    guest = pve.world.guests[1042]
+    _, mark = stamp.read(guest.config["description"])
+    assert mark is not None
+    noted = replace(mark, settings=mark.settings | {snapshot_tree.REVERTING: taken.id})
+    guest.config["description"] = stamp.written("for people", noted)
+    async with pve.world.locks.hold(1042):
+        await cluster.post("revert", f"nodes/pve1/qemu/1042/snapshot/{taken.id}/rollback")
+        seen = await _seen(cluster)
+    after = await snapshots.finish(seen, "look")
+    assert after.stamp is not None
+    assert [disk.slot for disk in after.stamp.disks] == ["scsi0", ""]
 
 
 async def test_one_that_is_being_taken_is_waited_for(pve: Proxmox, cluster: Pve, snapshots: Snapshots) -> None:

@@ -258,10 +258,12 @@ class Snapshots:
         record = guest.stamp
         if record is None or REVERTING not in record.settings:
             return guest
-        if guest.lock == "rollback":
-            await locks.wait_tasks(self._pve, guest, doing, _TASKS)
+        # One that still waits for its turn has not locked the machine yet, and goes back all the same.
+        if await locks.wait_tasks(self._pve, guest, doing, _TASKS):
             guest = await self._pve.refresh(guest.vmid, doing) or guest
             record = self._record(guest, doing)
+            if REVERTING not in record.settings:
+                return guest
         await locks.require_free(self._pve, guest, doing)
         name = record.settings[REVERTING]
         after = replace(record, settings={key: each for key, each in record.settings.items() if key != REVERTING})
