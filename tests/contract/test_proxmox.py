@@ -67,7 +67,7 @@ EXTRA_CONFIG = {
     "proxmox.balloon": "512",
     "proxmox.suspendTo": "disk",
 }
-PACE = Pace(call=20.0, settle=20.0, short_wait=1.0)
+PACE = Pace(call=20.0, settle=20.0, short_wait=2.0)
 
 
 class Held(simulated.Pace):
