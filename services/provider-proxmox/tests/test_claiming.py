@@ -185,6 +185,16 @@ async def test_a_delete_waits_for_a_clone_that_may_be_its_machine(pve: Proxmox, 
     assert set(pve.world.guests) == {900}
 
 
+async def test_a_delete_sees_its_machine_under_a_recycled_VMID(pve: Proxmox, cluster: Pve, shop: Workshop) -> None:
+    """Another provider made it a moment ago where we still know somebody else's guest."""
+    vm(pve, 2050, name="theirs")
+    await cluster.refresh(2050, "look")
+    del pve.world.guests[2050]
+    vm(pve, 2050, name="shop.web", description=_mark(2050, made=True))
+    await shop.remover.destroy(UID, quiet)
+    assert pve.world.guests == {}
+
+
 async def test_what_cannot_be_read_is_not_passed_over(pve: Proxmox, cluster: Pve, shop: Workshop) -> None:
     """A node is away, and a guest of it has the VMID that the machine tries first: it may be the machine."""
     machine(pve, first(UID), node="pve2")

@@ -173,11 +173,13 @@ class Claims:
         }
 
     async def wait_unstamped(self, doing: str) -> None:
-        """Wait for every guest that is being made, or was when we last looked: any of them may turn out to be ours."""
+        """Wait for every guest that is being made, or was when we last looked, or has another name than then, since its
+        VMID may be used again: any of them may turn out to be ours."""
         for row, node in await self._listed(doing):
             vmid = int(row["vmid"])
             known = self._pve.index.guests.get(vmid)
-            if row.get("lock") in MAKING or known is None or known.lock in MAKING:
+            is_new = known is None or known.lock in MAKING or known.name != str(row.get("name") or known.name)
+            if row.get("lock") in MAKING or is_new:
                 try:
                     await self.settled(vmid, doing, node=node)
                 except PermissionMissingError:
