@@ -10,7 +10,7 @@ from common import v1
 from common.clock import SystemClock
 from common.errors import ForeignMachineError, ImageInUseError, OperationInProgressError, PermissionMissingError
 from common.faults import FaultPlan
-from provider_proxmox import keeping, removing, stamp
+from provider_proxmox import comment, keeping, removing, stamp
 from provider_proxmox.config import disks
 from provider_proxmox.config.making import UNNAMED_DISKS
 from provider_proxmox.power import Power
@@ -19,6 +19,7 @@ from provider_proxmox.session.pve import Pve
 from provider_proxmox.stamp import DiskStamp, Stamp
 from providerkit.planner import ADOPTED_SETTING
 from simulators.proxmox import Proxmox
+from simulators.proxmox.calls import Call
 
 from .conftest import vm
 from .ours import IDENTITY, UID, machine, record, volume
@@ -146,6 +147,21 @@ async def test_a_VMID_that_was_recycled_is_not_touched(pve: Proxmox, cluster: Pv
     assert pve.world.guests[VMID].config["name"] == "somebodys"
 
 
+async def test_one_that_moves_meanwhile_is_followed(pve: Proxmox, cluster: Pve, shop: Workshop) -> None:
+    """What its old node does not know any more is not gone for that."""
+    guest = machine(pve, storage="shared")
+    known = await cluster.refresh(VMID, "look")
+    assert known is not None
+
+    def move(call: Call) -> None:
+        if call.method == "DELETE":
+            guest.node = "pve2"
+
+    pve.checks.append(move)
+    await shop.remover.remove(known, "test")
+    assert pve.world.guests == {}
+
+
 async def test_a_template_that_others_stand_on(pve: Proxmox, cluster: Pve, shop: Workshop) -> None:
     """Proxmox VE keeps it, and we say why."""
     await shop.creator.create(wanted(placement=v1.Placement(datastore="shared")), quiet)
@@ -240,6 +256,21 @@ async def test_a_disk_that_only_a_snapshot_mentions_is_kept(pve: Proxmox, cluste
     await shop.remover.destroy(UID, quiet)
     assert len(_held(pve)) == len(_volumes(pve)) == 1
     assert vmid not in pve.world.guests
+
+
+async def test_a_guest_that_kept_and_was_replaced_gets_nothing(pve: Proxmox, cluster: Pve, shop: Workshop) -> None:
+    """Somebody deleted it, and another guest has its VMID now."""
+    machine(pve)
+    added = volume(pve, "pve1", f"local-lvm:vm-{VMID}-disk-7", GIB, VMID)
+    text = comment.written("", keeping.MARK, keeping.KeptStamp(UID, VMID))
+    vm(pve, 900, description=text)
+    await cluster.refresh(900, "look")
+    del pve.world.guests[900]
+    vm(pve, 900, name="theirs")
+    pve.world.guests[VMID].config["scsi5"] = f"{added},size=1G"
+    await _destroy(cluster, shop)
+    assert "scsi5" not in pve.world.guests[900].config
+    assert len(_held(pve)) == len(_volumes(pve)) == 1
 
 
 async def test_a_second_attempt_finds_the_guest_that_keeps(pve: Proxmox, cluster: Pve, shop: Workshop) -> None:

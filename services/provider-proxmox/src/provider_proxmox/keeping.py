@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import msgspec
 from common import logging
-from common.errors import HostFullError, OperationInProgressError
+from common.errors import HostFullError, MachineNotFoundError, OperationInProgressError
 
 from provider_proxmox import comment, vmids
 from provider_proxmox.config import disks
@@ -49,18 +49,22 @@ class Keeper:
         Raises:
             ProviderError: they cannot be moved; they are where they were.
         """
-        if not volumes:
-            return
-        holder = await self._holder(guest, doing)
         for slot, volume in volumes.items():
-            holder = await self._pve.refresh(holder.vmid, doing) or holder
+            holder = await self._holder(guest, doing)
             target = slot if slot not in holder.config and not slot.startswith("unused") else _free(holder)
             order: dict[str, object] = {"disk": slot, "target-vmid": holder.vmid, "target-disk": target}
             order |= {"digest": guest.digest or None, "target-digest": holder.digest or None}
             await self._pve.run(doing, "POST", f"{guest.path}/move_disk", order)
-            guest = await self._pve.refresh(guest.vmid, doing) or guest
             log.warning("proxmox.disk.kept", vmid=guest.vmid, slot=slot, volume=volume, holder=holder.vmid)
-        await self._pve.refresh(holder.vmid, doing)
+            await self._pve.refresh(holder.vmid, doing)
+            guest = await self._again(guest, doing)
+
+    async def _again(self, guest: Guest, doing: str) -> Guest:
+        now = await self._pve.refresh(guest.vmid, doing)
+        mark, was = now.stamp if now is not None else None, guest.stamp
+        if now is None or mark is None or was is None or (mark.uid, mark.owner) != (was.uid, was.owner):
+            raise MachineNotFoundError(f"{doing}: guest {guest.vmid} went away meanwhile")
+        return now
 
     async def drop_snapshots(self, guest: Guest, doing: str) -> None:
         """They go with the guest, and hold its disks until then: those without children first."""
@@ -73,11 +77,13 @@ class Keeper:
             left = [each for each in left if each not in leaves] if leaves else []
 
     async def _holder(self, guest: Guest, doing: str) -> Guest:
-        """The guest that holds disks of this one, on the same node, made if there is none."""
+        """The guest that holds disks of this one, on the same node, as it is now; made if there is none."""
         uid = guest.stamp.uid if guest.stamp is not None else ""
         for each in list(self._pve.index.guests.values()):
             if each.node == guest.node and held_by(each) == KeptStamp(uid, guest.vmid):
-                return each
+                now = await self._pve.refresh(each.vmid, doing)  # its VMID may be somebody else's by now
+                if now is not None and now.node == guest.node and held_by(now) == held_by(each):
+                    return now
         text = (
             f"Disks of {guest.name or f'VM {guest.vmid}'}, which is deleted. They were not made for it and are kept: "
             "take them over, or delete this guest with them."
