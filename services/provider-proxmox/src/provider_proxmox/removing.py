@@ -95,11 +95,8 @@ class Remover:
                 return
             try:
                 await self._remove(now, doing, tell)
-            except MachineNotFoundError:
-                await self._pve.refresh(guest.vmid, doing)
-                return
-            except (FileLockedError, StalePreconditionError, WrongPowerStateError) as error:
-                # Somebody holds, changed or started it: whatever has that VMID now is judged again.
+            except (FileLockedError, MachineNotFoundError, StalePreconditionError, WrongPowerStateError) as error:
+                # Somebody holds, moved, changed or started it: whatever has that VMID now is judged again.
                 if attempt + 1 == _ATTEMPTS:
                     raise
                 log.info("proxmox.destroy.again", vmid=guest.vmid, error=str(error))
