@@ -323,6 +323,21 @@ async def test_an_import_that_was_killed_is_gone_on_with_or_cleared(pve: Proxmox
     assert (imports(pve), pve.world.guests) == ([], {})
 
 
+async def test_what_another_provider_converts_meanwhile_is_ready(
+    pve: Proxmox, cluster: Pve, images: Images, tmp_path: Path
+) -> None:
+    """It found the guest with its disk and went on with it: that is no fault of the image."""
+
+    async def convert(_: str) -> None:
+        (vmid,) = pve.world.guests
+        await cluster.run("convert", "POST", f"{cluster.index.guests[vmid].path}/template", {})
+
+    with faults.FaultPlan().does("proxmox.image.imported", convert).installed():
+        image = await images.prepare(file(tmp_path, IMAGE), quiet)
+    assert len(stamped(cluster, image.id)) == len(pve.world.guests) == 1
+    assert imports(pve) == []
+
+
 async def test_what_is_cancelled_leaves_nothing(pve: Proxmox, cluster: Pve, images: Images, tmp_path: Path) -> None:
     for point in ("fetched", "imported"):
         there = asyncio.Event()

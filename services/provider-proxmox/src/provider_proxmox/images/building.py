@@ -14,6 +14,7 @@ from common.errors import (
     HostFullError,
     ImageInUseError,
     ImageNotFoundError,
+    InvalidSpecError,
     OperationInProgressError,
     ResourceNotFoundError,
 )
@@ -95,9 +96,15 @@ class Builder:
         raise HostFullError(f"{doing}: every VMID from {self._ids[0]} to {self._ids[-1]} is taken")
 
     async def convert(self, guest: Guest, doing: str) -> None:
-        """Make a template of it."""
-        await self._pve.run(doing, "POST", f"{guest.path}/template", {})
-        await self._pve.refresh(guest.vmid, doing)
+        """Make a template of it; one that somebody else made of it meanwhile is success."""
+        try:
+            await self._pve.run(doing, "POST", f"{guest.path}/template", {})
+        except InvalidSpecError:
+            now = await self._pve.refresh(guest.vmid, doing)
+            if now is None or not templates.is_ready(now) or templates.stamp_of(now) != templates.stamp_of(guest):
+                raise
+        else:
+            await self._pve.refresh(guest.vmid, doing)
 
     async def destroy(self, guest: Guest, doing: str) -> None:
         """Remove it with its disks.
