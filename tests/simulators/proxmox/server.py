@@ -78,6 +78,7 @@ class Proxmox:
         self.host = host
         self.ports: list[int] = []
         self._runners: dict[int, web.AppRunner] = {}
+        self._servers: list[web.Server[web.Request]] = []  # of addresses that were taken away
         self._counts: WeakKeyDictionary[object, int] = WeakKeyDictionary()  # requests of each open connection
         self._home = tempfile.TemporaryDirectory(prefix="proxmox-")
         self.home = Path(self._home.name)
@@ -131,16 +132,21 @@ class Proxmox:
     async def down(self, address: int) -> None:
         """Refuse connections at an address and cut those that are open; the cluster itself lives on."""
         runner = self._runners.pop(address)
-        for connection in runner.server.connections if runner.server is not None else ():
-            if connection.transport is not None:
-                connection.transport.abort()
+        server = runner.server  # which the runner forgets at its end
+        assert server is not None, "it was set up"
+        self._servers.append(server)
+        _cut(server)
         await runner.cleanup()
         for _ in range(TURNS):  # what a client has just closed, in the middle of a handshake too, ends in the loop
             await asyncio.sleep(0)
+            _cut(server)  # and a handshake that came to its end only now
 
     async def close(self) -> None:
         for address in list(self._runners):
             await self.down(address)
+        for server in self._servers:
+            _cut(server)
+        await asyncio.sleep(0)
         self._home.cleanup()
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
@@ -273,6 +279,13 @@ def check_body(request: web.Request) -> None:
 
 
 BODIES = frozenset({"application/x-www-form-urlencoded", "application/json"})
+
+
+def _cut(server: web.Server[web.Request]) -> None:
+    """Cut every connection that is open."""
+    for connection in server.connections:
+        if connection.transport is not None:
+            connection.transport.abort()
 
 
 async def _params(request: web.Request) -> dict[str, Any]:

@@ -75,7 +75,7 @@ class _Adapter(HTTPAdapter):
     def __init__(self, trust: ssl.SSLContext, size: int) -> None:
         self._trust = trust
         repeat = _Repeat(
-            total=2, status=0, redirect=0, connect=0, allowed_methods={"GET"}, respect_retry_after_header=False
+            total=2, status=0, redirect=0, connect=0, other=0, allowed_methods={"GET"}, respect_retry_after_header=False
         )
         super().__init__(pool_connections=1, pool_maxsize=size, max_retries=repeat)
 
