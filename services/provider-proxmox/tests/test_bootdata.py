@@ -9,6 +9,7 @@ import pycdlib
 import pytest
 from common import v1
 from common.errors import InvalidSpecError, NotSupportedError, ResourceNotFoundError
+from provider_proxmox import stamp
 from provider_proxmox.content import iso
 from provider_proxmox.content.bootdata import BootData
 from provider_proxmox.content.snippets import Snippets
@@ -132,6 +133,20 @@ async def test_what_a_crash_left_goes_with_the_next_put(pve: Proxmox, cluster: P
     now = await put(data, spec(user_data=SCRIPT))
     assert volumes(pve) == {*others.volumes, *now.volumes}
     assert left.volumes[0] not in volumes(pve)
+
+
+async def test_those_of_a_rival_stay_until_one_has_lost(pve: Proxmox, cluster: Pve) -> None:
+    """Two makers of one machine may have a guest each for a moment: the one that is left needs its own."""
+    data = BootData(cluster)
+    wish = spec(user_data=SCRIPT)
+    assert wish.identity is not None
+    vm(pve, 102, description=stamp.written("", stamp.of(wish.identity, 102, 0)))
+    rival = await put(data, wish, vmid=102)
+    now = await put(data, wish)
+    assert volumes(pve) == {*rival.volumes, *now.volumes}
+    del pve.world.guests[102]
+    await put(data, wish)
+    assert volumes(pve) == set(now.volumes)
 
 
 async def test_drop_finds_them_on_whichever_node(pve: Proxmox, cluster: Pve) -> None:

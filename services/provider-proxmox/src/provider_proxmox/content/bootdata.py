@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, cast
 
 from common import faults, logging, v1
-from common.errors import InvalidSpecError, NotSupportedError, ResourceNotFoundError
+from common.errors import InvalidSpecError, NotSupportedError, PermissionMissingError, ResourceNotFoundError
 from providerkit import nocloud
 
 from provider_proxmox.config import disks, properties
@@ -187,13 +187,24 @@ class BootData:
         left = [each for each in iso.of(uid, sizes) if each not in used]
         used |= await self.held(guest, doing) if left and guest is not None else set()
         for each in left:
-            if each not in used:
+            if each not in used and not await self._is_rivals(each, vmid, uid, doing):
                 await self._files.remove(storage, each, doing)
         if sizes.get(volume) != len(image):  # a node that died while it copied leaves a part
             upid = await self._pve.upload(doing, node, storage.name, "iso", name, io.BytesIO(image), len(image))
             await self._pve.task(doing, upid)
         await faults.point(UPLOADED)
         return volume
+
+    async def _is_rivals(self, volume: str, vmid: int, uid: str, doing: str) -> bool:
+        """Whether another guest of this machine may need it: of two that are being made only one will be left."""
+        other = iso.vmid_of(volume)
+        if other == vmid:
+            return False
+        try:
+            guest = await self._pve.refresh(other, doing)
+        except PermissionMissingError:
+            return False  # hidden from us, hence not ours
+        return guest is not None and guest.stamp is not None and guest.stamp.uid == uid
 
 
 def _drives(config: Mapping[str, Any]) -> dict[str, str]:

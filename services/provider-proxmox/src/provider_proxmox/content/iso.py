@@ -33,6 +33,12 @@ def of(uid: str, volumes: Iterable[str]) -> list[str]:
     return found
 
 
+def vmid_of(volume: str) -> int:
+    """The VMID that an ISO of ours was made for; 0 for any other volume."""
+    match = _NAME.fullmatch(volume.rpartition("/")[2])
+    return int(match["vmid"]) if match is not None else 0
+
+
 def is_one(volume: str) -> bool:
     """Whether a volume is an ISO of ours, of whatever machine."""
     return _NAME.fullmatch(volume.rpartition("/")[2]) is not None
