@@ -114,3 +114,10 @@ async def test_a_member_by_its_own_wish_stays_one(pve: Proxmox, cluster: Pve, ha
     guest = cluster.index.guests[1001]
     assert guest.stamp is not None
     assert guest.stamp.settings == {}
+
+
+async def test_a_member_that_is_none_becomes_one_again(pve: Proxmox, ha: Ha) -> None:
+    """Whoever wrote its stamp died before HA was told, or a person took it out: the stamp alone makes no member."""
+    machine(pve, settings={"proxmox.ha": "started"})
+    await ha.set_member(UID, "started")
+    assert sorted(pve.world.ha) == ["vm:1042"]

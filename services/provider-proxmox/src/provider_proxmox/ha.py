@@ -142,15 +142,16 @@ class Ha:
             await self._change.record(uid, "leave HA", {}, without=JOINED)
 
     async def set_member(self, uid: str, before: str) -> None:
-        """Have HA manage it as extra_config says.
+        """Have HA manage it as extra_config says; if it says nothing, what others told HA stays.
 
         Args:
-            before: what extra_config said until now.
+            before: what extra_config said until now: HA may not have heard of it.
         """
         doing = f"set HA of machine {uid}"
         guest = await self._guests.get(uid, doing)
         record = self._record(guest, doing)
-        if record.settings.get(hardware.HA, "") != before:
+        wish = record.settings.get(hardware.HA, "")
+        if wish != before or (wish and not guest.ha):
             await self._member(guest, wanted_state(guest, record), doing)
 
     async def leave(self, guest: Guest, doing: str) -> None:
