@@ -20,6 +20,7 @@ from .world import World
 
 COMMAND = Path(__file__).parents[3] / "deploy" / "proxmox" / "virtrigaud-disk"
 USER = "virtrigaud"
+END_SECONDS = 20.0
 
 
 class Sshd:
@@ -78,6 +79,8 @@ class Sshd:
             finally:
                 server.close()
                 await server.wait_closed()
+                async with asyncio.timeout(END_SECONDS):
+                    await self.idle.wait()  # commands of those who have gone end by themselves
 
     async def _run(self, process: asyncssh.SSHServerProcess[bytes]) -> None:
         """As a forced command does: it is told what was asked for."""
@@ -110,13 +113,18 @@ class Sshd:
         assert running.stdin is not None
         assert running.stdout is not None
         assert running.stderr is not None
-        async with asyncio.TaskGroup() as group:
-            asking = group.create_task(_pump(process.stdin, running.stdin))
-            group.create_task(_pump(running.stderr, process.stderr))
-            await _pump(running.stdout, process.stdout)
-            asking.cancel()
-        running.stdin.close()
-        process.exit(await running.wait())
+        try:
+            async with asyncio.TaskGroup() as group:
+                asking = group.create_task(_pump(process.stdin, running.stdin))
+                group.create_task(_pump(running.stderr, process.stderr))
+                await _pump(running.stdout, process.stdout)
+                asking.cancel()
+        finally:
+            running.stdin.close()
+            if running.returncode is None and process.is_closing():
+                running.kill()
+            code = await running.wait()
+        process.exit(code)
 
     async def _path(self, words: list[str]) -> str:
         """Where a volume is; a snapshot of it is there from now on. Nobody writes to it here, so it is as it was."""
