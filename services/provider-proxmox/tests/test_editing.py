@@ -138,6 +138,37 @@ def test_a_detached_disk_keeps_its_volume_and_comes_back() -> None:
     assert record.disk("data") == DiskStamp("data", "scsi1", "rbd:vm-1042-disk-1")
 
 
+KNOWN = RECORD.with_disk(DiskStamp("data", "scsi1", "rbd:vm-1042-disk-1"))
+
+
+@pytest.mark.parametrize(
+    ("guest", "said", "slot"),
+    [
+        (_guest(KNOWN, scsi1=None, unused0="rbd:vm-1042-disk-1"), "rbd:vm-1042-disk-1,discard=on,iothread=1", "scsi1"),
+        (_guest(KNOWN, scsi1=None, sata3="rbd:vm-1042-disk-1,size=1G"), "", "sata3"),
+        (_guest(KNOWN, pending={"scsi1": None}), "rbd:vm-1042-disk-1,discard=on,iothread=1", "scsi1"),
+        (
+            _guest(
+                KNOWN.with_disk(DiskStamp("data", "", "rbd:vm-1042-disk-1")),
+                scsi1=None,
+                sata3="rbd:vm-1042-disk-1,size=1G",
+                pending={"sata3": None},
+            ),
+            "rbd:vm-1042-disk-1,discard=on",
+            "sata3",
+        ),
+    ],
+    ids=["unplugged", "elsewhere", "leaving", "leaving another bus"],
+)
+def test_a_disk_that_is_there_is_not_made_anew(guest: Guest, said: str, slot: str) -> None:
+    """Whoever unplugged it, or put it into another slot. One that leaves only with a restart is still in use there."""
+    told, record = _said(
+        guest, lambda s: editing.attach_disk(s, v1.DiskSpec(name="data", size_bytes=GIB), storage="local")
+    )
+    assert told == ({slot: said} if said else {})
+    assert record.disk("data") == DiskStamp("data", slot, "rbd:vm-1042-disk-1")
+
+
 def test_a_detached_disk_of_others_is_forgotten() -> None:
     record = RECORD.with_disk(DiskStamp("shared", "scsi5", "rbd:vm-7-disk-0", owned=False))
     said, record = _said(_guest(record, scsi5="rbd:vm-7-disk-0,size=1G"), lambda s: editing.detach_disk(s, "shared"))

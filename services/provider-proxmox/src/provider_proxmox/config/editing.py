@@ -17,7 +17,7 @@ from provider_proxmox.config.shape import Shape
 
 
 def attach_disk(shape: Shape, disk: v1.DiskSpec, *, storage: str, format: str = "") -> Shape:
-    """Plug a disk in; one that we unplugged comes back with its content.
+    """Plug a disk in; one that was unplugged, by whomever, comes back with its content.
 
     Args:
         storage: where a new volume is made.
@@ -28,11 +28,15 @@ def attach_disk(shape: Shape, disk: v1.DiskSpec, *, storage: str, format: str = 
     known = shape.stamp.disk(disk.name)
     if known is not None and known.slot in shape.config:
         return shape
-    slot = disks.free_slot(disk, shape.used)
+    if known is not None and (slot := _slot_of(shape.config, known.volume)):  # somebody put it there
+        return replace(shape, stamp=shape.stamp.with_disk(replace(known, slot=slot)))
+    held = disk.existing.id if disk.existing is not None else known.volume if known is not None else ""
+    # What a slot keeps until a restart stays in that slot: in a second one the guest would have it twice.
+    slot = _slot_of(shape.leaving, held) or disks.free_slot(disk, shape.used)
     record = making.disk_stamp(disk, slot)
     if disk.existing is not None:
         volume = making.existing(disk)
-    elif known is not None and known.volume and not known.slot:
+    elif known is not None and known.volume and (not known.slot or _is_kept(shape, known.volume)):
         volume, record = properties.of(known.volume), replace(known, slot=slot)
     elif disk.image is not None:
         raise InvalidSpecError(f"disk {disk.name}: a disk that is added later cannot be made from an image")
@@ -44,6 +48,16 @@ def attach_disk(shape: Shape, disk: v1.DiskSpec, *, storage: str, format: str = 
     back = {key: None for key, name in disks.unused(shape.config).items() if name == record.volume and name}
     asked = hardware.asked(v1.MachineSpec(disks=[disk]))
     return shape.having({slot: str(value), **back}, shape.stamp.with_disk(record)).noting(asked)
+
+
+def _slot_of(config: Mapping[str, Any], volume: str) -> str:
+    """The slot that has this volume; empty if none has."""
+    return next((drive.slot for drive in disks.drives(config) if volume and drive.volume == volume), "")
+
+
+def _is_kept(shape: Shape, volume: str) -> bool:
+    """Whether it is there without a slot, or loses that with the next restart."""
+    return volume in disks.unused(shape.config).values() or bool(_slot_of(shape.leaving, volume))
 
 
 def update_disk(shape: Shape, disk: v1.DiskSpec) -> Shape:

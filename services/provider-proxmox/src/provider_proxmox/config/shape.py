@@ -7,7 +7,7 @@ shape is the one call that they take.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from provider_proxmox import stamp
@@ -25,8 +25,8 @@ class Shape:
     stamp: Stamp
     text: str
     """Description for people."""
-    taken: frozenset[str] = frozenset()
-    """Slots that are in use until a restart, though the configuration has given them up."""
+    leaving: Mapping[str, Any] = field(default_factory=dict)
+    """What is in use until a restart, though the configuration has given it up."""
     vmid: int = 0
     node: str = ""
 
@@ -44,7 +44,7 @@ class Shape:
     @property
     def used(self) -> set[str]:
         """Slots that nothing else can be put into."""
-        return {*self.config, *self.taken}
+        return {*self.config, *self.leaving}
 
     @property
     def extra(self) -> dict[str, str]:
@@ -56,8 +56,8 @@ def shape_of(guest: Guest, record: Stamp) -> Shape:
     """What a guest is now."""
     config = {key: value for key, value in guest.config.items() if key not in guest.pending and key != "digest"}
     config |= {key: value for key, value in guest.pending.items() if value is not None}
-    going = frozenset(key for key, value in guest.pending.items() if value is None)
-    return Shape(config, with_volumes(record, config), guest.description, going, guest.vmid, guest.node)
+    leaving = {key: guest.config[key] for key, value in guest.pending.items() if value is None and key in guest.config}
+    return Shape(config, with_volumes(record, config), guest.description, leaving, guest.vmid, guest.node)
 
 
 def with_volumes(record: Stamp, config: Mapping[str, Any]) -> Stamp:
