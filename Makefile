@@ -6,6 +6,8 @@ SHELL := /bin/bash
 # pyenv's or a system's uv may be missing before set-up; scripts/setup.sh installs one.
 export PATH := $(HOME)/.local/bin:$(CURDIR)/.venv/bin:$(PATH)
 RUN := uv run --no-sync
+# A file's tests stay together, for what they share; each worker has its libvirtd, simulators and stack to itself.
+WORKERS ?= 2
 GUEST := .cache/images/virtrigaud-guest.qcow2
 GENERATED := libs/common/src/common/gen
 # The tests start hundreds of Python processes: without kept bytecode, each would compile all of its modules.
@@ -27,7 +29,7 @@ down: ## end the demo: its machine, the stack, and the libvirt that it started
 test: ## everything: set-up, lint, and every test, those on a real hypervisor included
 	scripts/setup.sh test
 	$(MAKE) lint
-	$(RUN) pytest
+	$(RUN) pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 bench-vsphere: ## measure the vSphere provider on a simulated vCenter of 1,000 machines (about 5 minutes)
 	cd tests && $(RUN) python -m bench.vsphere --json ../.cache/bench/vsphere.json
