@@ -286,7 +286,9 @@ class MachineContract:
         spec = subject.spec(power=ON)
         await subject.settle(spec)
         subject.world.deaf(spec.identity.uid)
-        spec.power = v1.PowerSpec(state=OFF, graceful=True, graceful_timeout=timedelta(seconds=1.5))
+        spec.power = v1.PowerSpec(
+            state=OFF, graceful=True, graceful_timeout=timedelta(seconds=subject.pace.short_wait + 0.5)
+        )
         answer = await subject.apply(spec)
         assert answer.operation is not None
         assert answer.operation.kind == "shutdown"
