@@ -11,6 +11,7 @@ from common.errors import (
     HypervisorUnavailableError,
     MachineNotFoundError,
     OperationInProgressError,
+    PermissionMissingError,
     StalePreconditionError,
 )
 from provider_proxmox import stamp
@@ -18,7 +19,9 @@ from provider_proxmox.guests import Guests
 from provider_proxmox.session.index import Guest
 from provider_proxmox.session.pve import Pve
 from simulators.proxmox import Proxmox
+from simulators.proxmox.access import Grant
 from simulators.proxmox.client import client
+from simulators.proxmox.world import USER
 
 from .conftest import OWNER, vm
 
@@ -104,6 +107,23 @@ async def test_a_machine_that_cannot_be_read_yet_may_be_the_one(pve: Proxmox, cl
         await guests.find("6f1d7c6e-0000-4000-8000-000000000002", "create shop/other")
     cluster.index.put(Guest(100, "pve2", config={"tags": "web"}))
     assert await guests.find("6f1d7c6e-0000-4000-8000-000000000002", "create shop/other") is None
+
+
+async def test_what_is_gone_is_gone_where_only_a_pool_is_ours(pve: Proxmox, cluster: Pve, guests: Guests) -> None:
+    """A guest leaves its pool when it goes, and with it what we may see: Proxmox VE calls that forbidden."""
+    access = pve.world.access
+    access.grants = {Grant("/pool/web", "Administrator", "user", USER)}
+    access.pool_of |= {100: "web", 101: "web"}
+    for vmid in (100, 101):
+        vm(pve, vmid, description=stamped(vmid))
+        assert await cluster.refresh(vmid, "look") is not None
+    access.pool_of.clear()
+    del pve.world.guests[100]
+    assert await cluster.refresh(100, "look") is None
+    assert 100 not in cluster.index.guests
+    with pytest.raises(PermissionMissingError):
+        await cluster.refresh(101, "look")
+    assert 101 in cluster.index.guests
 
 
 async def test_a_change_shows_at_once(pve: Proxmox, cluster: Pve, guests: Guests) -> None:

@@ -114,6 +114,12 @@ class Reader:
                 return await self._read(number, vmid, node, doing)
             except MachineNotFoundError:
                 node = ""  # it moved, or it is gone
+            except PermissionMissingError:  # so says Proxmox VE of what is gone, too, if only its pool was ours
+                number = self.begin()
+                if await self._is_taken(vmid, doing):
+                    raise
+                self.remove(number, vmid)
+                return None
             except NodeAwayError:
                 where = await self.where(vmid, doing)  # HA moves guests away from a node that is down
                 if where == node:
