@@ -19,7 +19,7 @@ from provider_proxmox.session.reading import Reader
 from simulators.proxmox import Proxmox, World, proxmox
 from simulators.proxmox.calls import Call
 from simulators.proxmox.client import client
-from simulators.proxmox.errors import refused
+from simulators.proxmox.errors import PveError, refused
 from simulators.proxmox.faults import Fault
 from simulators.proxmox.guests import crash, run_now
 
@@ -219,6 +219,17 @@ async def test_a_guest_that_cannot_be_read_is_tried_more_and_more_rarely(seen: W
     seen.server.checks.clear()
     await seen.go(240, lambda: seen.guest(100).status == "running", step=0.5)
     assert seen.guest(100).status == "running"
+
+
+async def test_one_guests_node_is_not_the_cluster(seen: Watched) -> None:
+    """A look at one configuration fails: everything else is as true as before."""
+    away = Fault("GET", "/nodes/{node}/qemu/{vmid}/pending", times=100, refusal=PveError(595, "No route to host"))
+    seen.server.faults.append(away)
+    seen.told.clear()
+    await seen.go(300, away.met.is_set, step=0.5)
+    assert away.met.is_set()
+    assert None not in seen.told
+    assert seen.pve.known("observe shop/web").guests
 
 
 async def test_a_node_that_hangs_holds_up_nobody(seen: Watched) -> None:

@@ -128,14 +128,16 @@ class Ticker:
             self.on_any()
             self._beat(group, "pve tasks", self._look_at_tasks, lambda: self.pace().tasks)
             self._beat(group, "pve resources", self._look_at_resources, lambda: self.pace().resources)
-            self._beat(group, "pve rotation", self._rotate, lambda: self.pace().rotation)
+            self._beat(group, "pve rotation", self._beside(self._rotate), lambda: self.pace().rotation)
             self._beat(group, "pve nodes", lambda: self._look_at_nodes(group), lambda: self.pace().nodes)
             if self.look_at_log is not None:
-                await self._tried(self.look_at_log)
-                self._beat(group, "pve log", self.look_at_log, lambda: self.pace().log)
+                look_at_log = self._beside(self.look_at_log)
+                await look_at_log()
+                self._beat(group, "pve log", look_at_log, lambda: self.pace().log)
             if self.look_at_leases is not None:
-                await self._tried(self.look_at_leases)
-                self._beat(group, "pve leases", self.look_at_leases, lambda: self.pace().leases)
+                look_at_leases = self._beside(self.look_at_leases)
+                await look_at_leases()
+                self._beat(group, "pve leases", look_at_leases, lambda: self.pace().leases)
             group.create_task(self._details.run(), name="pve details")
 
     def _beat(
@@ -155,6 +157,18 @@ class Ticker:
                 await self._tried(look)
 
         group.create_task(beat(), name=name)
+
+    @staticmethod
+    def _beside(look: Callable[[], Awaitable[None]]) -> Callable[[], Awaitable[None]]:
+        """A look whose failure says nothing about the cluster: it may be about one node, and the others tell anyway."""
+
+        async def tolerant() -> None:
+            try:
+                await look()
+            except ProviderError as error:
+                log.info("pve.look.failed", error=str(error))
+
+        return tolerant
 
     async def _tried(self, look: Callable[[], Awaitable[None]]) -> bool:
         try:
