@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import io
+from collections.abc import AsyncGenerator
 from pathlib import Path
 
 import pytest
 from common.errors import ChecksumMismatchError, HypervisorUnavailableError, OutcomeUnknownError
+from provider_proxmox.content.pipe import upload
 from provider_proxmox.session.pve import LOCK_TRIES, Pve
 from provider_proxmox.session.pve_errors import FileLockedError
 from simulators.proxmox import Proxmox
@@ -113,3 +115,25 @@ async def test_names_may_hold_anything(pve: Proxmox, cluster: Pve) -> None:
     """A volume's name stands in the path."""
     await send(cluster, io.BytesIO(CONTENT), name="a+b.iso")
     await cluster.delete("remove it", "nodes/pve1/storage/local/content/local:iso/a+b.iso")
+
+
+async def test_a_small_file_does_not_wait_for_senders_that_hang(pve: Proxmox, cluster: Pve) -> None:
+    """Images come as slowly as somebody sends them; first-boot data are here, and a machine waits for them."""
+    hanging = [asyncio.Event() for _ in range(2)]
+
+    async def hangs(begun: asyncio.Event) -> AsyncGenerator[bytes]:
+        yield b"the beginning"
+        begun.set()
+        await asyncio.Event().wait()
+
+    slow = [
+        asyncio.ensure_future(upload(cluster, "send", "pve1", "local", "iso", f"slow{n}.iso", hangs(begun), 1 << 20))
+        for n, begun in enumerate(hanging)
+    ]
+    for begun in hanging:
+        await begun.wait()
+    await send(cluster, io.BytesIO(CONTENT))
+    assert content_of(pve, "local:iso/seed.iso") == CONTENT
+    for each in slow:
+        each.cancel()
+    await asyncio.wait(slow)

@@ -33,6 +33,8 @@ LEAVE_SECONDS = 2.0
 """So long leaving it waits for calls that were sent."""
 LOOK_SECONDS = 10.0
 AGENT_SECONDS = 10.0
+SMALL_FILE = 16 << 20
+"""Bytes of a file that is sent at once if it is here: it does not wait behind those that come from somewhere else."""
 LOCK_TRIES = 4
 """Each of which Proxmox VE itself waits 5 or 10 s for the file lock."""
 LOCK_PAUSE = 1.0
@@ -229,7 +231,7 @@ class Pve:
             "POST",
             f"nodes/{node}/storage/{storage}/upload",
             {},
-            lane="uploads",
+            lane="calls" if size <= SMALL_FILE and file.seekable() else "uploads",
             timeout=self._task_timeout,
             body=forms(fields, name, file, size),
         )
