@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,16 @@ from typing import Any
 import msgspec
 import pytest
 from common.clock import SystemClock
-from controller.api import Api, ConflictError, ExpiredError, NotFoundError, RefusedError, connect, error_from
+from controller.api import (
+    Api,
+    ApiUnavailableError,
+    ConflictError,
+    ExpiredError,
+    NotFoundError,
+    RefusedError,
+    connect,
+    error_from,
+)
 from controller.core import NAMESPACES, Meta, Namespace, Secret
 from controller.files import replace_directory
 from controller.index import Index
@@ -102,6 +111,42 @@ async def test_an_expired_version_is_listed_anew(cluster: Cluster, namespace: st
         assert informer.get(namespace, "ghost") is None
         assert isinstance(error_from(410, b'{"reason":"Expired","message":"too old"}', "watch"), ExpiredError)
         assert await api.get(CLASSES, namespace, "nothing") is None
+
+
+async def test_a_watch_that_breaks_does_not_bring_back_the_past(cluster: Cluster, namespace: str):
+    """Resumed from where it began, it would show a deleted object as it was alive, and its machine would be made anew.
+
+    The connection breaks after the removal was heard: what a load balancer does now and then.
+    """
+    await cluster.namespace(namespace)
+    async with connect(str(cluster.kubeconfig)) as api:
+        breaks, lines, watched = asyncio.Event(), api.lines, asyncio.Event()
+
+        async def breaking(path: str, params: Mapping[str, str], timeout: float) -> AsyncIterator[bytes]:
+            async for line in lines(path, params, timeout):
+                yield line
+                if b'"DELETED"' in line and not breaks.is_set():
+                    breaks.set()
+                    raise ApiUnavailableError("the connection broke")
+                if breaks.is_set():
+                    watched.set()
+
+        api.lines = breaking  # type: ignore[method-assign]  # the same stream, with an end of its own
+        informer = Informer(api, CLASSES, SystemClock(), random.Random(1), namespace=namespace)
+        seen: list[str] = []
+        informer.subscribe(lambda before, after: seen.append((after or before).metadata.name + "-+"[after is not None]))
+        async with asyncio.TaskGroup() as group:
+            task = group.create_task(informer.run())
+            await informer.synced.wait()
+            await cluster.create("VMClass", namespace, "a", CLASS)
+            await until(lambda: informer.get(namespace, "a") is not None, "the object")
+            await cluster.delete("VMClass", namespace, "a")
+            await breaks.wait()
+            await cluster.create("VMClass", namespace, "b", CLASS)
+            await watched.wait()
+            await until(lambda: informer.get(namespace, "b") is not None, "the next object")
+            task.cancel()
+        assert seen == ["a+", "a-", "b+"]
 
 
 async def test_the_api_names_its_refusals(cluster: Cluster, namespace: str):

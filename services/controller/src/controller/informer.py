@@ -100,6 +100,9 @@ class Informer(Generic[O]):
         self._decoder = msgspec.json.Decoder(resource.type)
         self._items: dict[Name, O] = {}
         self._handlers: list[Handler[O]] = []
+        self._version = ""
+        """Where a watch goes on; empty to list anew. Moves with each event: one that breaks off must not show the past
+        again, in which a deleted object lives."""
         self.synced = asyncio.Event()
         self.bad: dict[Name, BadObject] = {}
 
@@ -134,23 +137,23 @@ class Informer(Generic[O]):
 
     async def run(self) -> None:
         """List, watch, list again when the watch cannot go on; until cancelled."""
-        version, delay = "", FIRST_RETRY
+        delay = FIRST_RETRY
         while True:
             try:
-                if not version:
-                    version = await self._list()
+                if not self._version:
+                    self._version = await self._list()
                     self.synced.set()
-                version = await self._watch(version)
+                await self._watch()
                 delay = FIRST_RETRY
             except ExpiredError:
-                version = ""
+                self._version = ""
             except ApiError as error:
                 level = log.warning if delay > FIRST_RETRY or not isinstance(error, ApiUnavailableError) else log.info
                 level("informer.interrupted", kind=self.resource.kind, error=str(error))
                 await self._clock.sleep(delay * (1 + self._rng.random()))
                 delay = min(MOST_RETRY, delay * 2)
                 if not isinstance(error, ApiUnavailableError):
-                    version = ""
+                    self._version = ""
 
     async def _list(self) -> str:
         """All pages; answers the resource version to watch from. A page token that expires begins anew (410)."""
@@ -172,13 +175,13 @@ class Informer(Generic[O]):
             del self.bad[name]
         return page.metadata.resource_version or version
 
-    async def _watch(self, version: str) -> str:
-        """Follow until the server ends it; answers the resource version to resume from."""
+    async def _watch(self) -> None:
+        """Follow until the server ends it, or it breaks."""
         seconds = int(WATCH_SECONDS * (1 + self._rng.random() / 4))
         params = {
             "watch": "true",
             "allowWatchBookmarks": "true",
-            "resourceVersion": version,
+            "resourceVersion": self._version,
             "timeoutSeconds": str(seconds),
         }
         async for line in self._api.lines(self.resource.path(self._namespace), params, seconds + 15.0):
@@ -188,13 +191,12 @@ class Informer(Generic[O]):
                 kind = ExpiredError if refusal.code == 410 else ApiUnavailableError
                 raise kind(f"watch {self.resource.kind}: {refusal.message}", refusal.code)
             meta = _BARE.decode(event.object).metadata
-            version = meta.resource_version or version
             if event.type == "DELETED":
                 self.bad.pop((meta.namespace, meta.name), None)
                 self._remove((meta.namespace, meta.name))
             elif event.type in ("ADDED", "MODIFIED"):
                 self._take(event.object)
-        return version
+            self._version = meta.resource_version or self._version
 
     # -- the cache -------------------------------------------------------------------------------------------------
 
