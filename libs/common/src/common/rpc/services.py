@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
-from google.protobuf.descriptor import ServiceDescriptor
+from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 
 from common import v1, wire
 from common.gen.google_proto_descriptor_pool import default_google_proto_descriptor_pool as POOL
@@ -54,16 +54,24 @@ def service(name: str) -> ServiceDescriptor:
         raise KeyError(f"the contract has no service {name}") from None
 
 
-def methods(descriptor: ServiceDescriptor) -> Iterator[Method]:
-    """Every method of a service."""
-    for each in descriptor.methods:
-        request, response = wire.message_class(each.input_type), wire.message_class(each.output_type)
-        yield Method(
-            path=f"/{descriptor.full_name}/{each.name}",
-            name=re.sub(r"(?<!^)(?=[A-Z])", "_", each.name).lower(),
-            request=wire.codec(request),
-            response=wire.codec(response),
-            request_class=request,
-            client_streaming=each.client_streaming,
-            server_streaming=each.server_streaming,
-        )
+def methods(descriptor: ServiceDescriptor) -> tuple[Method, ...]:
+    """Every method of a service; worked out once, for each call over a channel asks."""
+    return _methods(descriptor.full_name)
+
+
+@lru_cache
+def _methods(name: str) -> tuple[Method, ...]:
+    return tuple(_method(each) for each in service(name).methods)
+
+
+def _method(each: MethodDescriptor) -> Method:
+    request, response = wire.message_class(each.input_type), wire.message_class(each.output_type)
+    return Method(
+        path=f"/{each.containing_service.full_name}/{each.name}",
+        name=re.sub(r"(?<!^)(?=[A-Z])", "_", each.name).lower(),
+        request=wire.codec(request),
+        response=wire.codec(response),
+        request_class=request,
+        client_streaming=each.client_streaming,
+        server_streaming=each.server_streaming,
+    )
