@@ -220,4 +220,4 @@ async def test_a_subscriber_that_leaves_is_forgotten(room: Room) -> None:
     stream = room.hub.subscribe()
     await _snapshot(stream)
     await stream.aclose()
-    assert room.hub._subscribers == set()
+    assert not room.hub._subscribers

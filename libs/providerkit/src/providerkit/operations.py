@@ -47,7 +47,7 @@ class Job(Generic[T]):
         self.value: T | None = None
         self._at_end = at_end
         self._task: asyncio.Task[None] | None = None
-        self._watchers: set[asyncio.Event] = set()
+        self._watchers: dict[asyncio.Event, None] = {}
 
     @property
     def id(self) -> str:
@@ -115,7 +115,7 @@ class Operations:
         self._clock = clock
         self._jobs: dict[str, Job[object]] = {}
         self._group = asyncio.TaskGroup()
-        self._running: set[asyncio.Task[None]] = set()
+        self._running: dict[asyncio.Task[None], None] = {}
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -149,7 +149,7 @@ class Operations:
         self._jobs[job.id] = job  # type: ignore[assignment]  # the table does not care for the answer's type
         task = self._group.create_task(self._run(job, body), name=f"{kind} {subject}")
         job._task = task  # the job and its owner are one thing in two classes
-        self._running.add(task)
+        self._running[task] = None
         self._idle.clear()
         task.add_done_callback(lambda task: self._left(job, task))
         return job
@@ -177,7 +177,7 @@ class Operations:
         """The operation now and after each change, the latest state at a time, until it has ended."""
         job = self._find(operation_id)
         event = asyncio.Event()
-        job._watchers.add(event)
+        job._watchers[event] = None
         try:
             while True:
                 event.clear()
@@ -187,7 +187,7 @@ class Operations:
                     return
                 await event.wait()
         finally:
-            job._watchers.discard(event)
+            job._watchers.pop(event, None)
 
     async def drain(self, seconds: float) -> bool:
         """Let running work come to its end for at most this long; whether all of it did."""
@@ -227,7 +227,7 @@ class Operations:
             self._end_cancelled(job)  # cancelled before its first step, its body never ran
         if not job.shown:
             self._jobs.pop(job.id, None)
-        self._running.discard(task)
+        self._running.pop(task, None)
         if not self._running:
             self._idle.set()
 

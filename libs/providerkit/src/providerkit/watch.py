@@ -15,7 +15,7 @@ import hashlib
 import random
 import secrets
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
@@ -89,12 +89,14 @@ class Hub:
         self._order: OrderedDict[str, int] = OrderedDict()
         self._tombstones: OrderedDict[str, int] = OrderedDict()
         self._foreign_names: dict[str, str] = {}
-        self._dirty: set[str] = set()
+        self._dirty: dict[str, None] = {}
+        """UIDs to look at, in the order in which they were named."""
         self._dirty_all = True
         self._work = asyncio.Event()
         self._work.set()
-        self._subscribers: set[asyncio.Event] = set()
-        self._listeners: dict[str, set[asyncio.Event]] = {}
+        self._subscribers: dict[asyncio.Event, None] = {}
+        self._listeners: dict[str, dict[asyncio.Event, None]] = {}
+        """Who came first is told first, in every run alike: a failure that was seen once can be seen again."""
         self._fault: ProviderError | None = None
         self._known = False
         self._settled = asyncio.Event()
@@ -174,18 +176,18 @@ class Hub:
         if uid is None:
             self._dirty_all = True
         else:
-            self._dirty.add(uid)
+            self._dirty[uid] = None
         self._work.set()
 
     @contextmanager
     def listen(self, uid: str) -> Iterator[asyncio.Event]:
         """An event that is set whenever the machine was seen to change."""
         event = asyncio.Event()
-        self._listeners.setdefault(uid, set()).add(event)
+        self._listeners.setdefault(uid, {})[event] = None
         try:
             yield event
         finally:
-            self._listeners[uid].discard(event)
+            self._listeners[uid].pop(event, None)
             if not self._listeners[uid]:
                 del self._listeners[uid]
 
@@ -200,7 +202,7 @@ class Hub:
         if not self._known and self._fault is None:
             await self._settled.wait()
         wake = asyncio.Event()
-        self._subscribers.add(wake)
+        self._subscribers[wake] = None
         try:
             self._refuse_when_away()
             position = self._position(resume)
@@ -227,7 +229,7 @@ class Hub:
                 if not await wait_event(wake, self._clock, heartbeat):
                     yield v1.WatchMachinesResponse(revision=f"{self._epoch}-{position}")
         finally:
-            self._subscribers.discard(wake)
+            self._subscribers.pop(wake, None)
 
     def _position(self, resume: str) -> int | None:
         epoch, _, counter = resume.rpartition("-")
@@ -350,7 +352,7 @@ class Hub:
             await self._clock.sleep(self._settings.debounce)
             self._work.clear()
             dirty, everything = self._dirty, self._dirty_all or len(self._dirty) >= self._settings.bulk_from
-            self._dirty, self._dirty_all = set(), False
+            self._dirty, self._dirty_all = {}, False
             settled = await (self._try_all() if everything or not self.available else self._try_each(dirty))
             if settled:
                 delay = self._settings.retry
@@ -378,7 +380,7 @@ class Hub:
             return True
         return False
 
-    async def _try_each(self, uids: set[str]) -> bool:
+    async def _try_each(self, uids: Iterable[str]) -> bool:
         """Look at these machines; whether all answered. One that does not makes the hub look at everything, later."""
         async with asyncio.TaskGroup() as group:
             looks = [group.create_task(self._try_one(uid)) for uid in uids]

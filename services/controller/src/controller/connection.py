@@ -274,7 +274,7 @@ class Connection:
             for event in message.events:
                 self._take(event, snapshot)
             if message.snapshot_complete and snapshot is not None:
-                for uid in set(self.machines) - snapshot:
+                for uid in [uid for uid in self.machines if uid not in snapshot]:
                     self._removed(uid)
                 snapshot = None
             if snapshot is None:

@@ -165,7 +165,7 @@ class Controller:
             and after is not None
             and (before.metadata.deletion_timestamp != after.metadata.deletion_timestamp)
         )
-        for ref in old | new if deleting else old ^ new:
+        for ref in sorted(old | new if deleting else old ^ new):
             if ref.kind in self._by_kind and ref.kind != "Namespace":
                 self._add(ref.kind, (ref.namespace, ref.name))
 
@@ -200,7 +200,7 @@ class Controller:
         """The provider can be used now: whoever waited for it may go on."""
         users = self.index.users("Provider", provider.metadata.namespace, provider.metadata.name)
         self._wake_machines(users)
-        for image in self._images_of(users):
+        for image in sorted(self._images_of(users)):
             self._add("VMImage", image)
 
     def _images_of(self, users: frozenset[Name]) -> set[Name]:
@@ -212,7 +212,7 @@ class Controller:
         return found
 
     def _wake_machines(self, names: frozenset[Name]) -> None:
-        for name in names:
+        for name in sorted(names):  # in every run alike, as wherever a set wakes
             self._add("VirtualMachine", name)
 
     def _add(self, kind: str, name: Name) -> None:
