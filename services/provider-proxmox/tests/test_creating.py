@@ -209,6 +209,23 @@ async def test_a_disk_that_another_guest_has_is_not_attached(pve: Proxmox, clust
     assert _ours(pve) == []
 
 
+async def test_a_disk_that_another_guest_gets_meanwhile_is_given_back(
+    pve: Proxmox, cluster: Pve, shop: Workshop
+) -> None:
+    """Two guests that write to one volume destroy it: ours has never run, and goes."""
+    there = volume(pve, "pve1", "shared:177/vm-177-disk-0.qcow2", GIB, 177)
+
+    async def come(_: str) -> None:
+        vm(pve, 177, scsi0=f"{there},size=1G")
+        await cluster.refresh(177, "look")
+
+    disk = v1.DiskSpec(name="root", existing=v1.ExistingDisk(id=there))
+    with FaultPlan().does(creating.FINISHING, come).installed(), pytest.raises(InvalidSpecError, match="guest 177"):
+        await shop.creator.create(wanted(disks=[disk]), quiet)
+    assert set(pve.world.guests) == {177}
+    assert there in _volumes(pve, 177)
+
+
 async def test_first_boot_data_come_with_it(pve: Proxmox, cluster: Pve, shop: Workshop) -> None:
     """And the stamp knows the ISO."""
     await shop.creator.create(wanted(boot_data=v1.BootData(user_data="#!/bin/sh\n")), quiet)

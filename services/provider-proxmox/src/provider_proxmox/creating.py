@@ -307,6 +307,7 @@ class Creator:
             await self._remover.remove(lost, order.doing)
             if lost.vmid == guest.vmid:
                 return False
+        volumes.refuse_used(self._pve, order.spec, order.doing, but=guest.vmid)  # somebody may have got it meanwhile
         record = making.with_volumes(replace(record, made=True, volumes=handed.volumes), guest.config)
         last = {key: value for key, value in hardware.plain_options(order.spec.extra_config).items() if key in _LAST}
         await self._guests.change(

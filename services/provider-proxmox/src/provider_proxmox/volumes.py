@@ -45,13 +45,13 @@ async def _having(pve: Pve, volume: str, doing: str) -> frozenset[str] | None:
     return frozenset(found)
 
 
-def refuse_used(pve: Pve, spec: v1.MachineSpec, doing: str) -> None:
-    """Raises: InvalidSpecError: another guest has an existing disk that the spec asks for.
+def refuse_used(pve: Pve, spec: v1.MachineSpec, doing: str, *, but: int = 0) -> None:
+    """Raises: InvalidSpecError: another guest than `but` has an existing disk that the spec asks for.
 
     Proxmox VE does not mind; two guests that write to one disk destroy it."""
     for disk in spec.disks:
         for guest in pve.index.guests.values():
-            if disk.existing is not None and disks.uses(guest.config, disk.existing.id):
+            if disk.existing is not None and guest.vmid != but and disks.uses(guest.config, disk.existing.id):
                 raise InvalidSpecError(
                     f"{doing}: disk {disk.name}: volume {disk.existing.id} is attached to guest {guest.vmid} "
                     f"({guest.name}); detach it there first"
