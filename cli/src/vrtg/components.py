@@ -7,6 +7,7 @@ import contextlib
 import ctypes
 import os
 import signal
+import subprocess
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -91,9 +92,12 @@ class Component:
                 env={**os.environ, **self._environment},
                 preexec_fn=_die_with_parent,
             )
-        except OSError as error:
+        except (
+            OSError,
+            subprocess.SubprocessError,
+        ) as error:  # the latter when the child ends before it is the command
             os.close(readable)
-            return f"cannot start {self._command[0]}: {error.strerror}"
+            return f"cannot start {self._command[0]}: {getattr(error, 'strerror', None) or error}"
         finally:
             os.close(writable)
         identity = Process.of(process.pid)
