@@ -8,6 +8,7 @@ import pytest
 from common import v1
 from common.clock import SystemClock
 from common.errors import (
+    HostFullError,
     InvalidSpecError,
     NotSupportedError,
     OperationInProgressError,
@@ -23,6 +24,8 @@ from provider_proxmox.session.pve import Pve
 from provider_proxmox.snapshots import Snapshots
 from provider_proxmox.stamp import Stamp
 from simulators.proxmox import Proxmox
+from simulators.proxmox.calls import Call
+from simulators.proxmox.errors import PveError
 from simulators.proxmox.world import Running
 
 from .conftest import OWNER
@@ -223,6 +226,23 @@ async def test_a_volume_that_was_made_for_nothing_goes(pve: Proxmox, cluster: Pv
     assert [key for key in guest.config if key.startswith(("unused", "sata"))] == ["unused0"]
     assert [disk.name for disk in record.disks] == ["root"]
     assert set(pve.world.storages["local-lvm"].on("pve1")) == {"local-lvm:vm-1042-disk-0", old}
+
+
+async def test_a_stamp_that_was_left_waiting_is_forgotten(pve: Proxmox, cluster: Pve, change: Reconfiguring) -> None:
+    """Proxmox VE writes key after key, in no order: the stamp that names a volume may come before that fails."""
+    guest = machine(pve)
+
+    def full(call: Call) -> None:
+        if call.method == "POST" and "scsi1" in call.params:
+            guest.pending["description"] = call.text("description")
+            raise PveError(500, "not enough free space")
+
+    pve.checks.append(full)
+    with pytest.raises(HostFullError):
+        await change.attach_disk(UID, DATA, live=False)
+    assert guest.pending == {}
+    await change.set_cpu(UID, v1.CpuSpec(count=2), live=False)
+    assert [disk.name for disk in (await _seen(cluster))[1].disks] == ["root"]
 
 
 async def test_a_disk_that_cannot_be_unplugged_stays_ours(pve: Proxmox, cluster: Pve, change: Reconfiguring) -> None:

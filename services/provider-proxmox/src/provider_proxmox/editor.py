@@ -138,10 +138,15 @@ class Editor:
         for attempt in range(ATTEMPTS):
             now = await self._pve.refresh(guest.vmid, doing)
             failed = failing(guest, now) if now is not None else set()
-            if now is None or not failed:
+            # Proxmox VE writes key after key: the stamp may wait for a volume that could not be made.
+            waits = now is not None and "description" in now.pending and "description" not in guest.pending
+            if now is None or not (failed or waits):
                 return
+            said = taking_back(guest, now, before, after, failed) if failed else {}
+            if waits and "description" not in said:
+                said["revert"] = ",".join(filter(None, [str(said.get("revert", "")), "description"]))
             try:
-                clean = await self._guests.change(now, doing, **taking_back(guest, now, before, after, failed))
+                clean = await self._guests.change(now, doing, **said)
             except StalePreconditionError:
                 if attempt + 1 == ATTEMPTS:
                     raise
