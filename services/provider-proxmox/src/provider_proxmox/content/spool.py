@@ -148,16 +148,20 @@ class Spool:
                 yield start, content
                 start += len(content)
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Let go of the file; what is kept stays."""
-        if self._file >= 0:
-            os.close(self._file)
-            self._file = -1
+        file, self._file = self._file, -1
+        if file >= 0:
+            await _to_its_end(partial(os.close, file))  # the last one to hold a large file waits until its room is free
 
-    def forget(self) -> None:
+    async def forget(self) -> None:
         """Remove what is kept."""
-        for path in (self._beside, self._path):  # in this order: the file alone is nothing
-            path.unlink(missing_ok=True)
+
+        def remove() -> None:
+            for path in (self._beside, self._path):  # in this order: the file alone is nothing
+                path.unlink(missing_ok=True)
+
+        await _to_its_end(remove)
 
     @contextlib.contextmanager
     def _told(self) -> Iterator[None]:

@@ -87,14 +87,14 @@ class Uploads:
                 return position
             digest = await kept.hexdigest()
             if digest != incoming.promised:
-                kept.forget()
+                await kept.forget()
             incoming.check(digest)
             await faults.point(RECEIVED)
             await self._exchange(disk, kept)
-            kept.forget()
+            await kept.forget()
             return target.size_bytes
         finally:
-            kept.close()
+            await kept.close()
 
     def _check(self, disk: Disk, target: v1.WriteDiskTarget) -> None:
         if disk.guest.status != "stopped" or disk.guest.lock:
