@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
 import random
 import shutil
 import uuid
@@ -28,6 +29,7 @@ from common.errors import (
     WrongPowerStateError,
 )
 from provider_proxmox import stamp
+from provider_proxmox.content import mounted
 from provider_proxmox.content.disks import Disks
 from provider_proxmox.content.mounted import Mounted
 from provider_proxmox.content.ssh import Ssh
@@ -452,6 +454,21 @@ async def test_a_mounted_storage_is_read_without_ssh(pve: Proxmox, tmp_path: Pat
         await bench.fill(content)
         assert await bench.content() == content
         assert await bench.content(64 * KIB + 7) == content[64 * KIB + 7 :]
+
+
+async def test_a_mount_that_does_not_answer_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever reads from it hangs; we end that, and say what it was."""
+    hangs = tmp_path / "bin" / "qemu-nbd"
+    there = tmp_path / "mounted" / "images" / "101" / "vm-101-disk-0.qcow2"
+    for path, text in ((hangs, "#!/bin/sh\nexec sleep 600\n"), (there, "")):
+        path.parent.mkdir(parents=True)
+        path.write_text(text)
+    hangs.chmod(0o700)
+    monkeypatch.setenv("PATH", f"{hangs.parent}:{os.environ['PATH']}")
+    monkeypatch.setattr(mounted, "_START_SECONDS", 0.1)
+    with pytest.raises(HypervisorUnavailableError, match="does the mount answer"):
+        async with Mounted({"shared": tmp_path / "mounted"}).open(FILE[0], "", "test"):
+            pytest.fail("it opened")
 
 
 async def test_an_exchange_that_is_cancelled_is_over_when_the_cancellation_leaves(pve: Proxmox, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from provider_proxmox.config import disks
 from provider_proxmox.content.nbd import Disk
 
 TOOL = "qemu-nbd"
-_START_SECONDS = 30.0
+_START_SECONDS, _END_SECONDS = 30.0, 2.0
 
 
 class Mounted:
@@ -38,7 +38,7 @@ class Mounted:
     async def open(self, volume: str, snapshot: str, doing: str) -> AsyncIterator[Disk]:
         """A volume, for reading; see `Ssh.open`."""
         path = self.path(volume)
-        if not path.is_file():
+        if not await asyncio.to_thread(path.is_file):  # a mount whose server is away answers nobody
             raise ResourceNotFoundError(f"{doing}: there is no {path}; is the storage mounted there?")
         kind = path.suffix.removeprefix(".")
         kind = kind if kind in ("qcow2", "vmdk") else "raw"
@@ -69,14 +69,23 @@ class Mounted:
         source = f"driver={kind},force-share=on,file.driver=file,file.filename={quoted}"
         more = [f"--load-snapshot={snapshot}"] if snapshot else []
         command = [TOOL, "--read-only", "--fork", f"--socket={socket}", *more, "--image-opts", source]
-        async with asyncio.timeout(_START_SECONDS):
-            process = await asyncio.create_subprocess_exec(
-                *command,
-                stdin=asyncio.subprocess.DEVNULL,
-                stdout=asyncio.subprocess.DEVNULL,
-                stderr=asyncio.subprocess.PIPE,
-            )
-            _, said = await process.communicate()
+        process = await asyncio.create_subprocess_exec(
+            *command,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        try:
+            async with asyncio.timeout(_START_SECONDS):
+                _, said = await process.communicate()
+        except TimeoutError:
+            raise HypervisorUnavailableError(f"{doing}: {TOOL} does not open {path}; does the mount answer?") from None
+        finally:
+            if process.returncode is None:
+                process.kill()
+                with contextlib.suppress(TimeoutError):  # not even that ends one that waits for a server
+                    async with asyncio.timeout(_END_SECONDS):
+                        await process.wait()
         if process.returncode:
             raise HypervisorUnavailableError(
                 f"{doing}: {TOOL}: {' '.join(said.decode(errors='replace').split())[:300]}"
