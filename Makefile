@@ -1,7 +1,7 @@
 # Thin: each target calls one script or one command of vrtg. `make` alone shows what there is.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup demo down test bench-vsphere bench-proxmox lint fmt proto crds guest
+.PHONY: help setup demo down test faults bench-vsphere bench-proxmox lint fmt proto crds guest
 
 # pyenv's or a system's uv may be missing before set-up; scripts/setup.sh installs one.
 export PATH := $(HOME)/.local/bin:$(CURDIR)/.venv/bin:$(PATH)
@@ -36,6 +36,9 @@ bench-vsphere: ## measure the vSphere provider on a simulated vCenter of 1,000 m
 
 bench-proxmox: ## measure the Proxmox VE provider on a simulated cluster of 10 nodes and 2,000 machines (about 10 minutes)
 	cd tests && $(RUN) python -m bench.proxmox --json ../.cache/bench/proxmox.json
+
+faults: ## simulate 10,000 seeds of crashes and faults (about 2 hours on 2 cores), and shrink those that fail
+	cd tests && seq 0 250 9750 | xargs -P 2 -I{} sh -c '$(RUN) python -m faults {} $$(({} + 250))'
 
 lint: ## format, style, types, import layers, wire contract, generated files
 	$(RUN) ruff format --check

@@ -1,0 +1,300 @@
+"""A hypervisor to be mean with: its guests have numbers of its own, its tasks outlive who asked for them, calls
+that are on their way arrive though the caller has died, and nothing stops a second machine with the same UID.
+
+What it promises is what real ones promise: a name belongs to one guest, and a call that it refuses had no effect.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import itertools
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from common import v1
+from common.errors import HypervisorUnavailableError, NameConflictError, ProviderError
+from providerkit.fake import hardware
+from providerkit.fake.world import Volume as FakeVolume
+
+from .schedule import LOST, Schedule, alive
+
+T = TypeVar("T")
+GIB = 1 << 30
+
+
+@dataclass
+class Volume:
+    """A disk's content. `maker` is the UID that it was made for; "" for one that a person made."""
+
+    id: str
+    maker: str
+    size: int
+
+
+@dataclass
+class Guest:
+    """A virtual machine. Its stamp is `machine.identity`."""
+
+    number: int
+    machine: v1.Machine
+    made: bool = True
+    """Every step of its making is done."""
+    busy: str = ""
+    """Id of the task that works on it."""
+    taken: bool = False
+    """A person removed it."""
+
+    @property
+    def uid(self) -> str:
+        return self.machine.identity.uid if self.machine.identity is not None else ""
+
+
+@dataclass
+class Task:
+    """Work of the hypervisor's own."""
+
+    id: str
+    number: int
+    error: str = ""
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class Hypervisor:
+    """The state and the work. Everything that a driver does goes through `call`."""
+
+    def __init__(self, schedule: Schedule, name: str = "hv") -> None:
+        self.schedule, self.name = schedule, name
+        self.guests: dict[int, Guest] = {}
+        self.volumes: dict[str, Volume] = {}
+        self.tasks: dict[str, Task] = {}
+        self.calls = 0
+        self.verbs: dict[str, int] = {}
+        self.on_change: Callable[[], None] = lambda: None
+        self.foreign: dict[int, str] = {}
+        """Guests that are not ours, by number, as they must stay."""
+        self.precious: dict[str, str] = {}
+        """Volumes that nobody but their owner may delete, and what they are."""
+        self.retained: set[str] = set()
+        """UIDs of machines that were released: their guests and volumes are people's from then on."""
+        self.available = True
+        self._numbers = itertools.count(1)
+        self._task_ids = itertools.count(1)
+        self._listeners: list[asyncio.Queue[str | None]] = []
+        self._work: list[asyncio.Task[None]] = []
+
+    # -- the line ------------------------------------------------------------------------------------------------------
+
+    async def call(self, verb: str, act: Callable[[], T]) -> T:
+        """Carry a request there and the answer back. Whoever dies meanwhile does not stop the request.
+
+        Raises:
+            HypervisorUnavailableError: refused, or nobody knows: the answer was lost.
+            ProviderError: what `act` raises.
+        """
+        self.calls += 1
+        self.verbs[verb] = self.verbs.get(verb, 0) + 1
+        verb = f"{self.name}.{verb}"
+        refusal = await self.schedule.verb(verb)
+        if refusal is not None:
+            raise refusal
+        if not self.available:
+            raise HypervisorUnavailableError(f"{verb}: the hypervisor is away")
+        arrived: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self.spawn(lambda: self._arrive(verb, act, arrived))
+        answer = await self._answer(arrived)
+        if self.schedule.fault(f"verb {verb} reply", [LOST]):
+            raise HypervisorUnavailableError(f"{verb}: the answer was lost")
+        await self.schedule.delay(f"verb {verb} reply", most=0.1)
+        return answer
+
+    @staticmethod
+    async def _answer(arrived: asyncio.Future[T]) -> T:
+        """The answer; whoever is cancelled in a process that lives on waits for it all the same."""
+        try:
+            return await asyncio.shield(arrived)
+        except asyncio.CancelledError:
+            await alive()
+            if not arrived.done():
+                await asyncio.wait({arrived})
+            raise
+
+    async def _arrive(self, verb: str, act: Callable[[], T], arrived: asyncio.Future[T]) -> None:
+        await asyncio.sleep(self.schedule.fraction("line", verb, self.calls) ** 4 * 0.5)
+        try:
+            answer = act()
+        except ProviderError as error:
+            if not arrived.done():
+                arrived.set_exception(error)
+                arrived.exception()  # nobody may be waiting any more
+        else:
+            if not arrived.done():
+                arrived.set_result(answer)
+
+    def spawn(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Do something in the world, outside of every process."""
+        self._work.append(asyncio.get_running_loop().create_task(work(), context=contextvars.Context()))
+
+    async def events(self) -> AsyncIterator[str | None]:
+        """UIDs of guests that change."""
+        queue: asyncio.Queue[str | None] = asyncio.Queue()
+        self._listeners.append(queue)
+        try:
+            while True:
+                hint = await queue.get()
+                await alive()
+                if not self.available:
+                    raise HypervisorUnavailableError("events: the hypervisor went away")
+                yield hint
+        finally:
+            self._listeners.remove(queue)
+
+    def tell(self, uid: str | None) -> None:
+        """Something happened to a guest."""
+        self.on_change()
+        for queue in self._listeners:
+            queue.put_nowait(uid)
+
+    # -- what drivers ask for ------------------------------------------------------------------------------------------
+
+    def named(self, name: str) -> Guest | None:
+        return next((guest for guest in self.guests.values() if guest.machine.hypervisor_name == name), None)
+
+    def with_uid(self, uid: str) -> list[Guest]:
+        return [guest for guest in self.guests.values() if guest.uid == uid]
+
+    def begin_create(self, machine: v1.Machine, disks: list[v1.DiskSpec], boot_data: str = "") -> Task:
+        """The guest is there at once, stamped; its disks take a while. Errors quote the boot data, as real ones may.
+
+        Raises:
+            NameConflictError: the name is taken.
+        """
+        if (other := self.named(machine.hypervisor_name)) is not None:
+            raise NameConflictError(f"the name {machine.hypervisor_name} belongs to guest {other.number}")
+        number = next(self._numbers)
+        guest = Guest(number, machine, made=False)
+        machine.id = f"guest-{number}"
+        self.guests[number] = guest
+
+        async def make(half: bool) -> str:
+            for disk in disks[:1] if half else disks:
+                await asyncio.sleep(0.5)
+                if guest.number not in self.guests:
+                    return "the guest was removed"
+                self.add_disk(guest, disk)
+            guest.made = not half
+            return f"the task ended half-way, at {boot_data!r}" if half else ""
+
+        return self._begin(guest, make)
+
+    def begin_destroy(self, number: int, volumes: Collection[str]) -> Task:
+        """Power off, remove the guest and these volumes."""
+        guest = self.guests[number]
+
+        async def unmake(half: bool) -> str:
+            for volume in list(volumes)[: 1 if half else None]:
+                self.volumes.pop(volume, None)
+            if not half:
+                self.guests.pop(number, None)
+            return "the task ended half-way" if half else ""
+
+        return self._begin(guest, unmake)
+
+    def _begin(self, guest: Guest, work: Callable[[bool], Coroutine[Any, Any, str]]) -> Task:
+        """Args: work: told whether it ends half-way; answers with an error."""
+        task = Task(f"task-{next(self._task_ids)}", guest.number)
+        guest.busy = task.id
+        self.tasks[task.id] = task
+        fault = self.schedule.fault(f"task {self.name}", ["half", "forgotten"])
+        if fault == "forgotten":
+            del self.tasks[task.id]
+
+        async def run() -> None:
+            await asyncio.sleep(1.0 + self.schedule.fraction("task", self.name, task.id) * 5.0)
+            task.error = await work(fault == "half")
+            guest.busy = ""
+            task.ended.set()
+            self.tell(guest.uid)
+
+        self.spawn(run)
+        return task
+
+    def add_disk(self, guest: Guest, disk: v1.DiskSpec) -> None:
+        """Make a volume and plug it in, or plug in the one that is there."""
+        if any(have.name == disk.name for have in guest.machine.disks):
+            return
+        volume = self.volumes.get(disk.existing.id) if disk.existing is not None else None
+        if volume is None:
+            volume = Volume(f"volume-{guest.number}-{disk.name}", guest.uid, disk.size_bytes or GIB)
+            self.volumes.setdefault(volume.id, volume)
+        hardware.plug_disk(guest.machine, disk, FakeVolume(volume.id, volume.maker, disk.name, volume.size))
+        self.tell(guest.uid)
+
+    def change(self, number: int, edit: Callable[[v1.Machine], object]) -> None:
+        """Edit a guest in one piece."""
+        guest = self.guests[number]
+        edit(guest.machine)
+        self.tell(guest.uid)
+
+    # -- what others do ------------------------------------------------------------------------------------------------
+
+    def make_foreign(self, name: str) -> Guest:
+        """A person's guest with a person's disk."""
+        number = next(self._numbers)
+        volume = Volume(f"volume-{number}-theirs", "", GIB)
+        self.volumes[volume.id] = volume
+        machine = v1.Machine(
+            id=f"guest-{number}", hypervisor_name=name, power=v1.PowerState.ON,
+            disks=[v1.Disk(id=volume.id, size_bytes=GIB, device="sda", active=True)],
+            cpu=v1.CpuState(count=1, max_count=1, configured_count=1),
+            memory=v1.MemoryState(size_bytes=GIB, max_bytes=GIB, configured_bytes=GIB),
+        )  # fmt: skip
+        guest = self.guests[number] = Guest(number, machine)
+        self.foreign[number] = machine.to_json()
+        self.precious[volume.id] = "a stranger's disk"
+        self.tell(None)
+        return guest
+
+    def release(self, number: int) -> None:
+        """Take the stamp off: from now on guest and volumes are people's."""
+        guest = self.guests[number]
+        self.retained.add(guest.uid)
+        guest.machine.identity = None
+        self.tell(None)
+
+    def rename_foreign(self) -> None:
+        """Strangers give up the names that they took from us."""
+        for number in self.foreign:
+            if (guest := self.guests.get(number)) is not None:
+                guest.machine.hypervisor_name = f"theirs-{number}"
+                self.foreign[number] = guest.machine.to_json()
+        self.tell(None)
+
+    def power_off(self, guest: Guest) -> None:
+        """Somebody cuts the power."""
+        if guest.made:
+            self.change(guest.number, lambda machine: _off(machine))
+
+    def remove(self, guest: Guest) -> None:
+        """Somebody removes it, its own volumes included."""
+        guest.taken = True
+        del self.guests[guest.number]
+        for disk in guest.machine.disks:
+            if disk.id not in self.precious:
+                self.volumes.pop(disk.id, None)
+        self.tell(guest.uid)
+
+    def restart(self) -> None:
+        """It goes away for a moment: calls fail, streams break, tasks are forgotten, their work goes on."""
+        self.available = False
+        self.tell(None)
+        self.tasks.clear()
+
+    def back(self) -> None:
+        self.available = True
+        self.tell(None)
+
+
+def _off(machine: v1.Machine) -> None:
+    machine.power, machine.addresses, machine.guest = v1.PowerState.OFF, [], None

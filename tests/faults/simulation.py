@@ -1,0 +1,277 @@
+"""One run: an installation of controllers, providers and hypervisors, everything that goes wrong with them, and what
+must hold all the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from common import faults
+from controller.controller import Controller
+from controller.leader import Leader, LeaseSettings, LostError
+from controller.metrics import Metrics
+from controller.runtime.external import ExternalRuntime
+from prometheus_client import CollectorRegistry
+from providerkit.serving import ServingSettings, serve
+
+from . import loop
+from .driver import SimulatedDriver
+from .hypervisor import Hypervisor
+from .invariants import Invariants, Violation
+from .kubernetes import Cluster, SimulatedApi
+from .listening import listening
+from .loop import LoopClock
+from .people import FAULT_SECONDS, Strangers, User
+from .process import Process
+from .schedule import Fault, Schedule
+from .wires import MemoryServer, Network
+
+OWNER = "simulation"
+SITES = {"hv-a": "provider-a:9443", "hv-b": "provider-b:9443"}
+"""Providers, and where each of them serves."""
+SETTLE_SECONDS = 3600.0
+QUIET_SECONDS = 300.0
+
+_NOWHERE = Path("/nonexistent")
+"""For client certificates, of which there are none."""
+_WATCHED = ("check", "observe_all")
+"""Verbs that a provider may ask of an idle hypervisor: is it there, and is all as it was."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a run is built of; a mutant has another one of these."""
+
+    driver: Callable[[Hypervisor, LoopClock], SimulatedDriver] = lambda hypervisor, clock: SimulatedDriver(
+        hypervisor, clock, owner=OWNER
+    )
+    altered: Callable[[], contextlib.AbstractContextManager[object]] = contextlib.nullcontext
+    """Held around the run."""
+
+
+@dataclass
+class Report:
+    """How a run went."""
+
+    seed: int
+    struck: list[Fault]
+    violation: str = ""
+    seconds: float = 0.0
+    """Virtual seconds until everything had converged."""
+    trace: list[str] = field(default_factory=list)
+    """Everything that happened, for comparing two runs of one seed."""
+    story: list[str] = field(default_factory=list)
+    """What went wrong in it, and what people did."""
+
+
+class Simulation:
+    """Everything of one run."""
+
+    def __init__(self, schedule: Schedule, parts: Parts, *, machines: int) -> None:
+        self.schedule = schedule
+        self.clock = LoopClock()
+        self.cluster = Cluster(schedule)
+        self.sites = {name: Hypervisor(schedule, name) for name in SITES}
+        self.network = Network(schedule)
+        self.user = User(schedule, self.cluster, self.sites, machines)
+        self.strangers = Strangers(schedule, self.cluster, self.sites, self.clock, self._kill_one)
+        self.invariants = Invariants(schedule, self.cluster, self.sites, self.user)
+        self._parts = parts
+        self._lives: dict[str, int] = {}
+        self._living: dict[str, Process] = {}
+        self._dead: list[Process] = []
+        schedule.kill = self.kill
+
+    async def run(self) -> float:
+        """Until everything has converged and stayed silent; answers with the virtual seconds that took.
+
+        Raises:
+            Violation: an invariant was broken.
+        """
+        self.user.prepare(SITES)
+        programs: dict[str, Callable[[Process], Any]] = {site: self._provider(site) for site in SITES}
+        programs |= dict.fromkeys(("controller-a", "controller-b"), self._controller)
+        async with asyncio.TaskGroup() as group:
+            keepers = [group.create_task(self._keep(name, program)) for name, program in programs.items()]
+            user = group.create_task(self.user.run())
+            strangers = group.create_task(self.strangers.run())
+            await asyncio.sleep(FAULT_SECONDS)
+            await user
+            strangers.cancel()
+            self.schedule.active = False
+            for hypervisor in self.sites.values():
+                hypervisor.back()
+                hypervisor.rename_foreign()
+            await self._converge()
+            seconds = asyncio.get_running_loop().time()
+            await self._silence()
+            for process in [*self._living.values(), *self._dead]:
+                process.over = True
+            for keeper in keepers:
+                keeper.cancel()
+        return seconds
+
+    # -- programs ------------------------------------------------------------------------------------------------------
+
+    def kill(self, process: Process) -> None:
+        """SIGKILL."""
+        self.schedule.say(f"kill {process}")
+        process.kill()
+        self._dead.append(process)
+        for address, server in list(self.network.servers.items()):
+            if server.process is process:
+                del self.network.servers[address]
+
+    def _kill_one(self, which: float) -> None:
+        names = sorted(self._living)
+        process = self._living[names[int(which * len(names))]]
+        if process.alive:
+            self.kill(process)
+
+    async def _keep(self, name: str, program: Callable[[Process], Any]) -> None:
+        """Start a program, and start it anew whenever it has ended."""
+        while True:
+            life = self._lives[name] = self._lives.get(name, -1) + 1
+            process = self._living[name] = Process(name, life)
+            self.schedule.say(f"start {process}")
+            task = process.start(lambda process=process: program(process))  # type: ignore[misc]  # a default argument
+            ended = asyncio.ensure_future(process.ended.wait())
+            try:
+                await asyncio.wait({task, ended}, return_when=asyncio.FIRST_COMPLETED)
+                if task.done() and process.alive and (error := task.exception()) is not None:
+                    if not _is_lost(error):
+                        raise error
+                    process.kill()
+            except asyncio.CancelledError:
+                process.over = True
+                process.kill()
+                task.cancel()
+                await asyncio.wait({task}, timeout=60)
+                raise
+            finally:
+                ended.cancel()
+            await asyncio.sleep(1.0 + self.schedule.fraction("restart", name, life) * 4.0)
+
+    def _provider(self, site: str) -> Callable[[Process], Any]:
+        async def run(process: Process) -> None:
+            with _points(self.schedule):
+                driver = self._parts.driver(self.sites[site], self.clock)
+                server: Any = MemoryServer(self.network, SITES[site])
+                settings = ServingSettings(insecure=True, owner=OWNER, version="simulated")
+                async with serve(driver, settings, clock=self.clock, registry=None, server=server):
+                    await asyncio.Event().wait()
+
+        return run
+
+    async def _controller(self, process: Process) -> None:
+        api = SimulatedApi(self.cluster)
+        rng = random.Random(f"{self.schedule.seed}/{process}")
+
+        async def lead() -> None:
+            controller = Controller(
+                api, self.clock, rng, Metrics(CollectorRegistry()), owner=OWNER,
+                runtimes=lambda secrets, changed: {"External": ExternalRuntime(secrets, _NOWHERE, None)},
+                default_mode="External", dial=lambda target: self.network.connect(target.address),
+            )  # fmt: skip
+            await controller.run()
+
+        with _points(self.schedule):
+            lease = LeaseSettings("kube-system", "virtrigaud-controller", str(process))
+            await Leader(api, self.clock, rng, lease).run(lead)
+
+    # -- the end -------------------------------------------------------------------------------------------------------
+
+    async def _converge(self) -> None:
+        end = asyncio.get_running_loop().time() + SETTLE_SECONDS
+        while lacking := self.invariants.lacking():
+            if self.invariants.broken:
+                return  # no need to wait for what cannot get better
+            if asyncio.get_running_loop().time() > end:
+                raise Violation(f"it did not converge: {lacking}")
+            await asyncio.sleep(5.0)
+
+    async def _silence(self) -> None:
+        """Nothing is written and nothing is asked for while nothing happens."""
+        if self.invariants.broken:
+            return
+        await asyncio.sleep(60.0)  # what was begun in the last moment may end
+        writes, verbs = len(self._own_writes()), self._verbs()
+        await asyncio.sleep(QUIET_SECONDS)
+        if fresh := self._own_writes()[writes:]:
+            raise Violation(f"written in a steady state: {fresh[0]} and {len(fresh) - 1} more")
+        for verb, count in self._verbs().items():
+            if count != verbs.get(verb, 0):
+                raise Violation(f"asked of the hypervisor in a steady state: {verb}")
+        if why := self.invariants.lacking():
+            raise Violation(f"it did not stay converged: {why}")
+
+    def _own_writes(self) -> list[str]:
+        """Without the Lease, whose renewal is its purpose."""
+        return [write for write in self.cluster.writes if " leases/" not in write]
+
+    def _verbs(self) -> dict[str, int]:
+        return {
+            f"{site} {verb}": count
+            for site, hypervisor in self.sites.items()
+            for verb, count in hypervisor.verbs.items()
+            if verb not in _WATCHED
+        }
+
+
+def simulate(
+    seed: int, *, rate: float = 0.02, only: Collection[Fault] | None = None, parts: Parts | None = None,
+    machines: int = 4,
+) -> Report:  # fmt: skip
+    """One run of a seed.
+
+    Args:
+        rate: part of the passes of a boundary at which a fault strikes.
+        only: exactly these faults; None: those that the seed chooses.
+        parts: those of a mutant, to see whether it is caught.
+    """
+    schedule = Schedule(seed, rate=rate, only=only)
+    parts = parts or Parts()
+    made: list[Simulation] = []
+
+    async def main() -> float:
+        made.append(Simulation(schedule, parts, machines=machines))
+        with listening(made[0].invariants.violate):
+            return await made[0].run()
+
+    report = Report(seed, schedule.struck)
+    with parts.altered():
+        try:
+            report.seconds = loop.run(main(), seed=seed)
+        except* (Violation, loop.DeadlockError) as group:
+            report.violation = str(_first(group))
+    if made[0].invariants.broken:
+        report.violation = made[0].invariants.broken[0]
+    report.trace, report.story = schedule.trace, schedule.story
+    return report
+
+
+def _is_lost(error: BaseException) -> bool:
+    """The Lease went to another: the process ends, to be started anew."""
+    if isinstance(error, BaseExceptionGroup):
+        return all(_is_lost(each) for each in error.exceptions)
+    return isinstance(error, LostError)
+
+
+def _first(error: BaseException) -> BaseException:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+@contextlib.contextmanager
+def _points(schedule: Schedule) -> Iterator[None]:
+    plan = faults.FaultPlan()
+    plan.strike = schedule.point  # type: ignore[method-assign]  # every declared point is a boundary of the schedule
+    with plan.installed():
+        yield
