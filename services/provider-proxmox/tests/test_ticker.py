@@ -203,6 +203,16 @@ async def test_a_guest_that_we_may_not_see_any_more_is_not_gone(seen: Watched) -
     assert seen.pve.requests - before < 3 * BUDGET
 
 
+async def test_a_guest_that_goes_unseen_is_gone_after_a_while(seen: Watched) -> None:
+    """No list would tell, but whether its VMID is taken can be asked."""
+    seen.server.world.access.grants.clear()
+    await seen.go(15)
+    del seen.server.world.guests[100]
+    await seen.go(240, lambda: 100 not in seen.pve.index.guests, step=0.5)
+    assert set(seen.pve.index.guests) == {101, 102, 103}
+    assert uid_of(100) in seen.told
+
+
 async def test_a_guest_that_cannot_be_read_is_tried_more_and_more_rarely(seen: Watched) -> None:
     """A broken configuration of one guest must not cost two calls each round, for ever."""
 

@@ -17,7 +17,7 @@ from provider_proxmox.session.reading import Reader
 
 log = logging.get(__name__)
 
-FIRST_PAUSE, LONGEST_PAUSE = 1.0, 300.0
+FIRST_PAUSE, HIDDEN_PAUSE, LONGEST_PAUSE = 1.0, 60.0, 300.0
 """Seconds for which a guest that could not be read is left alone."""
 
 
@@ -70,6 +70,7 @@ class Details:
         try:
             await self._reader.refresh(vmid, "read a guest", node=node)
             self._aside.pop(vmid, None)
+            self._hidden.discard(vmid)
         except ProviderError as error:
             self.lay_aside(vmid, node, error)
         finally:
@@ -91,7 +92,9 @@ class Details:
         if hidden:
             self._hidden.add(vmid)
         _, pause = self._aside.get(vmid, (0.0, FIRST_PAUSE))
-        if isinstance(error, HypervisorUnavailableError):
+        if hidden:
+            pause = max(pause, HIDDEN_PAUSE)
+        elif isinstance(error, HypervisorUnavailableError):
             pause = FIRST_PAUSE  # that is about its node, which says when it is back
         self._aside[vmid] = self._clock.monotonic() + pause, min(pause * 2, LONGEST_PAUSE)
         self._reader.signatures.pop(vmid, None)
@@ -115,7 +118,9 @@ class Details:
         for _ in range(2):
             while self._rotation:
                 guest = self._index.guests.get(self._rotation.pop())
-                if guest is not None and guest.stamp is not None and guest.status != "unknown":
+                if guest is not None and guest.vmid in self._hidden:
+                    self.stale(guest.vmid)  # no list tells when it goes
+                elif guest is not None and guest.stamp is not None and guest.status != "unknown":
                     await self._check(guest)
                     return
             self._rotation = sorted(self._index.guests, reverse=True)
