@@ -18,7 +18,7 @@ from provider_proxmox.cloning import Cloner
 from provider_proxmox.config import hardware
 from provider_proxmox.console import Consoles
 from provider_proxmox.content.disks import Disks
-from provider_proxmox.content.uploads import Uploads
+from provider_proxmox.content.uploads import NOTE, Uploads
 from provider_proxmox.creating import Creator
 from provider_proxmox.guests import Guests
 from provider_proxmox.ha import Ha
@@ -238,7 +238,11 @@ class ProxmoxDriver(Driver):
     # -- power -----------------------------------------------------------------------------------------------------
 
     async def power_on(self, uid: str) -> None:
-        """See Driver."""
+        """See Driver. An unfinished exchange of a disk is settled first: nothing more goes to the old one."""
+        doing = f"start machine {uid}"
+        for known in self.pve.index.with_uid(uid):
+            if known.stamp is not None and any(key.startswith(NOTE) for key in known.stamp.settings):
+                await self._uploads.settle(await self._guests.get(uid, doing), doing)
         await self._power.power_on(uid)
 
     async def power_off(self, uid: str) -> None:
