@@ -111,7 +111,8 @@ class SimulatedDriver(Driver):
         other = await self._call("find_name", lambda: copy.deepcopy(self.hypervisor.named(name)))
         if other is not None and other.uid != uid:
             raise NameConflictError(f"create machine {uid}: the name belongs to guest {other.number}")
-        task = await self._call("create", lambda: self.hypervisor.begin_create(self._new(spec, name), list(spec.disks)))
+        boot, begin = repr(spec.boot_data), self.hypervisor.begin_create
+        task = await self._call("create", lambda: begin(self._new(spec, name), list(spec.disks), boot))
         await faults.point(BEGUN)
         await self._wait(task, f"create machine {uid}")
         if not await self._settled(uid):

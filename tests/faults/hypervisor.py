@@ -206,7 +206,7 @@ class Hypervisor:
         task = Task(f"task-{next(self._task_ids)}", guest.number)
         guest.busy = task.id
         self.tasks[task.id] = task
-        fault = self.schedule.fault(f"task {self.name}", ["half", "forgotten"])
+        fault = self.schedule.fault(f"task {self.name}", ["half", "forgotten"], rate=5 * self.schedule.rate)
         if fault == "forgotten":
             del self.tasks[task.id]
 
@@ -277,12 +277,11 @@ class Hypervisor:
             self.change(guest.number, lambda machine: _off(machine))
 
     def remove(self, guest: Guest) -> None:
-        """Somebody removes it, its own volumes included."""
+        """Somebody removes it, with all volumes that were made for it."""
         guest.taken = True
         del self.guests[guest.number]
-        for disk in guest.machine.disks:
-            if disk.id not in self.precious:
-                self.volumes.pop(disk.id, None)
+        for volume in [volume for volume in self.volumes.values() if volume.maker == guest.uid]:
+            del self.volumes[volume.id]
         self.tell(guest.uid)
 
     def restart(self) -> None:

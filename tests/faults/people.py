@@ -19,7 +19,7 @@ CANARY = "canary-5e2a91"
 """In every secret of the simulated user: it must show nowhere else."""
 FAULT_SECONDS = 240.0
 
-HAPPENINGS = ("away", "off", "removed", "stranger", "compacted", "clock", "killed")
+HAPPENINGS = ("away", "off", "removed", "usurped", "stranger", "compacted", "clock", "killed")
 
 
 class User:
@@ -146,9 +146,11 @@ class Strangers:
                 hypervisor.power_off(victim)
             case "removed" if victim is not None:
                 hypervisor.remove(victim)
+            case "usurped" if victim is not None:
+                hypervisor.remove(victim)
+                hypervisor.make_foreign(victim.machine.hypervisor_name)
             case "stranger":
-                name = f"{SPACE}.vm-{int(choose('squatter', turn) * 8)}"  # it may be a name that we shall want
-                hypervisor.make_foreign(name if hypervisor.named(name) is None else f"theirs-{turn}")
+                hypervisor.make_foreign(f"theirs-{turn}")
             case "compacted":
                 self._cluster.forget()
             case "clock":

@@ -37,6 +37,8 @@ SITES = {"hv-a": "provider-a:9443", "hv-b": "provider-b:9443"}
 """Providers, and where each of them serves."""
 SETTLE_SECONDS = 3600.0
 QUIET_SECONDS = 300.0
+RESYNC_SECONDS = 36_000.0
+"""The controller's safety net asks by design; here it is so slow that silence is silence, and nothing rests on it."""
 
 _NOWHERE = Path("/nonexistent")
 """For client certificates, of which there are none."""
@@ -53,6 +55,8 @@ class Parts:
     )
     altered: Callable[[], contextlib.AbstractContextManager[object]] = contextlib.nullcontext
     """Held around the run."""
+    patience: float = SETTLE_SECONDS
+    """Seconds in which everything must have converged once nothing goes wrong any more."""
 
 
 @dataclass
@@ -175,7 +179,7 @@ class Simulation:
 
         async def lead() -> None:
             controller = Controller(
-                api, self.clock, rng, Metrics(CollectorRegistry()), owner=OWNER,
+                api, self.clock, rng, Metrics(CollectorRegistry()), owner=OWNER, resync=RESYNC_SECONDS,
                 runtimes=lambda secrets, changed: {"External": ExternalRuntime(secrets, _NOWHERE, None)},
                 default_mode="External", dial=lambda target: self.network.connect(target.address),
             )  # fmt: skip
@@ -188,7 +192,7 @@ class Simulation:
     # -- the end -------------------------------------------------------------------------------------------------------
 
     async def _converge(self) -> None:
-        end = asyncio.get_running_loop().time() + SETTLE_SECONDS
+        end = asyncio.get_running_loop().time() + self._parts.patience
         while lacking := self.invariants.lacking():
             if self.invariants.broken:
                 return  # no need to wait for what cannot get better

@@ -1,0 +1,233 @@
+"""Programs with a bug put into them, to see whether the simulation finds it. Nothing outside of it can reach them."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from common import logging, v1
+from common.errors import HypervisorUnavailableError, ProviderError
+from controller import machines as machines_module
+from controller.machines import MachineReconciler
+from controller.status import Outcome
+from controller.writer import Writer
+from providerkit.driver import Progress
+from providerkit.planner import boot_data_digest, hypervisor_name
+
+from .driver import SimulatedDriver
+from .hypervisor import Guest
+from .simulation import OWNER, Parts
+
+PATIENCE = 900.0
+
+log = logging.get(__name__)
+
+
+# -- drivers -----------------------------------------------------------------------------------------------------------
+
+
+class CreatesWithoutLooking(SimulatedDriver):
+    """Does not look for the machine by its identity first."""
+
+    numbers = itertools.count()
+
+    async def create(self, spec: v1.MachineSpec, progress: Progress) -> None:
+        name = f"{hypervisor_name(spec.identity or v1.MachineIdentity())}-{next(self.numbers)}"
+        begin = self.hypervisor.begin_create
+        task = await self._call("create", lambda: begin(self._new(spec, name), list(spec.disks)))
+        await self._wait(task, "create")
+
+
+class CreatesAgainBlindly(SimulatedDriver):
+    """Repeats a call that is not idempotent when its answer was lost."""
+
+    async def create(self, spec: v1.MachineSpec, progress: Progress) -> None:
+        assert spec.identity is not None
+        if await self._settled(spec.identity.uid):
+            return
+        begin = self.hypervisor.begin_create
+        for number in range(3):
+            name = f"{hypervisor_name(spec.identity)}-{number}"
+            try:
+                task = await self._call("create", lambda name=name: begin(self._new(spec, name), list(spec.disks)))  # type: ignore[misc]
+            except HypervisorUnavailableError:
+                continue
+            await self._wait(task, "create")
+            return
+
+
+class TakesHalfForWhole(SimulatedDriver):
+    """Counts a machine as made whose making broke off."""
+
+    async def _settled(self, uid: str) -> bool:
+        return bool(await self._find(uid))
+
+
+class TakesTheName(SimulatedDriver):
+    """Puts its stamp on whatever has the machine's name."""
+
+    async def create(self, spec: v1.MachineSpec, progress: Progress) -> None:
+        assert spec.identity is not None
+        guest = self.hypervisor.named(hypervisor_name(spec.identity))
+        if guest is not None and not guest.uid:
+            identity = spec.identity
+            self.hypervisor.change(guest.number, lambda machine: setattr(machine, "identity", identity))
+        await super().create(spec, progress)
+
+
+class DestroysByName(SimulatedDriver):
+    """Removes whatever has the name that the machine once had."""
+
+    names: dict[str, str] = {}  # noqa: RUF012  # outlives the process, as a database would
+
+    async def create(self, spec: v1.MachineSpec, progress: Progress) -> None:
+        assert spec.identity is not None
+        self.names[spec.identity.uid] = hypervisor_name(spec.identity)
+        await super().create(spec, progress)
+
+    async def destroy(self, uid: str, progress: Progress) -> None:
+        guest = self.hypervisor.named(self.names.get(uid, ""))
+        if guest is not None:
+            task = await self._call("destroy", lambda: self.hypervisor.begin_destroy(guest.number, self._doomed(guest)))
+            await self._wait(task, "destroy")
+
+
+class DeletesEveryDisk(SimulatedDriver):
+    """Removes disks with the machine that were not made for it."""
+
+    def _doomed(self, guest: Guest) -> list[str]:
+        return [*super()._doomed(guest), *(disk.id for disk in guest.machine.disks)]
+
+
+class LeavesDisks(SimulatedDriver):
+    """Forgets the disks that are plugged in nowhere."""
+
+    def _doomed(self, guest: Guest) -> list[str]:
+        return [disk.id for disk in guest.machine.disks if disk.owned and disk.name == "root"]
+
+
+class DestroysOnRelease(SimulatedDriver):
+    """Removes a machine that should only lose its stamp."""
+
+    async def release(self, uid: str) -> None:
+        await self.destroy(uid, lambda part, phase: None)
+
+
+class ReleasesNothing(SimulatedDriver):
+    """Leaves the stamp on."""
+
+    async def release(self, uid: str) -> None:
+        await self._find(uid)
+
+
+class LogsBootData(SimulatedDriver):
+    """Tells the log what the user's Secret holds."""
+
+    async def create(self, spec: v1.MachineSpec, progress: Progress) -> None:
+        log.info("create", digest=boot_data_digest(spec), boot=repr(spec))
+        await super().create(spec, progress)
+
+
+class ForgetsTags(SimulatedDriver):
+    """Says that it has done what it has not."""
+
+    async def set_tags(self, uid: str, tags: list[str]) -> None:
+        await self._find(uid)
+
+
+# -- controllers -------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _with(owner: Any, name: str, make: Callable[[Any], Any]) -> Iterator[None]:
+    """A part of a class, or of a module, replaced by what `make` makes of it."""
+    right = getattr(owner, name)
+    setattr(owner, name, make(right))
+    try:
+        yield
+    finally:
+        setattr(owner, name, right)
+
+
+def _forget_finalizer(right: Any) -> Any:
+    async def wrong(self: Any, cache: Any, item: Any, finalizer: str) -> Any:
+        return item
+
+    return wrong
+
+
+def _status_each_time(right: Any) -> Any:
+    async def wrong(self: Any, cache: Any, item: Any, status: Any) -> Any:
+        written = await right(self, cache, item, status)
+        body = {"metadata": {"resourceVersion": written.metadata.resource_version}, "status": {}}
+        return await self._patch(cache, written, body, "status")
+
+    return wrong
+
+
+def _status_first(right: Any) -> Any:
+    async def wrong(self: Any, vm: Any, provider: Any, connection: Any) -> Any:
+        vm = await right(self, vm, provider, connection)
+        if vm.status.id:
+            return vm
+        return await self._report(vm, Outcome(machine=v1.Machine(id="soon", power=v1.PowerState.ON)))
+
+    return wrong
+
+
+def _gone_when_unavailable(right: Any) -> Any:
+    async def wrong(self: Any, vm: Any, connection: Any, *, retain: bool) -> Any:
+        try:
+            return await right(self, vm, connection, retain=retain)
+        except ProviderError:
+            return v1.DeleteMachineResponse(gone=True)
+
+    return wrong
+
+
+def _never_retain(right: Any) -> Any:
+    async def wrong(self: Any, vm: Any, connection: Any, *, retain: bool) -> Any:
+        return await right(self, vm, connection, retain=False)
+
+    return wrong
+
+
+def _apply_what_goes(right: Any) -> Any:
+    async def wrong(self: Any, name: Any) -> Any:
+        vm = self._caches.machines.get(*name)
+        return await self._apply(vm) if vm is not None else None
+
+    return wrong
+
+
+def _scrub_nothing(right: Any) -> Any:
+    return lambda error, boot: error
+
+
+_ALTERED: dict[str, tuple[Any, str, Callable[[Any], Any]]] = {
+    "forgets the finalizer": (Writer, "add_finalizer", _forget_finalizer),
+    "writes the status each time": (Writer, "status", _status_each_time),
+    "writes the status before the act": (MachineReconciler, "_announce", _status_first),
+    "takes a failed removal for done": (MachineReconciler, "_call_delete", _gone_when_unavailable),
+    "retains nothing": (MachineReconciler, "_call_delete", _never_retain),
+    "applies what is being deleted": (MachineReconciler, "reconcile", _apply_what_goes),
+    "shows what the boot data hold": (machines_module, "_scrubbed", _scrub_nothing),
+}
+
+_DRIVERS: tuple[type[SimulatedDriver], ...] = (
+    CreatesWithoutLooking, CreatesAgainBlindly, TakesHalfForWhole, TakesTheName,
+    DestroysByName, DeletesEveryDisk, LeavesDisks, DestroysOnRelease, ReleasesNothing, LogsBootData, ForgetsTags,
+)  # fmt: skip
+
+
+def _driver(made: type[SimulatedDriver]) -> Parts:
+    return Parts(driver=lambda hypervisor, clock: made(hypervisor, clock, owner=OWNER), patience=PATIENCE)
+
+
+MUTANTS: dict[str, Parts] = {made.__name__: _driver(made) for made in _DRIVERS} | {
+    name: Parts(altered=lambda where=where: _with(*where), patience=PATIENCE)  # type: ignore[misc]  # a default argument
+    for name, where in _ALTERED.items()
+}
+"""What is wrong with it, and the parts of a run that has it."""

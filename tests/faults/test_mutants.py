@@ -1,0 +1,17 @@
+"""The simulation finds bugs: each of these programs is wrong in one way, and is caught."""
+
+from __future__ import annotations
+
+import pytest
+
+from faults.mutants import MUTANTS
+from faults.simulation import simulate
+
+WITHIN = 25
+"""Seeds in which each of them has to be caught; most are by the first."""
+
+
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize("mutant", MUTANTS)
+def test_a_program_that_is_wrong_is_caught(mutant: str) -> None:
+    assert any(simulate(seed, rate=0.03, parts=MUTANTS[mutant]).violation for seed in range(WITHIN))
