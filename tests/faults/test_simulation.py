@@ -16,7 +16,7 @@ from faults.shrink import shrink
 from faults.simulation import simulate
 
 CHUNK = 10
-SEEDS = count(60)
+SEEDS = count(140)
 
 TRACE = """
 import sys
