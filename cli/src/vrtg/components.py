@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import os
+import shutil
 import signal
-import subprocess
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -15,15 +14,18 @@ from vrtg.logfiles import RotatingLog
 from vrtg.processes import Process
 from vrtg.state import ComponentState
 
-PR_SET_PDEATHSIG = 1
 FIRST_DELAY, LONGEST_DELAY = 0.5, 30.0
 STEADY_AFTER = 30.0
 """Seconds of life after which a crash counts as the first one again."""
 
 
-def _die_with_parent() -> None:
-    """Runs in the child before exec: the kernel ends it when the supervisor is gone, however that died."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+def _with_parent(command: list[str]) -> list[str]:
+    """The command, ended by the kernel when the supervisor is gone, however that died.
+
+    `setpriv` of util-linux sets that up and becomes the command. A function of ours in the child before exec would do
+    the same, and hang for ever now and then: there, what another thread of the parent held at the fork is never let go.
+    """
+    return ["setpriv", "--pdeathsig", "TERM", "--", *command]
 
 
 class Component:
@@ -82,22 +84,20 @@ class Component:
         """From start to end of one process; answers why it ended, for people."""
         if self._clear is not None:
             self._clear.unlink(missing_ok=True)
+        if shutil.which(self._command[0]) is None:
+            return f"cannot start {self._command[0]}: there is no such command"
         readable, writable = os.pipe()
         try:
             process = await asyncio.create_subprocess_exec(
-                *self._command,
+                *_with_parent(self._command),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=writable,
                 stderr=writable,
                 env={**os.environ, **self._environment},
-                preexec_fn=_die_with_parent,
             )
-        except (
-            OSError,
-            subprocess.SubprocessError,
-        ) as error:  # the latter when the child ends before it is the command
+        except OSError as error:
             os.close(readable)
-            return f"cannot start {self._command[0]}: {getattr(error, 'strerror', None) or error}"
+            return f"cannot start {self._command[0]}: {error.strerror}"
         finally:
             os.close(writable)
         identity = Process.of(process.pid)
