@@ -99,6 +99,22 @@ async def test_a_task_that_holds_it_is_waited_for(pve: Proxmox, cluster: Pve, sh
     assert _volumes(pve) == set()
 
 
+async def test_a_delete_that_a_dead_provider_left_running_is_waited_for(
+    pve: Proxmox, cluster: Pve, shop: Workshop
+) -> None:
+    """However long it holds the machine: its end is what was wanted."""
+    machine(pve)
+    await cluster.refresh(VMID, "look")
+    pve.world.tasks.hold("qmdestroy")
+    await cluster.delete("destroy", f"nodes/pve1/qemu/{VMID}")
+    again = asyncio.ensure_future(shop.remover.destroy(UID, quiet))
+    await asyncio.wait({again}, timeout=3.0)
+    assert not again.done()
+    pve.world.tasks.release()
+    await again
+    assert (pve.world.guests, _volumes(pve)) == ({}, set())
+
+
 async def test_a_lock_that_was_left_is_not_broken(pve: Proxmox, cluster: Pve, shop: Workshop) -> None:
     """A person has to look what was left undone."""
     machine(pve).lock = "migrate"

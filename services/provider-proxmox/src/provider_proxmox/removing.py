@@ -96,10 +96,13 @@ class Remover:
             try:
                 await self._remove(now, doing, tell)
             except (FileLockedError, MachineNotFoundError, StalePreconditionError, WrongPowerStateError) as error:
-                # Somebody holds, moved, changed or started it: whatever has that VMID now is judged again.
-                if attempt + 1 == _ATTEMPTS:
-                    raise
+                # Somebody holds, moved, changed or started it: whatever has that VMID now is judged again. A task that
+                # removes it, as a provider that died left one behind, is waited for, and what we wanted.
                 log.info("proxmox.destroy.again", vmid=guest.vmid, error=str(error))
+                if isinstance(error, FileLockedError):
+                    await locks.wait_tasks(self._pve, now, doing, _HOLDERS)
+                if attempt + 1 == _ATTEMPTS and await self._still_ours(guest, doing) is not None:
+                    raise
             else:
                 return
 
