@@ -123,8 +123,8 @@ class Sshd:
             running.stdin.close()
             if running.returncode is None and process.is_closing():
                 running.kill()
-            code = await running.wait()
-        process.exit(code)
+            await running.communicate()  # what nobody reads any more would keep its pipes open
+        process.exit(running.returncode or 0)
 
     async def _path(self, words: list[str]) -> str:
         """Where a volume is; a snapshot of it is there from now on. Nobody writes to it here, so it is as it was."""
