@@ -119,11 +119,14 @@ class Sshd:
                 group.create_task(_pump(running.stderr, process.stderr))
                 await _pump(running.stdout, process.stdout)
                 asking.cancel()
+                running.stdin.close()
+                while await running.stdout.read(1 << 18):  # its reader has gone, and it would wait to be read for ever
+                    pass
         finally:
             running.stdin.close()
             if running.returncode is None and process.is_closing():
                 running.kill()
-            await running.communicate()  # what nobody reads any more would keep its pipes open
+            await running.communicate()
         process.exit(running.returncode or 0)
 
     async def _path(self, words: list[str]) -> str:
