@@ -41,7 +41,7 @@ from providerkit import extents
 from providerkit.extents import Incoming
 from simulators.proxmox import Proxmox
 from simulators.proxmox.disks import bytes_of_volume
-from simulators.proxmox.sshd import Sshd, sshd
+from simulators.proxmox.sshd import COMMAND, Sshd, sshd
 from simulators.proxmox.world import Volume
 
 from .conftest import OWNER, connected, credentials_of, vm
@@ -439,6 +439,29 @@ async def test_the_node_is_asked_for_nothing_else(pve: Proxmox, tmp_path: Path) 
             await anext(found)
             assert not ssh.idle.is_set()
         await ssh.idle.wait()  # a reader that goes away lets go
+
+
+async def test_the_command_puts_its_node_right_when_its_reader_has_gone(tmp_path: Path) -> None:
+    """As OpenSSH leaves it: with a pipe that nobody reads."""
+    volume, pvesm, temporary = tmp_path / "vm-1-disk-0.raw", tmp_path / "pvesm", tmp_path / "temporary"
+    volume.write_bytes(bytes(MIB))
+    pvesm.write_text(f"#!/bin/sh\necho {volume}\n")
+    pvesm.chmod(0o755)
+    temporary.mkdir()
+    environment = {
+        "PATH": f"{tmp_path}:{os.environ['PATH']}",
+        "TMPDIR": str(temporary),
+        "SSH_ORIGINAL_COMMAND": "virtrigaud-disk local:1/vm-1-disk-0.raw",
+    }
+    reading, writing = os.pipe()
+    os.close(reading)
+    process = await asyncio.create_subprocess_exec(
+        str(COMMAND), stdin=asyncio.subprocess.PIPE, stdout=writing, env=environment
+    )
+    os.close(writing)
+    async with asyncio.timeout(20):
+        assert await process.wait() == 0
+    assert list(temporary.iterdir()) == []
 
 
 async def test_a_mounted_storage_is_read_without_ssh(pve: Proxmox, tmp_path: Path) -> None:
