@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -19,7 +20,9 @@ from .test_proxmox import PACE, home, served_proxmox
 
 __all__ = ["home"]  # a fixture
 
-pytestmark = pytest.mark.skipif(shutil.which("qemu-nbd") is None, reason="qemu-nbd is not installed")
+pytestmark = pytest.mark.skipif(
+    shutil.which("qemu-nbd") is None and not os.environ.get("REQUIRE_REAL"), reason="qemu-nbd is not installed"
+)
 
 
 def traits() -> Traits:

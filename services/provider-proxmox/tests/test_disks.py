@@ -47,7 +47,9 @@ from simulators.proxmox.world import Volume
 from .conftest import OWNER, connected, credentials_of, vm
 from .test_importing import imports
 
-pytestmark = pytest.mark.skipif(shutil.which("qemu-nbd") is None, reason="qemu-nbd is not installed")
+pytestmark = pytest.mark.skipif(
+    shutil.which("qemu-nbd") is None and not os.environ.get("REQUIRE_REAL"), reason="qemu-nbd is not installed"
+)
 
 KIB, MIB = 1 << 10, 1 << 20
 SIZE = 8 * MIB
