@@ -6,8 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 from libvirtd.fixtures import missing
+from tools.gomodule import GoUnavailableError
 
-from .process import Vcsim, VcsimUnavailableError
+from .process import Vcsim
 
 
 def start_vcsim(*, esx: bool = False, datacenters: int = 1) -> Iterator[Vcsim]:
@@ -16,7 +17,7 @@ def start_vcsim(*, esx: bool = False, datacenters: int = 1) -> Iterator[Vcsim]:
     reason = ""
     try:
         simulator.start()
-    except VcsimUnavailableError as error:
+    except GoUnavailableError as error:
         reason = str(error)
     if reason:
         missing(reason)

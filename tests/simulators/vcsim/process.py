@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import base64
-import fcntl
 import hashlib
 import json
 import os
-import shutil
 import ssl
 import subprocess
 import tempfile
@@ -19,51 +17,10 @@ from types import TracebackType
 from typing import IO, Any
 from urllib.parse import urlsplit
 
+from tools.gomodule import program
+
 SOURCES = Path(__file__).resolve().parent
-CACHE = Path(__file__).resolve().parents[3] / ".cache" / "vcsim"
-BUILD_SECONDS = 600
 START_SECONDS = 30
-
-
-class VcsimUnavailableError(Exception):
-    """The simulator cannot be built here; the text says why."""
-
-
-def binary() -> Path:
-    """The simulator's executable, built once per state of the Go sources.
-
-    Raises:
-        VcsimUnavailableError: no Go, or the modules cannot be downloaded.
-    """
-    digest = hashlib.sha256()
-    for source in sorted([*SOURCES.glob("*.go"), SOURCES / "go.mod", SOURCES / "go.sum"]):
-        digest.update(source.name.encode() + b"\0" + source.read_bytes())
-    target = CACHE / digest.hexdigest()[:16] / "vcsim"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with (target.parent / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # two test processes build it once
-        if not target.exists():
-            build(target)
-    return target
-
-
-def build(target: Path) -> None:
-    """Compile into `target` in one step, so that an interrupted build leaves no half binary."""
-    go = shutil.which("go")
-    if go is None:
-        raise VcsimUnavailableError("vcsim cannot be built: no `go` on the path (see tests/simulators/vcsim/README.md)")
-    half = target.with_name(f"vcsim.{os.getpid()}")
-    made = subprocess.run(
-        [go, "build", "-o", str(half), "."],
-        cwd=SOURCES,
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=BUILD_SECONDS,
-    )
-    if made.returncode != 0:
-        raise VcsimUnavailableError(f"vcsim cannot be built: {made.stderr.strip()[-500:]}")
-    half.rename(target)
 
 
 class Vcsim:
@@ -106,14 +63,14 @@ class Vcsim:
         """Start and wait for the ready line.
 
         Raises:
-            VcsimUnavailableError: it cannot be built here.
+            GoUnavailableError: it cannot be built here.
             RuntimeError: it did not start; the text holds its log.
         """
-        program = binary()
+        binary = program(SOURCES)
         self._home = tempfile.TemporaryDirectory(prefix="vcsim-")  # its datastores, which a killed one would leave
         self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - lives as long as the process
         self._process = subprocess.Popen(
-            [str(program), f"-listen={self._listen}", *self._flags],
+            [str(binary), f"-listen={self._listen}", *self._flags],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
