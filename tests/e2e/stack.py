@@ -175,6 +175,10 @@ class Stack(Embedded):
     def up(self) -> None:
         (self.home / "images").mkdir(parents=True, exist_ok=True)
         shutil.copyfile(self.image, self.home / "images" / "virtrigaud-guest.qcow2")
+        self.start()
+
+    def start(self) -> None:
+        """Bring up what serves the API, and the controller."""
         super().up()
 
     def virsh(self, *arguments: str) -> str:

@@ -1,0 +1,172 @@
+"""A real Kubernetes API on this machine: etcd, kube-apiserver and kube-controller-manager, and no nodes."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import secrets
+import socket
+import ssl
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from types import TracebackType
+
+from common.pki import Authority
+from cryptography.hazmat.primitives import serialization
+from tools.gomodule import program
+
+SOURCES = Path(__file__).resolve().parents[1] / "tools" / "kubernetes"
+START_SECONDS = 120.0
+END_SECONDS = 30.0
+PROGRAMS = ("etcd", "kube-apiserver", "kube-controller-manager")
+
+
+class Cluster:
+    """One control plane. Pods are stored and never run, as nothing runs them.
+
+    Attributes:
+        url: of the API server.
+        kubeconfig: of a user who may do everything.
+    """
+
+    def __init__(self, home: Path) -> None:
+        """Args: home: for its data, certificates and logs."""
+        self.home = home
+        self.url = ""
+        self.kubeconfig = home / "admin.kubeconfig"
+        self._ca = home / "pki" / "ca.crt"
+        self._programs: list[subprocess.Popen[bytes]] = []
+
+    def __enter__(self) -> Cluster:
+        """Start it, and wait until it serves.
+
+        Raises:
+            GoUnavailableError: it cannot be built here.
+            RuntimeError: it did not start; the text holds the log.
+        """
+        linker = f"-X k8s.io/component-base/version.gitVersion={_version()}"
+        programs = [program(SOURCES, name, linker=linker) for name in PROGRAMS]
+        try:
+            self._start(*programs)
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _start(self, etcd: Path, apiserver: Path, controllers: Path) -> None:
+        client, peer, api = _free_ports(3)
+        self.url = f"https://127.0.0.1:{api}"
+        token = secrets.token_urlsafe(24)
+        tls = Authority.create(self.home / "pki").issue(self.home / "pki" / "api", "kubernetes", ["127.0.0.1"])
+        tokens = self.home / "tokens.csv"
+        tokens.write_text(f'{token},admin,admin,"system:masters"\n')
+        tokens.chmod(0o600)
+        public = self.home / "pki" / "accounts.pub"
+        public.write_bytes(_public(tls.key))
+        self.write_kubeconfig(self.kubeconfig, token)
+        self._run(
+            etcd, "--data-dir", str(self.home / "etcd"), "--unsafe-no-fsync",
+            "--listen-client-urls", f"http://127.0.0.1:{client}",
+            "--advertise-client-urls", f"http://127.0.0.1:{client}",
+            "--listen-peer-urls", f"http://127.0.0.1:{peer}",
+            "--initial-advertise-peer-urls", f"http://127.0.0.1:{peer}",
+            "--initial-cluster", f"default=http://127.0.0.1:{peer}",
+        )  # fmt: skip
+        self._run(
+            apiserver, "--etcd-servers", f"http://127.0.0.1:{client}",
+            "--bind-address", "127.0.0.1", "--secure-port", str(api), "--advertise-address", "127.0.0.1",
+            "--tls-cert-file", str(tls.cert), "--tls-private-key-file", str(tls.key),
+            "--token-auth-file", str(tokens), "--authorization-mode", "RBAC",
+            "--service-account-issuer", "https://kubernetes.default.svc",
+            "--service-account-key-file", str(public), "--service-account-signing-key-file", str(tls.key),
+            "--service-cluster-ip-range", "10.96.0.0/24", "--endpoint-reconciler-type", "none",
+        )  # fmt: skip
+        self._wait("/readyz")
+        self._run(
+            controllers, "--kubeconfig", str(self.kubeconfig), "--leader-elect=false", "--secure-port", "0",
+            "--use-service-account-credentials=false", "--service-account-private-key-file", str(tls.key),
+            "--root-ca-file", str(self._ca),
+        )  # fmt: skip
+        self._wait("/api/v1/namespaces/default/serviceaccounts/default")
+
+    def write_kubeconfig(self, file: Path, token: str, namespace: str = "default") -> Path:
+        """A kubeconfig for whoever has this token."""
+        cluster = {"server": self.url, "certificate-authority": str(self._ca)}
+        config = {
+            "apiVersion": "v1", "kind": "Config", "current-context": "it",
+            "clusters": [{"name": "it", "cluster": cluster}],
+            "users": [{"name": "it", "user": {"token": token}}],
+            "contexts": [{"name": "it", "context": {"cluster": "it", "user": "it", "namespace": namespace}}],
+        }  # fmt: skip
+        file.write_text(json.dumps(config))
+        file.chmod(0o600)
+        return file
+
+    def log(self) -> str:
+        """The ends of its logs."""
+        return "\n".join(f"--- {path.name}\n{path.read_text()[-2000:]}" for path in sorted(self.home.glob("*.log")))
+
+    def close(self) -> None:
+        """End it."""
+        for running in reversed(self._programs):
+            running.terminate()
+            try:
+                running.wait(END_SECONDS)
+            except subprocess.TimeoutExpired:
+                running.kill()
+                running.wait(END_SECONDS)
+        self._programs.clear()
+
+    def _run(self, executable: Path, *arguments: str) -> None:
+        with (self.home / f"{executable.name}.log").open("ab") as log:
+            command = ["setpriv", "--pdeathsig", "KILL", "--", str(executable), *arguments]
+            self._programs.append(
+                subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
+            )
+
+    def _wait(self, path: str) -> None:
+        """Until the API server answers a question well."""
+        user = json.loads(self.kubeconfig.read_text())["users"][0]["user"]
+        question = urllib.request.Request(self.url + path, headers={"Authorization": f"Bearer {user['token']}"})
+        trust = ssl.create_default_context(cafile=str(self._ca))
+        end = time.monotonic() + START_SECONDS
+        while True:
+            for running in self._programs:
+                if running.poll() is not None:
+                    raise RuntimeError(f"the cluster did not start: {self.log()}")
+            try:
+                with urllib.request.urlopen(question, timeout=5, context=trust):
+                    return
+            except (urllib.error.URLError, OSError) as error:
+                if time.monotonic() > end:
+                    raise RuntimeError(f"no answer to {path}: {error}\n{self.log()}") from error
+            time.sleep(0.1)
+
+
+def _version() -> str:
+    """Of Kubernetes, as go.mod pins it."""
+    line = next(line for line in (SOURCES / "go.mod").read_text().splitlines() if "k8s.io/kubernetes v" in line)
+    return line.split()[1]
+
+
+def _public(key: Path) -> bytes:
+    private = serialization.load_pem_private_key(key.read_bytes(), password=None)
+    form = serialization.PublicFormat.SubjectPublicKeyInfo
+    return private.public_key().public_bytes(serialization.Encoding.PEM, form)
+
+
+def _free_ports(count: int) -> list[int]:
+    """Ports that nobody listens on now: these programs cannot choose their own."""
+    with contextlib.ExitStack() as stack:
+        taken = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in taken:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in taken]

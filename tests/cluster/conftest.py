@@ -1,0 +1,56 @@
+"""One cluster, with one stack on it, for all tests; one namespace for each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from e2e.conftest import namespace, shared_objects
+from libvirtd.fixtures import guest_image, libvirtd, missing
+from libvirtd.private import PrivateLibvirtd
+from tools.gomodule import GoUnavailableError
+
+from .cluster import Cluster
+from .stack import ClusterStack
+
+__all__ = ["guest_image", "libvirtd", "namespace"]  # fixtures
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    here = Path(__file__).parent
+    for item in items:
+        if here in item.path.parents:
+            item.add_marker(pytest.mark.e2e)
+            item.add_marker(pytest.mark.real)
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A real Kubernetes API. Building it takes minutes, once."""
+    running, reason = Cluster(tmp_path_factory.mktemp("cluster")), ""
+    try:
+        running.__enter__()
+    except GoUnavailableError as error:
+        reason = str(error)
+    if reason:
+        missing(reason)
+    try:
+        yield running
+    finally:
+        running.close()
+
+
+@pytest.fixture(scope="session")
+def stack(
+    cluster: Cluster, libvirtd: PrivateLibvirtd, guest_image: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ClusterStack]:
+    """The controller on the cluster, with a provider on the private libvirtd, a tiny class and the guest image."""
+    stack = ClusterStack(tmp_path_factory.mktemp("stack"), libvirtd, guest_image, cluster)
+    try:
+        stack.up()
+        stack.apply(*shared_objects(libvirtd.uri))
+        stack.wait("provider", "local", "condition=Ready")
+        yield stack
+    finally:
+        stack.down()
