@@ -17,7 +17,8 @@ from common.clock import ManualClock, SystemClock
 from common.pki import Authority
 from common.tls import CONTROLLER
 from controller.runtime import RuntimeState
-from controller.runtime.process import SHARED_IMAGES, ProcessRuntime, ProcessSettings, refuse_password
+from controller.runtime.arguments import refuse_password
+from controller.runtime.process import SHARED_IMAGES, ProcessRuntime, ProcessSettings
 from controller.secrets import Secrets
 from controller_harness import OWNER, until
 from kinds.provider import Provider
@@ -169,7 +170,7 @@ async def test_a_vsphere_provider_gets_its_endpoint_and_defaults(tmp_path: Path)
     directory = str(tmp_path / "run" / UID / "credentials")
     assert Path(bare.command[0]).name == "virtrigaud-provider-vsphere"
     images = tuple(f"--image-directory={each}" for each in (tmp_path / "images", SHARED_IMAGES))
-    given = ("--credentials-directory", directory, "--endpoint", "https://vc.example", *images)
+    given = ("--credentials-directory", directory, *images, "--endpoint", "https://vc.example")
     assert bare.command[-len(given) :] == given
     wanted = ("--insecure-skip-verify", "--default-cluster=c1", "--default-network=VM Network")
     assert full.command[len(bare.command) :] == (*wanted, "--default-resource-pool=lab")

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-import re
 import shutil
 import sys
 from collections.abc import Callable, Mapping
@@ -17,28 +16,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Literal
 
-import msgspec
 from common import logging
 from common.clock import Clock
 from common.pki import Authority
 from common.tls import CONTROLLER, TlsError, TlsFiles
-from kinds.provider import Provider, ProviderDefaults, ProviderSpec
+from kinds.provider import Provider
 
 from controller.connection import Target
 from controller.files import digest_of, private_directory, remove_directory, remove_tree, replace_directory
 from controller.holds import Hold
 from controller.runtime import RuntimeState
+from controller.runtime.arguments import COMMANDS, log_arguments, own_arguments, refuse_password, unknown_type
 from controller.secrets import Secrets
 
 log = logging.get(__name__)
 
-COMMANDS = {
-    "libvirt": "virtrigaud-provider-libvirt",
-    "vsphere": "virtrigaud-provider-vsphere",
-    "proxmox": "virtrigaud-provider-proxmox",
-    "fake": "virtrigaud-provider-fake",
-}
-"""Console script of each type that has a provider."""
 FIRST_DELAY, MOST_DELAY = 0.5, 30.0
 STEADY = 30.0
 """Seconds of life after which a crash counts as the first one again."""
@@ -63,10 +55,6 @@ PASSED_ON = (
     "VIRTUAL_ENV",
 )
 """Environment of ours that a child gets; nothing else, so that no token leaks into it."""
-
-
-PASSWORD = re.compile(r"//[^/?#]*:[^/?#]*@|//[^/?#@:\[]*:(?!\d*(?:[/?#]|$)).*@")
-"""user:password@ of a URI, also where the password holds a / ? or # that nobody escaped; host:port/path@ is none."""
 
 
 @dataclass(frozen=True)
@@ -135,9 +123,7 @@ class ProcessRuntime:
 
     async def ensure(self, provider: Provider) -> RuntimeState:
         spec = provider.spec
-        if spec.type not in COMMANDS:
-            supported = ", ".join(sorted(COMMANDS))
-            message = f"providers of type {spec.type} are not supported yet; this version has {supported}"
+        if message := unknown_type(spec):
             return RuntimeState("Failed", "NotSupportedYet", message)
         uid = provider.metadata.uid
         try:
@@ -179,38 +165,30 @@ class ProcessRuntime:
         # Leaves alone what is good for long enough yet, so looking again does not mean new keys.
         label = f"virtrigaud-provider-{meta.uid}"  # one DNS label holds no namespace and name of 63 characters each
         tls = self._authority.issue(place / "tls", label, sans=["127.0.0.1", "localhost"], days=CERTIFICATE_DAYS)
-        runtime = spec.runtime
-        level = {"warn": "warning"}.get(runtime.log_level, runtime.log_level) if runtime is not None else "info"
         command = [
             executable(COMMANDS[spec.type]),
             *("--listen-address", "127.0.0.1:0"),
             *("--tls-cert", str(tls.cert), "--tls-key", str(tls.key), "--tls-ca", str(tls.ca)),
             *("--owner", self._settings.owner),
             *("--ready-file", str(place / "ready")),
-            *("--log-level", level, "--log-format", runtime.log_format if runtime is not None else "json"),
+            *log_arguments(provider),
             "--exit-with-stdin",
         ]
         if credentials:
             command += ["--credentials-directory", str(place / "credentials")]
         if self._settings.otlp_endpoint:
             command += ["--otlp-endpoint", self._settings.otlp_endpoint]
-        command += self._own_flags(provider, place)
+        command += self._places(provider, place) + own_arguments(spec)
         environment = dict(self._settings.extra) | _environment(provider)
         return Wish(
             meta.uid, f"{meta.namespace}/{meta.name}", tuple(command), tuple(sorted(environment.items())), credentials
         )
 
-    def _own_flags(self, provider: Provider, place: Path) -> list[str]:
-        """What a type alone understands."""
-        spec = provider.spec
-        if spec.type == "fake":
+    def _places(self, provider: Provider, place: Path) -> list[str]:
+        """Directories that the server shares with us."""
+        if provider.spec.type == "fake":
             return ["--world", str(place / "world.json")]
-        directories = (self._settings.images, self._settings.shared_images)
-        nodes = spec.endpoint.split(",") if spec.type == "proxmox" else [spec.endpoint]
-        flags = [word for url in nodes for word in ("--endpoint", url)]
-        flags += [f"--image-directory={each}" for each in directories]
-        own = {"vsphere": _vsphere_flags, "proxmox": _proxmox_flags}.get(spec.type)
-        return flags + own(spec) if own is not None else flags
+        return [f"--image-directory={each}" for each in (self._settings.images, self._settings.shared_images)]
 
     async def _credentials(self, provider: Provider, place: Path) -> str:
         """Write them where only this child looks; answers with their digest."""
@@ -229,21 +207,6 @@ class ProcessRuntime:
         return digest_of(values)
 
 
-def _vsphere_flags(spec: ProviderSpec) -> list[str]:
-    flags = ["--insecure-skip-verify"] if spec.insecure_skip_verify else []
-    for each in msgspec.structs.fields(ProviderDefaults) if spec.defaults is not None else ():
-        if value := getattr(spec.defaults, each.name):
-            flags.append(f"--default-{each.name.replace('_', '-')}={value}")
-    return flags
-
-
-def _proxmox_flags(spec: ProviderSpec) -> list[str]:
-    flags = ["--insecure-skip-verify"] if spec.insecure_skip_verify else []
-    defaults = spec.defaults or ProviderDefaults()
-    given = {"storage": defaults.datastore, "pool": defaults.resource_pool, "bridge": defaults.network}
-    return flags + [f"--default-{name}={value}" for name, value in given.items() if value]
-
-
 def _environment(provider: Provider) -> dict[str, str]:
     """spec.runtime.env. Raises: ValueError: an entry that this runtime cannot supply."""
     found = {}
@@ -257,15 +220,6 @@ def _environment(provider: Provider) -> dict[str, str]:
             raise ValueError(f"spec.runtime.env: {name!r} is no name of an environment variable")
         found[name] = str(entry.get("value", ""))
     return found
-
-
-def refuse_password(endpoint: str) -> None:
-    """Everybody on the machine can read a command line. Raises: ValueError: it holds a password, which is not shown."""
-    if PASSWORD.search(endpoint):
-        raise ValueError(
-            "spec.endpoint holds a password; take it out, change it, and put the new one into the Secret of "
-            "spec.credentialSecretRef"
-        )
 
 
 def executable(name: str) -> str:
