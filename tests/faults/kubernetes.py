@@ -244,6 +244,7 @@ class SimulatedApi(Api):
         params: Mapping[str, str] | None = None,
         body: Any = None,
         content_type: str = "application/json",
+        accept: str = "application/json",
         timeout: float = TIMEOUT,
     ) -> bytes:
         """One call. Raises: ApiError."""

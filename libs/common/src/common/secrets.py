@@ -40,5 +40,7 @@ def read_secret(path: str | Path) -> str:
 
 
 def readable_by_others(path: str | Path) -> bool:
-    """Whether the file's mode lets group or others read it."""
-    return bool(os.stat(path).st_mode & (stat.S_IRGRP | stat.S_IROTH))
+    """Whether the file's mode lets others read it, or a group that is not the process's own, as a pod's fsGroup is."""
+    found = os.stat(path)
+    own = found.st_gid == os.getegid() == os.geteuid() != 0
+    return bool(found.st_mode & (stat.S_IROTH if own else stat.S_IRGRP | stat.S_IROTH))

@@ -24,13 +24,16 @@ from prometheus_client import REGISTRY
 from .api import Api, ApiError, connect
 from .controller import Controller
 from .files import write_private
-from .installation import owner_id
+from .installation import own_namespace, owner_id
 from .leader import Leader, LeaseSettings, LostError
 from .metrics import Metrics
 from .runtime import Runtime
+from .runtime.authority import ClusterAuthority
 from .runtime.external import ExternalRuntime
+from .runtime.kubernetes import KubernetesRuntime
+from .runtime.manifests import ServerSettings
 from .runtime.process import ProcessRuntime, ProcessSettings
-from .runtime.unsupported import EXTERNAL, UnsupportedRuntime
+from .runtime.unsupported import UnsupportedRuntime
 from .secrets import Secrets
 from .settings import Settings
 
@@ -118,7 +121,7 @@ async def _work(
     async def lead() -> None:
         controller = Controller(
             api, clock, rng, metrics,
-            owner=owner, runtimes=_runtimes(settings, owner, clock, rng), default_mode=MODES[settings.runtime],
+            owner=owner, runtimes=_runtimes(settings, api, owner, clock, rng), default_mode=MODES[settings.runtime],
             namespace=settings.namespace, concurrency=settings.concurrency, resync=settings.resync,
         )  # fmt: skip
         serving.controller, serving.standby = controller, False
@@ -153,12 +156,12 @@ async def _owner(settings: Settings, api: Api, clock: Clock) -> str:
 
 
 def _runtimes(
-    settings: Settings, owner: str, clock: Clock, rng: random.Random
+    settings: Settings, api: Api, owner: str, clock: Clock, rng: random.Random
 ) -> Callable[[Secrets, Callable[[str], None]], Mapping[str, Runtime]]:
     def make(secrets: Secrets, changed: Callable[[str], None]) -> Mapping[str, Runtime]:
         root = settings.root
         client: TlsFiles | None = None
-        runtimes: dict[str, Runtime] = {"Kubernetes": UnsupportedRuntime("Kubernetes", EXTERNAL)}
+        runtimes: dict[str, Runtime] = {"Kubernetes": _kubernetes(settings, api, owner, clock, rng, changed)}
         if settings.runtime == "process":
             authority = Authority.create(root / "pki" / "ca", clock=clock)
             client = authority.issue(root / "pki" / "controller", CONTROLLER)
@@ -172,6 +175,22 @@ def _runtimes(
         return runtimes
 
     return make
+
+
+def _kubernetes(
+    settings: Settings, api: Api, owner: str, clock: Clock, rng: random.Random, changed: Callable[[str], None]
+) -> Runtime:
+    namespace = settings.controller_namespace or own_namespace()
+    if not namespace:
+        cure = "run the controller in a pod, or give it --controller-namespace"
+        return UnsupportedRuntime("Kubernetes", cure)
+    pull, root = tuple(settings.provider_pull_secret or ()), settings.root
+    servers = ServerSettings(owner, namespace, settings.images, pull, settings.otlp_endpoint)
+    authority = ClusterAuthority(api, namespace, settings.authority_secret, root / "run" / "authority", clock)
+    return KubernetesRuntime(
+        api, servers, authority, root / "run" / "servers", root / "pki" / "cluster", clock, rng, changed,
+        namespace=settings.namespace,
+    )  # fmt: skip
 
 
 def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:

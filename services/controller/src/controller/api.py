@@ -19,6 +19,7 @@ import msgspec
 
 T = TypeVar("T")
 
+JSON = "application/json"
 MERGE = "application/merge-patch+json"
 TIMEOUT = 30.0
 """Seconds for an ordinary call."""
@@ -158,13 +159,14 @@ class Api:
         *,
         params: Mapping[str, str] | None = None,
         body: Any = None,
-        content_type: str = "application/json",
+        content_type: str = JSON,
+        accept: str = JSON,
         timeout: float = TIMEOUT,
     ) -> bytes:
         """One call, answered with the whole body. Raises: ApiError."""
         what = f"{method} {path}"
         try:
-            async with self._open(method, path, params, body, content_type, timeout) as response:
+            async with self._open(method, path, params, body, content_type, accept, timeout) as response:
                 answer = await response.read()
                 if response.status >= 400:
                     raise error_from(response.status, answer, what, response.headers.get("Retry-After", ""))
@@ -176,7 +178,7 @@ class Api:
         """The lines of a streamed answer until the server ends it. Raises: ApiError; a timeout ends it quietly."""
         rest = b""
         try:
-            async with self._open("GET", path, params, None, "application/json", timeout) as response:
+            async with self._open("GET", path, params, None, JSON, JSON, timeout) as response:
                 if response.status >= 400:
                     raise error_from(response.status, await response.read(), f"GET {path}")
                 async for chunk in response.content.iter_any():
@@ -191,9 +193,16 @@ class Api:
 
     @asynccontextmanager
     async def _open(
-        self, method: str, path: str, params: Mapping[str, str] | None, body: Any, content_type: str, timeout: float
+        self,
+        method: str,
+        path: str,
+        params: Mapping[str, str] | None,
+        body: Any,
+        content_type: str,
+        accept: str,
+        timeout: float,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        headers = {"Accept": "application/json", "User-Agent": "virtrigaud-controller"}
+        headers = {"Accept": accept, "User-Agent": "virtrigaud-controller"}
         for setting in (await self._configuration.auth_settings()).values():
             if setting["in"] == "header" and setting["value"]:
                 headers[setting["key"]] = setting["value"]

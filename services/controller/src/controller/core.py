@@ -7,6 +7,12 @@ import msgspec
 from .api import Resource
 
 
+class OwnerReference(msgspec.Struct, gc=False):
+    """Whose an object is."""
+
+    uid: str = ""
+
+
 class Meta(msgspec.Struct, rename="camel", gc=False):
     """metav1.ObjectMeta as far as it is needed to name an object."""
 
@@ -18,6 +24,7 @@ class Meta(msgspec.Struct, rename="camel", gc=False):
     labels: dict[str, str] | None = None
     annotations: dict[str, str] | None = None
     deletion_timestamp: str | None = None
+    owner_references: list[OwnerReference] | None = None
 
 
 class Namespace(msgspec.Struct, gc=False):
@@ -59,6 +66,65 @@ class Event(msgspec.Struct, gc=False):
     metadata: Meta
 
 
+class CoreCondition(msgspec.Struct, gc=False):
+    """What a Deployment or a Pod says of itself."""
+
+    type: str = ""
+    status: str = ""
+    message: str = ""
+
+
+class WorkloadStatus(msgspec.Struct, rename="camel", gc=False):
+    """Of a Deployment; empty on what has none."""
+
+    observed_generation: int = 0
+    updated_replicas: int = 0
+    available_replicas: int = 0
+    conditions: list[CoreCondition] | None = None
+
+
+class Workload(msgspec.Struct, gc=False):
+    """A part of how a provider server runs on a cluster: its Deployment, or what goes with it."""
+
+    metadata: Meta
+    status: WorkloadStatus = msgspec.field(default_factory=WorkloadStatus)
+
+
+class Waiting(msgspec.Struct, gc=False):
+    """Why a container does not run."""
+
+    reason: str = ""
+    message: str = ""
+
+
+class ContainerState(msgspec.Struct, gc=False):
+    waiting: Waiting | None = None
+
+
+class ContainerStatus(msgspec.Struct, gc=False):
+    state: ContainerState = msgspec.field(default_factory=ContainerState)
+
+
+class PodStatus(msgspec.Struct, rename="camel", gc=False):
+    container_statuses: list[ContainerStatus] | None = None
+    conditions: list[CoreCondition] | None = None
+
+
+class Pod(msgspec.Struct, gc=False):
+    """Read to say what keeps it from running."""
+
+    status: PodStatus = msgspec.field(default_factory=PodStatus)
+
+
+class Pods(msgspec.Struct, gc=False):
+    items: list[Pod]
+
+
+SERVICE_ACCOUNTS = Resource("v1", "ServiceAccount", "serviceaccounts", Workload)
+NETWORK_POLICIES = Resource("networking.k8s.io/v1", "NetworkPolicy", "networkpolicies", Workload)
+SERVICES = Resource("v1", "Service", "services", Workload)
+DEPLOYMENTS = Resource("apps/v1", "Deployment", "deployments", Workload)
+PODS = Resource("v1", "Pod", "pods", Pod)
 NAMESPACES = Resource("v1", "Namespace", "namespaces", Namespace, namespaced=False)
 SECRETS = Resource("v1", "Secret", "secrets", Secret)
 EVENTS = Resource("v1", "Event", "events", Event)

@@ -23,7 +23,7 @@ ADOPT = "virtrigaud.io/adopt-vms"
 DONE = ""
 """The field does what it says, or asks for nothing; where that is, is said beside it."""
 
-_CONTAINER = "provider servers in containers are not supported yet"
+_CONTAINER = "the server of this runtime mode is no container"
 _ONE_CHANNEL = (
     "calls share one HTTP/2 connection, which stays open; only maxConnections, calls at the same time, is used"
 )
@@ -70,7 +70,17 @@ BY_MODE: Mapping[str, Mapping[str, str]] = {
         "spec.runtime.logLevel": _OWN,
         "spec.runtime.logFormat": _OWN,
     },
-    "Kubernetes": {},
+    "Kubernetes": {
+        "spec.runtime": DONE,  # runtime/manifests.py
+        "spec.runtime.address": "the controller makes the Service itself and knows its address",
+        "spec.runtime.replicas": (
+            "one server serves a hypervisor: what works on a machine is kept apart in one process, and the next one "
+            "goes on from what is true"
+        ),
+        "spec.runtime.service.port": DONE,  # runtime/manifests.py
+        "spec.runtime.service.tls.enabled": "calls to a server on the cluster always use mutual TLS",
+        "spec.runtime.service.tls.secretRef": "the controller issues the certificates of its servers itself",
+    },
 }
 """What differs by the runtime mode in force."""
 
@@ -96,7 +106,7 @@ def provider_reports(provider: Provider, mode: str) -> list[FieldReport]:
     """What is not done of a Provider. Args: mode: the runtime mode in force."""
     table = {**PROVIDER, **BY_MODE.get(mode, {})}
     if provider.spec.type in ("vsphere", "proxmox"):
-        table["spec.insecureSkipVerify"] = _OWN if mode == "External" else DONE  # runtime/process.py
+        table["spec.insecureSkipVerify"] = _OWN if mode == "External" else DONE  # runtime/arguments.py
     if provider.spec.topology == "single":
         table["spec.topology"] = DONE  # it is what every endpoint is taken for
     service = provider.spec.runtime.service if provider.spec.runtime is not None else None

@@ -91,11 +91,13 @@ class Informer(Generic[O]):
         rng: random.Random,
         *,
         namespace: str = "",
+        selector: str = "",
         page: int = PAGE,
         on_bad: Callable[[Resource[Any], BadObject], None] = lambda resource, bad: None,
     ) -> None:
-        """Args: namespace: only this one; empty means all."""
+        """Args: namespace: only this one; empty means all. selector: only objects with these labels."""
         self._api, self.resource, self._clock, self._rng = api, resource, clock, rng
+        self._selected = {"labelSelector": selector} if selector else {}
         self._namespace, self._page, self._on_bad = namespace if resource.namespaced else "", page, on_bad
         self._decoder = msgspec.json.Decoder(resource.type)
         self._items: dict[Name, O] = {}
@@ -160,7 +162,7 @@ class Informer(Generic[O]):
         found: set[Name] = set()
         token = version = ""
         while True:
-            params = {"limit": str(self._page)} | ({"continue": token} if token else {})
+            params = self._selected | {"limit": str(self._page)} | ({"continue": token} if token else {})
             body = await self._api.request("GET", self.resource.path(self._namespace), params=params)
             page = _PAGES.decode(body)
             version = version or page.metadata.resource_version
@@ -178,7 +180,7 @@ class Informer(Generic[O]):
     async def _watch(self) -> None:
         """Follow until the server ends it, or it breaks."""
         seconds = int(WATCH_SECONDS * (1 + self._rng.random() / 4))
-        params = {
+        params = self._selected | {
             "watch": "true",
             "allowWatchBookmarks": "true",
             "resourceVersion": self._version,

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from .api import Api
 from .core import NAMESPACES
 
 ANCHOR = "kube-system"
+_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 
 async def owner_id(api: Api, given: str = "") -> str:
@@ -21,3 +24,8 @@ async def owner_id(api: Api, given: str = "") -> str:
     if namespace is None:
         raise ValueError(f"namespace {ANCHOR} does not exist, so there is no id for this installation; give --owner")
     return namespace.metadata.uid
+
+
+def own_namespace() -> str:
+    """The namespace of the pod that we run in; empty outside of a cluster."""
+    return _ACCOUNT.read_text().strip() if _ACCOUNT.exists() else ""

@@ -19,6 +19,18 @@ class Settings:
     runtime: Annotated[
         Literal["process", "external", "kubernetes"], "how provider servers run where the Provider does not say"
     ] = "external"
+    controller_namespace: Annotated[
+        str, "namespace that the controller runs in, for runtime kubernetes; empty takes the pod's own"
+    ] = ""
+    authority_secret: Annotated[
+        str, "Secret there with the authority for servers (tls.crt, tls.key); made if there is none"
+    ] = "virtrigaud-authority"  # noqa: S105  # its name
+    provider_image: Annotated[
+        list[str] | None, "TYPE=IMAGE for servers of a type of hypervisor, for runtime kubernetes; may be repeated"
+    ] = None
+    provider_pull_secret: Annotated[
+        list[str] | None, "Secret in a Provider's namespace to pull images with; may be repeated"
+    ] = None
     home: Annotated[Path, "directory of this controller: pki/, run/, logs/, images/"] = Path(
         "~/.local/state/virtrigaud"
     )
@@ -42,10 +54,18 @@ class Settings:
             raise ValueError("concurrency: at least 1")
         if self.resync < 1:
             raise ValueError("resync: at least 1s")
+        for each in self.provider_image or ():
+            if not all(each.partition("=")):
+                raise ValueError(f"provider_image: {each!r} is not TYPE=IMAGE")
         if not self.lease_duration > self.lease_renew_deadline > self.lease_retry > 0:
             raise ValueError(
                 "lease_duration must be longer than lease_renew_deadline, and that longer than lease_retry"
             )
+
+    @property
+    def images(self) -> dict[str, str]:
+        """`provider_image` by type."""
+        return dict(each.split("=", 1) for each in self.provider_image or ())
 
     @property
     def root(self) -> Path:

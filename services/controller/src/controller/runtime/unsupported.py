@@ -9,8 +9,6 @@ from kinds.provider import Provider
 
 from . import RuntimeState
 
-EXTERNAL = "run the provider yourself, and set spec.runtime.mode: External with spec.runtime.address"
-
 
 class UnsupportedRuntime:
     """Refuses every Provider of its mode."""

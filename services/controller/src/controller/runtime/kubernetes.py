@@ -1,0 +1,301 @@
+"""Provider servers as Deployments, beside the Provider in its own namespace.
+
+What the objects hold is in manifests.py. They are made when they are missing, put right when they are not as we made
+them, and never taken over from anybody. The hypervisor's credentials are mounted into the pod: of their Secret only the
+metadata is read here, to start the server anew when it has changed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+from common import logging
+from common.clock import Clock
+from common.pki import Authority
+from common.tls import CONTROLLER, TlsError, TlsFiles
+from kinds.provider import Provider
+
+from controller.api import Api, NotFoundError, RefusedError, Resource
+from controller.connection import Target
+from controller.core import (
+    DEPLOYMENTS,
+    NETWORK_POLICIES,
+    PODS,
+    SECRETS,
+    SERVICE_ACCOUNTS,
+    SERVICES,
+    Meta,
+    Pods,
+    Workload,
+    WorkloadStatus,
+)
+from controller.files import digest_of, private_directory, remove_tree, write_private
+from controller.holds import WAITING, Hold
+from controller.informer import Informer
+from controller.runtime import RuntimeState
+from controller.runtime.arguments import refuse_password, unknown_type
+from controller.runtime.authority import ClusterAuthority, encoded
+from controller.runtime.manifests import (
+    MANAGER,
+    SELECTOR,
+    UID_LABEL,
+    Manifest,
+    ServerSettings,
+    Stamps,
+    certificate_secret,
+    host_of,
+    image_of,
+    manifests,
+    object_name,
+    port_of,
+)
+
+log = logging.get(__name__)
+
+APPLY = "application/apply-patch+yaml"
+METADATA = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
+CERTIFICATE_DAYS = 90
+
+
+KINDS = (SERVICE_ACCOUNTS, NETWORK_POLICIES, SERVICES, DEPLOYMENTS)
+"""In the order of `manifests`."""
+
+
+class KubernetesRuntime:
+    """One Deployment per Provider, and what goes with it."""
+
+    mode: Literal["Process", "External", "Kubernetes"] = "Kubernetes"
+
+    def __init__(
+        self,
+        api: Api,
+        settings: ServerSettings,
+        authority: ClusterAuthority,
+        directory: Path,
+        client: Path,
+        clock: Clock,
+        rng: random.Random,
+        changed: Callable[[str], None],
+        *,
+        namespace: str = "",
+    ) -> None:
+        """Args:
+        directory: private, for certificates on their way into Secrets.
+        client: directory of the controller's own certificate.
+        changed: gets the UID of a Provider whose objects changed.
+        namespace: watch this one only; empty watches all.
+        """
+        self._api, self._settings, self._authority = api, settings, authority
+        self._directory, self._client, self._clock, self._changed = directory, client, clock, changed
+        self._informers = {
+            kind.kind: Informer(api, kind, clock, rng, namespace=namespace, selector=SELECTOR) for kind in KINDS
+        }
+        self._applied: dict[tuple[str, str], tuple[str, str]] = {}
+        """By UID and kind: digest of what we applied, and the stamp of the object since."""
+
+    async def run(self) -> None:
+        for informer in self._informers.values():
+            informer.subscribe(self._tell)
+        async with asyncio.TaskGroup() as group:
+            for kind, informer in self._informers.items():
+                group.create_task(informer.run(), name=f"informer {kind} of providers")
+
+    def _tell(self, before: Workload | None, after: Workload | None) -> None:
+        found = after or before
+        if found is not None and (uid := (found.metadata.labels or {}).get(UID_LABEL)):
+            self._changed(uid)
+
+    # -- one server ----------------------------------------------------------------------------------------------------
+
+    async def ensure(self, provider: Provider) -> RuntimeState:
+        if not all(informer.synced.is_set() for informer in self._informers.values()):
+            return RuntimeState("Pending", "Starting", "the objects of provider servers are being listed")
+        if message := unknown_type(provider.spec):
+            return RuntimeState("Failed", "NotSupportedYet", message)
+        try:
+            client = await self._make(provider)
+        except Hold as hold:
+            return RuntimeState("Pending", hold.reason, str(hold))
+        except (ValueError, TlsError, RefusedError) as error:
+            return RuntimeState("Failed", "InvalidConfiguration", str(error))
+        return await self._state(provider, client)
+
+    async def _make(self, provider: Provider) -> TlsFiles:
+        """Everything as it should be; answers with the files to dial with.
+
+        Raises:
+            Hold: something is not there yet.
+        ValueError: a setting that cannot work, or an object that is in the way.
+        """
+        refuse_password(provider.spec.endpoint)
+        if not image_of(provider, self._settings):
+            raise ValueError(
+                f"no image for a server of type {provider.spec.type}: set spec.runtime.image, or start the controller "
+                f"with --provider-image {provider.spec.type}=IMAGE"
+            )
+        authority = await self._authority.load()
+        client = authority.issue(self._client, CONTROLLER, days=CERTIFICATE_DAYS)
+        stamps = Stamps(await self._credentials(provider), digest_of({"ca": authority.certificate_pem()}))
+        await self._certificate(provider, authority)
+        for kind, manifest in zip(KINDS, manifests(provider, self._settings, stamps), strict=True):
+            await self._keep(provider, kind, manifest)
+        return client
+
+    async def _keep(self, provider: Provider, kind: Resource[Workload], manifest: Manifest) -> None:
+        """Apply it if it is not there, or not as we left it."""
+        meta = provider.metadata
+        cached = self._informers[kind.kind].get(meta.namespace, object_name(provider))
+        key, digest = (meta.uid, kind.kind), digest_of({"": msgspec.json.encode(manifest, order="deterministic")})
+        if cached is not None and self._applied.get(key) == (digest, _stamp(cached)):
+            return
+        applied = await self._apply(provider, kind, manifest)
+        self._applied[key] = (digest, _stamp(applied))
+        log.info("provider.object.applied", kind=kind.kind, object=f"{meta.namespace}/{object_name(provider)}")
+
+    async def _apply(self, provider: Provider, kind: Resource[Any], manifest: Manifest) -> Any:
+        """Server-side apply. Raises: ValueError: it is not of this Provider, and was not touched."""
+        meta, name = provider.metadata, object_name(provider)
+        path = kind.path(meta.namespace, name)
+        found = await self._owner(path)
+        if found is not None and meta.uid not in found[1]:
+            raise ValueError(
+                f"{kind.kind} {meta.namespace}/{name} exists and is not of this Provider: remove it, or rename the "
+                "Provider"
+            )
+        body = dict(manifest)
+        if found is not None:  # of this very object, if somebody replaces it meanwhile
+            body["metadata"] = {**manifest["metadata"], "uid": found[0]}
+        asked = {"fieldManager": MANAGER, "force": "true"}
+        answer = await self._api.request("PATCH", path, params=asked, body=body, content_type=APPLY)
+        return msgspec.json.decode(answer, type=kind.type)
+
+    async def _owner(self, path: str) -> tuple[str, set[str]] | None:
+        """UID of an object, and those of its owners."""
+        found = await self._metadata(path)
+        return None if found is None else (found.uid, {owner.uid for owner in found.owner_references or ()})
+
+    async def _metadata(self, path: str) -> Meta | None:
+        try:
+            body = await self._api.request("GET", path, accept=METADATA)
+        except NotFoundError:
+            return None
+        return msgspec.json.decode(body, type=Workload).metadata
+
+    # -- secrets -------------------------------------------------------------------------------------------------------
+
+    async def _credentials(self, provider: Provider) -> str:
+        """Which state of its Secret the server is to have; changes when the Secret does. Raises: Hold, ValueError."""
+        ref, meta = provider.spec.credential_secret_ref, provider.metadata
+        if ref is None:
+            return ""
+        if (ref.namespace or meta.namespace) != meta.namespace:
+            raise ValueError(
+                f"spec.credentialSecretRef: Secret {ref.namespace}/{ref.name} is in another namespace; copy it to "
+                f"{meta.namespace}"
+            )
+        found = await self._metadata(SECRETS.path(meta.namespace, ref.name))
+        if found is None:
+            raise Hold(WAITING, f"Secret {meta.namespace}/{ref.name} (spec.credentialSecretRef) does not exist")
+        return f"{found.uid}.{found.resource_version}"
+
+    async def _certificate(self, provider: Provider, authority: Authority) -> None:
+        """A certificate that is good for long yet, in its Secret; servers take up another one without a restart."""
+        meta, data = provider.metadata, await self._held(provider)
+        place = private_directory(self._directory) / meta.uid
+        remove_tree(place)
+        private_directory(place)
+        for file in ("tls.crt", "tls.key", "ca.crt"):
+            if file in data:
+                write_private(place / file, data[file])
+        host = host_of(provider)
+        files = authority.issue(place, host, [f"{host}.cluster.local"], CERTIFICATE_DAYS)
+        fresh = encoded(files)
+        remove_tree(place)
+        if fresh != {file: _base64(value) for file, value in data.items()}:
+            await self._apply(provider, SECRETS, certificate_secret(provider, fresh))
+
+    async def _held(self, provider: Provider) -> dict[str, bytes]:
+        """What the Secret with its certificate holds; nothing of one that is not its own."""
+        meta, name = provider.metadata, object_name(provider)
+        owner = await self._owner(SECRETS.path(meta.namespace, name))
+        if owner is None or meta.uid not in owner[1]:
+            return {}
+        secret = await self._api.get(SECRETS, meta.namespace, name)
+        return (secret.data or {}) if secret is not None else {}
+
+    # -- how it does ---------------------------------------------------------------------------------------------------
+
+    async def _state(self, provider: Provider, client: TlsFiles) -> RuntimeState:
+        meta, name = provider.metadata, object_name(provider)
+        deployment = self._informers["Deployment"].get(meta.namespace, name)
+        if deployment is None:
+            return RuntimeState("Starting", "Starting", f"Deployment {name} is being made")
+        status = deployment.status
+        current = status.observed_generation >= deployment.metadata.generation
+        if current and status.available_replicas > 0 and status.updated_replicas > 0:
+            target = Target(f"{host_of(provider)}:{port_of(provider)}", client)
+            return RuntimeState("Running", "DeploymentReady", f"Deployment {name} is available", target)
+        why = await self._obstacle(provider, status) if current else ""
+        phase: Literal["Failed", "Starting"] = "Failed" if why else "Starting"
+        return RuntimeState(phase, "DeploymentNotReady", f"Deployment {name} is not available yet{why}")
+
+    async def _obstacle(self, provider: Provider, status: WorkloadStatus) -> str:
+        """Why no pod runs, as far as anybody tells."""
+        for condition in status.conditions or ():
+            if condition.type == "ReplicaFailure" and condition.status == "True":
+                return f": {condition.message}"
+        selector = f"{UID_LABEL}={provider.metadata.uid}"
+        body = await self._api.request(
+            "GET", PODS.path(provider.metadata.namespace), params={"labelSelector": selector}
+        )
+        for pod in msgspec.json.decode(body, type=Pods).items:
+            for container in pod.status.container_statuses or ():
+                waiting = container.state.waiting
+                if waiting is not None and waiting.reason not in ("", "ContainerCreating", "PodInitializing"):
+                    return f": {waiting.reason}: {waiting.message}".rstrip(": ")
+            for told in pod.status.conditions or ():
+                if told.type == "PodScheduled" and told.status == "False" and told.message:
+                    return f": {told.message}"
+        return ""
+
+    async def remove(self, uid: str) -> None:
+        """Delete what is there of a Provider that goes, or has another mode now."""
+        kinds: list[Resource[Any]] = [*reversed(KINDS), SECRETS]
+        for namespace, name in sorted(self._names(uid)):
+            for kind in kinds:
+                await self._delete(kind.path(namespace, name), uid)
+        for key in [key for key in self._applied if key[0] == uid]:
+            del self._applied[key]
+
+    def _names(self, uid: str) -> set[tuple[str, str]]:
+        return {
+            (found.metadata.namespace, found.metadata.name)
+            for informer in self._informers.values()
+            for found in informer.values()
+            if (found.metadata.labels or {}).get(UID_LABEL) == uid
+        }
+
+    async def _delete(self, path: str, uid: str) -> None:
+        found = await self._owner(path)
+        if found is None or uid not in found[1]:
+            return
+        body = {"propagationPolicy": "Background", "preconditions": {"uid": found[0]}}
+        try:
+            await self._api.request("DELETE", path, body=body)
+        except NotFoundError:
+            return
+
+
+def _stamp(found: Workload) -> str:
+    """Changes when somebody edits the object, and for kinds that count generations not with the status."""
+    meta = found.metadata
+    return f"{meta.uid}.{meta.generation or meta.resource_version}"
+
+
+def _base64(value: bytes) -> str:
+    return msgspec.to_builtins(value)  # type: ignore[no-any-return]  # base64 is how it writes bytes

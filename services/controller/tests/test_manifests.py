@@ -1,0 +1,133 @@
+"""What runs a provider server on a cluster: pure, from the Provider to the manifests."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import msgspec
+import pytest
+from controller.runtime.arguments import COMMANDS
+from controller.runtime.manifests import ServerSettings, Stamps, host_of, manifests, object_name
+from kinds.provider import Provider
+
+SETTINGS = ServerSettings("owner-1", "virtrigaud-system", {"libvirt": "registry.example/libvirt:1"}, ("pull",))
+STAMPS = Stamps("secret-7", "authority-1")
+
+
+def provider(name: str = "lab", **spec: Any) -> Provider:
+    whole = {"type": "libvirt", "endpoint": "qemu+tls://kvm.example/system", **spec}
+    meta = {"name": name, "namespace": "shop", "uid": "5f1c"}
+    return msgspec.convert({"metadata": meta, "spec": whole}, Provider)
+
+
+def of(kind: str, given: Provider, stamps: Stamps = STAMPS) -> dict[str, Any]:
+    return next(each for each in manifests(given, SETTINGS, stamps) if each["kind"] == kind)
+
+
+def pod_of(given: Provider) -> dict[str, Any]:
+    pod: dict[str, Any] = of("Deployment", given)["spec"]["template"]["spec"]
+    return pod
+
+
+def container_of(given: Provider) -> dict[str, Any]:
+    (container,) = pod_of(given)["containers"]
+    assert isinstance(container, dict)
+    return container
+
+
+def test_everything_is_the_providers_own_and_goes_with_it() -> None:
+    for each in manifests(provider(), SETTINGS, STAMPS):
+        (owner,) = each["metadata"]["ownerReferences"]
+        assert (owner["kind"], owner["uid"], owner["controller"]) == ("Provider", "5f1c", True)
+        assert each["metadata"]["namespace"] == "shop"
+
+
+@pytest.mark.parametrize("name", ["lab", "lab.example.org", "x" * 63, "y" * 253, "a.b-" + "c" * 60])
+def test_names_are_dns_labels_and_differ(name: str) -> None:
+    found = object_name(provider(name))
+    assert re.fullmatch(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?", found)
+    assert found != object_name(provider(name.replace(".", "-") + "-z"))
+    assert host_of(provider(name)) == f"{found}.shop.svc"
+
+
+def test_the_pod_meets_the_restricted_standard() -> None:
+    pod, container = pod_of(provider()), container_of(provider())
+    assert pod["securityContext"]["runAsNonRoot"]
+    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert not pod["automountServiceAccountToken"]
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+
+
+def test_credentials_are_mounted_and_never_an_argument_or_in_the_environment() -> None:
+    given = provider(credentialSecretRef={"name": "login"})
+    container = container_of(given)
+    (place,) = [mount["mountPath"] for mount in container["volumeMounts"] if mount["name"] == "credentials"]
+    assert container["args"][container["args"].index("--credentials-directory") + 1] == place
+    (volume,) = [each for each in pod_of(given)["volumes"] if each["name"] == "credentials"]
+    assert volume["secret"]["secretName"] == "login"
+    assert container["env"] == []
+    assert "--credentials-directory" not in container_of(provider())["args"]
+
+
+@pytest.mark.parametrize("stamps", [Stamps("secret-8", "authority-1"), Stamps("secret-7", "authority-2")])
+def test_other_credentials_and_another_authority_need_new_pods(stamps: Stamps) -> None:
+    given = provider(credentialSecretRef={"name": "login"})
+    before, after = (of("Deployment", given, each)["spec"]["template"]["metadata"] for each in (STAMPS, stamps))
+    assert before != after
+
+
+def test_one_server_at_a_time_and_the_old_one_drains_first() -> None:
+    deployment = of("Deployment", provider(runtime={"replicas": 3}))["spec"]
+    assert (deployment["replicas"], deployment["strategy"]) == (1, {"type": "Recreate"})
+    container, pod = container_of(provider()), pod_of(provider())
+    drain = int(container["args"][container["args"].index("--drain") + 1].removesuffix("s"))
+    assert pod["terminationGracePeriodSeconds"] > drain
+
+
+def test_what_the_provider_says_of_its_server_is_done() -> None:
+    runtime = {
+        "image": "registry.example:5000/mine@sha256:" + "a" * 64,
+        "imagePullPolicy": "Always",
+        "imagePullSecrets": [{"name": "own"}, {"name": "pull"}],
+        "env": [{"name": "A", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}],
+        "logLevel": "warn",
+        "logFormat": "json",
+        "nodeSelector": {"disk": "ssd"},
+        "tolerations": [{"key": "edge", "operator": "Exists"}],
+        "affinity": {"nodeAffinity": {}},
+        "resources": {"requests": {"cpu": "1"}},
+        "securityContext": {"runAsNonRoot": True},
+        "livenessProbe": {"tcpSocket": {"port": 9443}},
+        "readinessProbe": {"tcpSocket": {"port": 9443}},
+        "service": {"port": 7443},
+    }
+    given = provider(runtime=runtime)
+    pod, container = pod_of(given), container_of(given)
+    for name in ("image", "imagePullPolicy", "env", "resources", "securityContext", "livenessProbe", "readinessProbe"):
+        assert container[name] == runtime[name]
+    for name in ("nodeSelector", "tolerations", "affinity"):
+        assert pod[name] == runtime[name]
+    assert pod["imagePullSecrets"] == [{"name": "own"}, {"name": "pull"}]
+    assert container["args"][container["args"].index("--log-level") + 1] == "warning"
+    port = of("Service", given)["spec"]["ports"][0]
+    assert (port["port"], port["targetPort"]) == (7443, "grpc")
+
+
+def test_only_the_controller_may_call() -> None:
+    policy = of("NetworkPolicy", provider())["spec"]
+    grpc = next(rule for rule in policy["ingress"] if rule["ports"][0]["port"] == "grpc")
+    (source,) = grpc["from"]
+    assert source["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": "virtrigaud-system"}
+    assert source["podSelector"]["matchLabels"] == {"app.kubernetes.io/name": "virtrigaud-controller"}
+
+
+@pytest.mark.parametrize("kind", sorted(COMMANDS))
+def test_each_type_has_its_command_and_knows_its_hypervisor(kind: str) -> None:
+    container = container_of(provider(type=kind, endpoint="https://one.example"))
+    assert container["command"] == [f"virtrigaud-provider-{kind}"]
+    assert ("https://one.example" in container["args"]) is (kind != "fake")
