@@ -62,7 +62,7 @@ class Cluster:
         self.close()
 
     def _start(self, etcd: Path, apiserver: Path, controllers: Path) -> None:
-        client, peer, api = _free_ports(3)
+        client, peer, api = free_ports(3)
         self.url = f"https://127.0.0.1:{api}"
         token = secrets.token_urlsafe(24)
         tls = Authority.create(self.home / "pki").issue(self.home / "pki" / "api", "kubernetes", ["127.0.0.1"])
@@ -110,6 +110,22 @@ class Cluster:
         file.chmod(0o600)
         return file
 
+    def account(self, file: Path, namespace: str, name: str) -> Path:
+        """A kubeconfig of a ServiceAccount, with all the rights that it has and no others."""
+        path = f"/api/v1/namespaces/{namespace}/serviceaccounts/{name}/token"
+        answer = json.loads(self.ask(path, {"spec": {"expirationSeconds": 7200}}))
+        return self.write_kubeconfig(file, answer["status"]["token"], namespace)
+
+    def ask(self, path: str, body: object = None) -> bytes:
+        """A GET of the administrator's; with a body a POST. Raises: urllib.error.URLError."""
+        user = json.loads(self.kubeconfig.read_text())["users"][0]["user"]
+        headers = {"Authorization": f"Bearer {user['token']}", "Content-Type": "application/json"}
+        data = json.dumps(body).encode() if body is not None else None
+        question = urllib.request.Request(self.url + path, data, headers)
+        trust = ssl.create_default_context(cafile=str(self._ca))
+        with urllib.request.urlopen(question, timeout=10, context=trust) as answer:
+            return bytes(answer.read())
+
     def log(self) -> str:
         """The ends of its logs."""
         return "\n".join(f"--- {path.name}\n{path.read_text()[-2000:]}" for path in sorted(self.home.glob("*.log")))
@@ -134,17 +150,14 @@ class Cluster:
 
     def _wait(self, path: str) -> None:
         """Until the API server answers a question well."""
-        user = json.loads(self.kubeconfig.read_text())["users"][0]["user"]
-        question = urllib.request.Request(self.url + path, headers={"Authorization": f"Bearer {user['token']}"})
-        trust = ssl.create_default_context(cafile=str(self._ca))
         end = time.monotonic() + START_SECONDS
         while True:
             for running in self._programs:
                 if running.poll() is not None:
                     raise RuntimeError(f"the cluster did not start: {self.log()}")
             try:
-                with urllib.request.urlopen(question, timeout=5, context=trust):
-                    return
+                self.ask(path)
+                return
             except (urllib.error.URLError, OSError) as error:
                 if time.monotonic() > end:
                     raise RuntimeError(f"no answer to {path}: {error}\n{self.log()}") from error
@@ -163,7 +176,7 @@ def _public(key: Path) -> bytes:
     return private.public_key().public_bytes(serialization.Encoding.PEM, form)
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
     """Ports that nobody listens on now: these programs cannot choose their own."""
     with contextlib.ExitStack() as stack:
         taken = [stack.enter_context(socket.socket()) for _ in range(count)]

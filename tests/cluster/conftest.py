@@ -52,5 +52,7 @@ def stack(
         stack.apply(*shared_objects(libvirtd.uri))
         stack.wait("provider", "local", "condition=Ready")
         yield stack
+        log = (stack.home / "logs" / "controller.log").read_text()
+        assert "forbidden" not in log, "the chart gives the controller too few rights"
     finally:
         stack.down()

@@ -8,16 +8,18 @@ import sys
 import time
 from pathlib import Path
 
-from e2e.stack import PATIENCE, ROOT, Stack
+from e2e.stack import PATIENCE, Stack
 from libvirtd.private import PrivateLibvirtd
 
+from .chart import NAMESPACE, RELEASE, controller_arguments, install
 from .cluster import Cluster
-
-CRDS = ROOT / "deploy" / "crds"
 
 
 class ClusterStack(Stack):
-    """A controller beside a cluster; provider servers are its own processes, on a private libvirtd."""
+    """The chart on a cluster, and its controller here, with the rights and the arguments that the chart gives it.
+
+    But for one: provider servers are processes of the controller's own, on a private libvirtd.
+    """
 
     def __init__(self, home: Path, libvirtd: PrivateLibvirtd, image: Path, cluster: Cluster) -> None:
         super().__init__(home, libvirtd, image)
@@ -26,14 +28,16 @@ class ClusterStack(Stack):
         self._controller: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Define the kinds, and start the controller."""
-        self.kubectl("apply", "-f", str(CRDS))
+        """Install the chart, and start the controller."""
+        install(self.cluster, self.home / "helm")
         self.kubectl("wait", "crd", "--all", "--for=condition=Established", f"--timeout={PATIENCE:g}s")
+        account = self.cluster.account(self.home / "account.kubeconfig", NAMESPACE, RELEASE)
         ready, logs = self.home / "ready", self.home / "logs"
         logs.mkdir(parents=True, exist_ok=True)
         command = [
-            sys.executable, "-m", "controller", "--kubeconfig", str(self.kubeconfig), "--runtime", "process",
-            "--home", str(self.home), "--ready-file", str(ready),
+            sys.executable, "-m", "controller", *controller_arguments(self.cluster), "--kubeconfig", str(account),
+            "--home", str(self.home), "--ready-file", str(ready), "--metrics-address", "127.0.0.1:0",
+            "--runtime", "process",
         ]  # fmt: skip
         with (logs / "controller.log").open("ab") as log:
             self._controller = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)

@@ -7,6 +7,7 @@ import hashlib
 import os
 import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 
 CACHE = Path(__file__).resolve().parents[2] / ".cache"
@@ -33,28 +34,48 @@ def program(sources: Path, package: str = ".", *, linker: str = "") -> Path:
     for source in sorted([*folder.glob("*.go"), sources / "go.mod", sources / "go.sum"]):
         digest.update(source.name.encode() + b"\0" + source.read_bytes())
     target = CACHE / sources.name / digest.hexdigest()[:16] / folder.name
+    return _once(target, ["build", "-ldflags", f"-s -w {linker}", "-o", "{}", "."], folder)
+
+
+def released(package: str, version: str) -> Path:
+    """The executable of a package that others publish, at this version.
+
+    Args:
+        package: its path with the module's, such as "helm.sh/helm/v4/cmd/helm".
+
+    Raises:
+        GoUnavailableError: there is no Go, or the module cannot be downloaded.
+    """
+    name = package.rpartition("/")[2]
+    return _once(CACHE / name / version / name, ["install", "-ldflags", "-s -w", f"{package}@{version}"], CACHE)
+
+
+def _once(target: Path, command: list[str], folder: Path) -> Path:
+    """Run Go unless the target is there; {} in the command is where to put it. Two test processes build it once."""
     target.parent.mkdir(parents=True, exist_ok=True)
     with target.with_suffix(".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # two test processes build it once
+        fcntl.flock(lock, fcntl.LOCK_EX)
         if not target.exists():
-            _build(folder, target, linker)
+            _build(target, command, folder)
     return target
 
 
-def _build(folder: Path, target: Path, linker: str) -> None:
-    """Compile into `target` in one step, so that an interrupted build leaves no half binary."""
+def _build(target: Path, command: list[str], folder: Path) -> None:
+    """In one step, so that an interrupted build leaves no half binary."""
     go = shutil.which("go")
     if go is None:
         raise GoUnavailableError(f"{target.name} cannot be built: no `go` on the path (https://go.dev/dl)")
-    half = target.with_suffix(f".{os.getpid()}")
-    made = subprocess.run(
-        [go, "build", "-ldflags", f"-s -w {linker}", "-o", str(half), "."],
-        cwd=folder,
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=BUILD_SECONDS,
-    )
-    if made.returncode != 0:
-        raise GoUnavailableError(f"{target.name} cannot be built: {made.stderr.strip()[-500:]}")
-    half.rename(target)
+    with tempfile.TemporaryDirectory(dir=target.parent) as place:
+        half = Path(place) / target.name
+        made = subprocess.run(
+            [go, *(word.replace("{}", str(half)) for word in command)],
+            cwd=folder,
+            env={**os.environ, "GOBIN": place},
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=BUILD_SECONDS,
+        )
+        if made.returncode != 0:
+            raise GoUnavailableError(f"{target.name} cannot be built: {made.stderr.strip()[-500:]}")
+        half.rename(target)

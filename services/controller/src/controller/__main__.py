@@ -184,9 +184,9 @@ def _kubernetes(
     if not namespace:
         cure = "run the controller in a pod, or give it --controller-namespace"
         return UnsupportedRuntime("Kubernetes", cure)
-    pull, root = tuple(settings.provider_pull_secret or ()), settings.root
+    pull, root = tuple(settings.provider_image_pull or ()), settings.root
     servers = ServerSettings(owner, namespace, settings.images, pull, settings.otlp_endpoint)
-    authority = ClusterAuthority(api, namespace, settings.authority_secret, root / "run" / "authority", clock)
+    authority = ClusterAuthority(api, namespace, settings.authority, root / "run" / "authority", clock)
     return KubernetesRuntime(
         api, servers, authority, root / "run" / "servers", root / "pki" / "cluster", clock, rng, changed,
         namespace=settings.namespace,

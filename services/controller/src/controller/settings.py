@@ -22,13 +22,13 @@ class Settings:
     controller_namespace: Annotated[
         str, "namespace that the controller runs in, for runtime kubernetes; empty takes the pod's own"
     ] = ""
-    authority_secret: Annotated[
+    authority: Annotated[
         str, "Secret there with the authority for servers (tls.crt, tls.key); made if there is none"
-    ] = "virtrigaud-authority"  # noqa: S105  # its name
+    ] = "virtrigaud-authority"
     provider_image: Annotated[
         list[str] | None, "TYPE=IMAGE for servers of a type of hypervisor, for runtime kubernetes; may be repeated"
     ] = None
-    provider_pull_secret: Annotated[
+    provider_image_pull: Annotated[
         list[str] | None, "Secret in a Provider's namespace to pull images with; may be repeated"
     ] = None
     home: Annotated[Path, "directory of this controller: pki/, run/, logs/, images/"] = Path(

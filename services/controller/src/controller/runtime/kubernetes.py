@@ -97,6 +97,8 @@ class KubernetesRuntime:
         }
         self._applied: dict[tuple[str, str], tuple[str, str]] = {}
         """By UID and kind: digest of what we applied, and the stamp of the object since."""
+        self._early: set[str] = set()
+        """UIDs of Providers that were asked for before everything was listed."""
 
     async def run(self) -> None:
         for informer in self._informers.values():
@@ -104,6 +106,11 @@ class KubernetesRuntime:
         async with asyncio.TaskGroup() as group:
             for kind, informer in self._informers.items():
                 group.create_task(informer.run(), name=f"informer {kind} of providers")
+            for informer in self._informers.values():
+                await informer.synced.wait()
+            for uid in sorted(self._early):
+                self._changed(uid)
+            self._early.clear()
 
     def _tell(self, before: Workload | None, after: Workload | None) -> None:
         found = after or before
@@ -114,6 +121,7 @@ class KubernetesRuntime:
 
     async def ensure(self, provider: Provider) -> RuntimeState:
         if not all(informer.synced.is_set() for informer in self._informers.values()):
+            self._early.add(provider.metadata.uid)
             return RuntimeState("Pending", "Starting", "the objects of provider servers are being listed")
         if message := unknown_type(provider.spec):
             return RuntimeState("Failed", "NotSupportedYet", message)
