@@ -7,6 +7,7 @@ reported as not supported yet, so a field that is added to the schema is told of
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from functools import cache
 from typing import Any
 
 import msgspec
@@ -176,13 +177,19 @@ def _entry(path: str, table: Mapping[str, str]) -> str | None:
 
 def wishes(struct: Any, path: str) -> Iterator[str]:
     """Paths of all fields that differ from the schema's default. Any: a Struct of any kind."""
-    for each in msgspec.structs.fields(struct):
+    for each in _fields(type(struct)):  # type: ignore[arg-type]  # a class is hashable, which its metaclass hides
         value = getattr(struct, each.name)
         default = each.default if each.default_factory is msgspec.NODEFAULT else each.default_factory()
         if isinstance(value, msgspec.Struct):
             yield from wishes(value, f"{path}.{each.encode_name}")
         elif value != default:
             yield f"{path}.{each.encode_name}"
+
+
+@cache
+def _fields(kind: type[msgspec.Struct]) -> tuple[msgspec.structs.FieldInfo, ...]:
+    """Those of a kind, whose annotations are text that takes long to read."""
+    return msgspec.structs.fields(kind)
 
 
 def wish_of(reports: list[FieldReport]) -> list[Wish]:
