@@ -137,13 +137,13 @@ class ProviderReconciler:
         info = connection.info if connection is not None else None
         status = provider_status(provider, state, self._mode(provider), health, info, len(users), self._clock.now())
         await self._writer.status(self._caches.providers, provider, status)
-        available = bool(status.healthy)
-        if self._available.get(provider.metadata.uid, bool(provider.status.healthy)) != available:
+        available, known = bool(status.healthy), self._available.get(provider.metadata.uid)
+        if (bool(provider.status.healthy) if known is None else known) != available:
             message = status_message(status)
             kind, reason = (NORMAL, "Available") if available else (WARNING, "Unavailable")
             self._recorder.record(subject_of(provider, self.kind), kind, reason, message)
-            if available:
-                self._wake_users(provider)
+        if available and not known:  # whatever an earlier controller told: this one may have made its users wait
+            self._wake_users(provider)
         self._available[provider.metadata.uid] = available
         ignored, told = find(status.conditions, FIELDS_IGNORED), find(provider.status.conditions, FIELDS_IGNORED)
         if ignored is not None and (told is None or told.message != ignored.message):
