@@ -21,6 +21,7 @@ from common.errors import (
 
 from . import planner
 from .driver import Driver
+from .late import Unsettled
 from .operations import Job
 from .power import DEFAULT_GRACE, Power
 from .slots import AFTER, BEFORE, Slots
@@ -56,6 +57,7 @@ class Parts:
     clock: Clock
     slots: Slots
     power: Power
+    unsettled: Unsettled
     restarts: dict[str, str] = field(default_factory=dict)
     """By UID what RESTARTED_FOR says, for drivers that keep no notes: it is lost with this process."""
 
@@ -233,7 +235,7 @@ class Apply:
             await faults.point(BEFORE["create"])
             log.info("machine.create", uid=uid, name=planner.hypervisor_name(self._narrowed.identity))
             try:
-                with tracing.span("driver.create", machine_uid=uid):
+                with tracing.span("driver.create", machine_uid=uid), parts.unsettled.noted(uid):
                     await parts.driver.create(self._narrowed, job.progress)
             except asyncio.CancelledError:
                 await self._clear_away(job)

@@ -117,6 +117,7 @@ class Driver:
         cancellation leaves, or the clean-up that follows would be overtaken.
 
         Raises:
+            HypervisorUnavailableError: no answer; also instead of the cancellation, when that is how the wait ended.
             NameConflictError: a foreign machine has the hypervisor name.
             ResourceNotFoundError, ImageNotFoundError, HostFullError: nothing is left behind.
         """

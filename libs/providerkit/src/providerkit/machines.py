@@ -31,6 +31,7 @@ from common.errors import (
 from . import planner
 from .apply import Apply, Outcome, Parts
 from .driver import Driver
+from .late import Fence, Unsettled
 from .operations import Job, Operations
 from .power import DEFAULT_GRACE, Power
 from .slots import AFTER, BEFORE, Slots
@@ -64,6 +65,8 @@ class MachineSettings:
     longest_hold: float = 60.0
     """How long a create, a destroy or other long work counts as one of the concurrent changes."""
     max_concurrent_changes: int = 16
+    settle: float = 120.0
+    """How long a create that failed without an answer may still take effect."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +113,9 @@ class Machines:
             verb_timeout=self._settings.verb_timeout,
             longest_hold=self._settings.longest_hold,
         )
-        self._parts = Parts(driver, hub, clock, slots, Power(driver, hub, clock, slots))
+        unsettled = Unsettled(clock, self._settings.settle)
+        self._parts = Parts(driver, hub, clock, slots, Power(driver, hub, clock, slots), unsettled)
+        self.fence = Fence()
         self._jobs: dict[str, Job[object]] = {}
         self._adopting: set[str] = set()
         self._applies: dict[str, Apply] = {}
@@ -166,11 +171,13 @@ class Machines:
         request = dataclasses.replace(request, spec=want)
         assert want.identity is not None
         uid, digest, budget = want.identity.uid, _digest(want), self._budget(remaining)
+        self.fence.apply(uid, request.fence)
         while (running := self._jobs.get(uid)) is not None:
             if running.begun_as in ("delete", "release"):
                 raise OperationInProgressError(f"apply machine {uid}: {running.begun_as} is running", retry_after=1.0)
             if not await running.wait(self._clock, budget.left):
                 return self._during(uid, running, want, facts)
+        self.fence.apply(uid, request.fence)  # once more: it may have waited behind a newer one
         self._raise_once(uid, digest)
         apply = Apply(self._parts, request, facts)
         job = self._begin("apply", uid, apply.run, digest)
@@ -182,11 +189,12 @@ class Machines:
 
     async def delete(
         self, identity: v1.MachineIdentity | None, *, retain: bool = False, grace: float | None = None,
-        remaining: float | None = None,
+        remaining: float | None = None, fence: v1.Fence | None = None,
     ) -> Gone:  # fmt: skip
         """Remove a machine, or take our stamp off it; see DeleteMachine in the contract."""
         identity = self._own_identity(identity)
         uid, kind = identity.uid, "release" if retain else "delete"
+        self.fence.remove(uid, fence)
         budget, running = self._budget(remaining), self._jobs.get(uid)
         if running is not None and running.begun_as == kind:
             job: Job[object] = running
@@ -300,7 +308,8 @@ class Machines:
             _refuse_foreign("clone to machine", uid, await self._look_surely(target_identity))
             async with self._parts.slots.slot():
                 await faults.point(LONG_BEFORE["clone"])
-                await self._driver.clone(request, job.progress)
+                with self._parts.unsettled.noted(uid):
+                    await self._driver.clone(request, job.progress)
                 await faults.point(LONG_AFTER["clone"])
 
         budget = self._budget(remaining)
@@ -391,6 +400,7 @@ class Machines:
             await faults.point(AFTER["destroy"])
         if await self._look_surely(identity) is not None:
             raise OperationInProgressError(f"delete machine {uid}: the hypervisor still shows it", retry_after=1.0)
+        self._parts.unsettled.refuse("delete", uid)
         self._parts.restarts.pop(uid, None)
         self._failures.pop(uid, None)
         log.info("machine.deleted", uid=uid, existed=seen is not None)
@@ -402,6 +412,7 @@ class Machines:
         seen = await self._hub.look(uid)
         if seen is not None and seen.owned:
             raise OperationInProgressError(f"release machine {uid}: it still carries our stamp", retry_after=1.0)
+        self._parts.unsettled.refuse("release", uid)
         log.info("machine.released", uid=uid)
 
     async def _act(self, request: v1.RunPowerActionRequest, seen: v1.Machine) -> None:

@@ -104,6 +104,7 @@ async def serve(
             clock,
             owner=settings.owner,
             version=settings.version or importlib.metadata.version("virtrigaud-providerkit"),
+            instance=machines.fence.instance,
             max_concurrent_changes=settings.machines.max_concurrent_changes,
         )
         for service, servicer in {

@@ -179,6 +179,16 @@ class Connection:
             raise HypervisorUnavailableError(f"provider {self.name} is not connected yet")
         return self._channel
 
+    def fence(self, generation: int) -> v1.Fence:
+        """What a request that changes a machine rests on. Args: generation: of the object.
+
+        Raises:
+            HypervisorUnavailableError: the server has not told yet which one it is.
+        """
+        if self.info is None:
+            raise HypervisorUnavailableError(f"provider {self.name} is not connected yet")
+        return v1.Fence(generation=generation, instance=self.info.instance)
+
     def remember(self, uid: str, machine: v1.Machine | None) -> None:
         """Take over what a call has just seen, so that the stream's echo of it wakes nobody."""
         if machine is None:

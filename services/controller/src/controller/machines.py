@@ -212,6 +212,7 @@ class MachineReconciler:
         request = v1.ApplyMachineRequest(
             spec=composed.spec,
             must_exist=adopted or bool(vm.status.id and vm.spec.on_missing != "Recreate"),
+            fence=connection.fence(vm.metadata.generation),
         )
         if vm.spec.restart_policy == "Automatic":
             request.restart_policy = v1.RestartPolicy.ALLOWED
@@ -387,7 +388,9 @@ class MachineReconciler:
     async def _call_delete(self, vm: VirtualMachine, connection: Connection, *, retain: bool) -> Any:
         meta = vm.metadata
         identity = v1.MachineIdentity(uid=meta.uid, namespace=meta.namespace, name=meta.name, owner=self._owner())
-        request = v1.DeleteMachineRequest(identity=identity, retain=retain)
+        # What is withdrawn was asked for by an earlier spec; this one may yet be sent to the same server.
+        generation = meta.generation if meta.deletion_timestamp else meta.generation - 1
+        request = v1.DeleteMachineRequest(identity=identity, retain=retain, fence=connection.fence(generation))
         return await connection.call("MachineService", "delete_machine", request, APPLY)
 
     def _left(self, vm: VirtualMachine, why: str) -> None:

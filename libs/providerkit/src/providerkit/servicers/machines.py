@@ -42,7 +42,9 @@ class MachineServicer:
         """Remove a machine."""
         grace = None if request.graceful_timeout is None else seconds(request.graceful_timeout, 0.0)
         remaining = context.time_remaining()
-        gone = await self._machines.delete(request.identity, retain=request.retain, grace=grace, remaining=remaining)
+        gone = await self._machines.delete(
+            request.identity, retain=request.retain, grace=grace, remaining=remaining, fence=request.fence
+        )
         return v1.DeleteMachineResponse(gone=gone.gone, operation=gone.operation)
 
     async def get_machine(self, request: v1.GetMachineRequest, context: Context) -> v1.GetMachineResponse:
