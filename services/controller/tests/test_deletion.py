@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from common import v1
 from common.clock import SystemClock
-from common.errors import InvalidSpecError
+from common.errors import InvalidSpecError, MachineNotFoundError
 from controller.api import connect
 from controller.connection import Connection, Connections, HealthPolicy, Limits, Target
 from controller.core import NAMESPACES
@@ -28,6 +28,7 @@ from controller.writer import Writer
 from controller_harness import OWNER, Cluster, furnish, hypervisor, machine, until
 from prometheus_client import CollectorRegistry
 from providerkit.fake import FakeHypervisor
+from providerkit.fake.world import Volume
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 VM = "VirtualMachine"
@@ -150,3 +151,17 @@ async def test_a_change_of_provider_that_fails_is_told_without_what_secrets_hold
             await stage.reconcile()
         assert "hunter2" not in str(told.value)
         await cluster.patch(VM, namespace, "web", {"metadata": {"finalizers": None}})
+
+
+async def test_a_machine_that_somebody_removes_while_it_is_made_is_made_anew(cluster: Cluster, namespace: str):
+    """Nobody was told of it yet. Before, its object was taken for one that adopts, and waited for ever."""
+    async with staged(cluster, namespace, imageRef=None, importedDisk={"diskID": "lent"}) as stage:
+        stage.world.volumes["lent"] = Volume("lent", "", "lent", 1 << 30)
+        stage.world.fail("power_on", MachineNotFoundError("power on machine: there is none"))
+        with pytest.raises(MachineNotFoundError):
+            await stage.reconcile()
+        assert await stage.reconcile() is None
+        assert list(stage.world.machines) == [stage.uid]
+        await stage.delete()
+        await stage.reconcile()
+        await cluster.gone(VM, namespace, "web")

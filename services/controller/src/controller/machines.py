@@ -291,6 +291,8 @@ class MachineReconciler:
             answer: v1.ApplyMachineResponse = await connection.call("MachineService", "apply_machine", request, APPLY)
         except MachineNotFoundError as error:
             connection.remember(vm.metadata.uid, None)
+            if not request.must_exist:
+                raise  # somebody removed it while it was being changed: the next look makes it anew
             message = (
                 f"machine {vm.status.hypervisor_name or vm.status.id} is not on the hypervisor any more. It is not "
                 "made anew, because its data may be gone; set spec.onMissing: Recreate to have a new one, or delete "
