@@ -67,7 +67,7 @@ class SimulatedDriver(Driver):
 
     async def describe(self) -> v1.GetProviderResponse:
         return v1.GetProviderResponse(
-            hypervisor="Simulated 1.0", endpoint="memory:", capabilities=copy.deepcopy(CAPABILITIES),
+            hypervisor="Simulated 1.0", endpoint="memory:", capabilities=CAPABILITIES,
             limits=v1.Limits(max_cpus=64, max_disks=16, max_nics=8, max_concurrent_changes=8),
         )  # fmt: skip
 
@@ -76,15 +76,13 @@ class SimulatedDriver(Driver):
         return "Simulated 1.0"
 
     async def observe(self, uid: str) -> v1.Machine | None:
-        guests = await self._call("observe", lambda: [copy.deepcopy(each) for each in self._with(uid)])
+        guests = await self._call("observe", lambda: [each.seen() for each in self._with(uid)])
         if len(guests) > 1:
             raise OperationInProgressError(f"observe machine {uid}: {len(guests)} guests carry its stamp")
         return self._seen(guests[0]) if guests else None
 
     async def observe_all(self) -> list[v1.Machine]:
-        every = await self._call(
-            "observe_all", lambda: [copy.deepcopy(each) for each in self.hypervisor.guests.values()]
-        )
+        every = await self._call("observe_all", lambda: [each.seen() for each in self.hypervisor.guests.values()])
         return [self._seen(guest) for guest in every if guest.made or guest.machine.identity is None]
 
     def changes(self) -> AsyncIterator[str | None]:
@@ -108,9 +106,9 @@ class SimulatedDriver(Driver):
         if await self._settled(uid):
             return
         name = hypervisor_name(spec.identity)
-        other = await self._call("find_name", lambda: copy.deepcopy(self.hypervisor.named(name)))
-        if other is not None and other.uid != uid:
-            raise NameConflictError(f"create machine {uid}: the name belongs to guest {other.number}")
+        other = await self._call("find_name", lambda: [each.seen() for each in self.hypervisor.called(name)])
+        if other and other[0].uid != uid:
+            raise NameConflictError(f"create machine {uid}: the name belongs to guest {other[0].number}")
         boot, begin = repr(spec.boot_data), self.hypervisor.begin_create
         task = await self._call("create", lambda: begin(self._new(spec, name), list(spec.disks), boot))
         await faults.point(BEGUN)
@@ -141,7 +139,7 @@ class SimulatedDriver(Driver):
 
     async def _find(self, uid: str) -> list[Guest]:
         """As they are now, half-made ones too."""
-        return await self._call("find", lambda: [copy.deepcopy(each) for each in self.hypervisor.with_uid(uid)])
+        return await self._call("find", lambda: [each.seen() for each in self.hypervisor.with_uid(uid)])
 
     async def _is_busy(self, number: int) -> bool:
         guest = await self._call("look", lambda: copy.copy(self.hypervisor.guests.get(number)))
@@ -245,7 +243,9 @@ class SimulatedDriver(Driver):
 
     async def grow_disk(self, uid: str, name: str, size_bytes: int, *, live: bool) -> None:
         def grow(machine: v1.Machine) -> None:
-            disk = next(disk for disk in machine.disks if disk.name == name)
+            disk = next((disk for disk in machine.disks if disk.name == name), None)
+            if disk is None:
+                raise MachineNotFoundError(f"machine {uid} has no disk {name}")
             disk.size_bytes = max(disk.size_bytes, size_bytes)
             self.hypervisor.volumes[disk.id].size = disk.size_bytes
 

@@ -8,20 +8,24 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import dataclasses
 import itertools
 from collections.abc import AsyncIterator, Callable, Collection, Coroutine
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from common import v1
+from common import v1, wire
 from common.errors import HypervisorUnavailableError, NameConflictError, ProviderError
 from providerkit.fake import hardware
 from providerkit.fake.world import Volume as FakeVolume
 
-from .schedule import LOST, Schedule, alive
+from .process import Process, here
+from .schedule import LATE, LOST, Schedule, alive
 
 T = TypeVar("T")
 GIB = 1 << 30
+CLIENT_SECONDS = 10.0
+"""How long a client waits for a call that the hypervisor has not begun."""
 
 
 @dataclass
@@ -50,6 +54,10 @@ class Guest:
     def uid(self) -> str:
         return self.machine.identity.uid if self.machine.identity is not None else ""
 
+    def seen(self) -> Guest:
+        """As it is now, for somebody who is told: it does not change any more."""
+        return dataclasses.replace(self, machine=wire.codec(v1.Machine).loads(bytes_of(self.machine)))
+
 
 @dataclass
 class Task:
@@ -72,7 +80,7 @@ class Hypervisor:
         self.calls = 0
         self.verbs: dict[str, int] = {}
         self.on_change: Callable[[], None] = lambda: None
-        self.foreign: dict[int, str] = {}
+        self.foreign: dict[int, bytes] = {}
         """Guests that are not ours, by number, as they must stay."""
         self.precious: dict[str, str] = {}
         """Volumes that nobody but their owner may delete, and what they are."""
@@ -96,32 +104,54 @@ class Hypervisor:
         self.calls += 1
         self.verbs[verb] = self.verbs.get(verb, 0) + 1
         verb = f"{self.name}.{verb}"
-        refusal = await self.schedule.verb(verb)
-        if refusal is not None:
-            raise refusal
+        found = await self.schedule.verb(verb)
+        if isinstance(found, ProviderError):
+            raise found
         if not self.available:
             raise HypervisorUnavailableError(f"{verb}: the hypervisor is away")
         arrived: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self.spawn(lambda: self._arrive(verb, act, arrived))
-        answer = await self._answer(arrived)
+        if found == LATE:
+            seconds, sender = self.schedule.much_later(f"verb {verb}"), here()
+            self.spawn(lambda: self._arrive_late(seconds, sender, act, arrived))
+        else:
+            self.spawn(lambda: self._arrive(verb, act, arrived))
+        answer = await self._answer(verb, arrived)
         if self.schedule.fault(f"verb {verb} reply", [LOST]):
             raise HypervisorUnavailableError(f"{verb}: the answer was lost")
         await self.schedule.delay(f"verb {verb} reply", most=0.1)
         return answer
 
     @staticmethod
-    async def _answer(arrived: asyncio.Future[T]) -> T:
-        """The answer; whoever is cancelled in a process that lives on waits for it all the same."""
-        try:
-            return await asyncio.shield(arrived)
-        except asyncio.CancelledError:
-            await alive()
-            if not arrived.done():
-                await asyncio.wait({arrived})
-            raise
+    async def _answer(verb: str, arrived: asyncio.Future[T]) -> T:
+        """The answer, or none within the client's limit; whoever is cancelled in a process that lives on waits for it
+        all the same."""
+        end = asyncio.get_running_loop().time() + CLIENT_SECONDS
+        given_up: asyncio.CancelledError | None = None
+        while not arrived.done() and (left := end - asyncio.get_running_loop().time()) > 0:
+            try:
+                await asyncio.wait({arrived}, timeout=left)
+            except asyncio.CancelledError as error:
+                await alive()
+                given_up = error
+        if not arrived.done():
+            raise HypervisorUnavailableError(f"{verb}: no answer in time from the simulated hypervisor")
+        if given_up is not None:
+            raise given_up
+        return arrived.result()
 
     async def _arrive(self, verb: str, act: Callable[[], T], arrived: asyncio.Future[T]) -> None:
         await asyncio.sleep(self.schedule.fraction("line", verb, self.calls) ** 4 * 0.5)
+        self._carry_out(act, arrived)
+
+    async def _arrive_late(
+        self, seconds: float, sender: Process | None, act: Callable[[], T], arrived: asyncio.Future[T]
+    ) -> None:
+        """The act waits in front of a busy hypervisor. It drops that of a client whose connection has gone."""
+        await asyncio.sleep(seconds)
+        if sender is None or sender.alive:
+            self._carry_out(act, arrived)
+
+    def _carry_out(self, act: Callable[[], T], arrived: asyncio.Future[T]) -> None:
         try:
             answer = act()
         except ProviderError as error:
@@ -158,8 +188,8 @@ class Hypervisor:
 
     # -- what drivers ask for ------------------------------------------------------------------------------------------
 
-    def named(self, name: str) -> Guest | None:
-        return next((guest for guest in self.guests.values() if guest.machine.hypervisor_name == name), None)
+    def called(self, name: str) -> list[Guest]:
+        return [guest for guest in self.guests.values() if guest.machine.hypervisor_name == name]
 
     def with_uid(self, uid: str) -> list[Guest]:
         return [guest for guest in self.guests.values() if guest.uid == uid]
@@ -170,8 +200,8 @@ class Hypervisor:
         Raises:
             NameConflictError: the name is taken.
         """
-        if (other := self.named(machine.hypervisor_name)) is not None:
-            raise NameConflictError(f"the name {machine.hypervisor_name} belongs to guest {other.number}")
+        if other := self.called(machine.hypervisor_name):
+            raise NameConflictError(f"the name {machine.hypervisor_name} belongs to guest {other[0].number}")
         number = next(self._numbers)
         guest = Guest(number, machine, made=False)
         machine.id = f"guest-{number}"
@@ -251,7 +281,7 @@ class Hypervisor:
             memory=v1.MemoryState(size_bytes=GIB, max_bytes=GIB, configured_bytes=GIB),
         )  # fmt: skip
         guest = self.guests[number] = Guest(number, machine)
-        self.foreign[number] = machine.to_json()
+        self.foreign[number] = bytes_of(machine)
         self.precious[volume.id] = "a stranger's disk"
         self.tell(None)
         return guest
@@ -268,7 +298,7 @@ class Hypervisor:
         for number in self.foreign:
             if (guest := self.guests.get(number)) is not None:
                 guest.machine.hypervisor_name = f"theirs-{number}"
-                self.foreign[number] = guest.machine.to_json()
+                self.foreign[number] = bytes_of(guest.machine)
         self.tell(None)
 
     def power_off(self, guest: Guest) -> None:
@@ -297,3 +327,8 @@ class Hypervisor:
 
 def _off(machine: v1.Machine) -> None:
     machine.power, machine.addresses, machine.guest = v1.PowerState.OFF, [], None
+
+
+def bytes_of(machine: v1.Machine) -> bytes:
+    """Everything that is known of it, to compare."""
+    return wire.codec(v1.Machine).dumps(machine)

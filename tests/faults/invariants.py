@@ -10,7 +10,7 @@ from typing import Any
 
 from common import v1
 
-from .hypervisor import Guest, Hypervisor
+from .hypervisor import Guest, Hypervisor, bytes_of
 from .kubernetes import Cluster
 from .people import CANARY, MACHINES, SPACE, User
 from .schedule import Schedule
@@ -78,15 +78,15 @@ class Invariants:
             there = hypervisor.guests.get(number)
             if there is None:
                 self.violate(f"guest {site}/{number}, which is not ours, was removed")
-            elif there.machine.to_json() != before:
+            elif bytes_of(there.machine) != before:
                 self.violate(f"guest {site}/{number}, which is not ours, was changed")
         for volume, what in hypervisor.precious.items():
             if volume not in hypervisor.volumes:
                 self.violate(f"{what} was deleted: {volume}")
 
-    def _written(self, collection: str, body: dict[str, Any]) -> None:
+    def _written(self, collection: str, body: dict[str, Any], encoded: bytes) -> None:
         plural = collection.rpartition("/")[2]
-        if plural != "secrets" and CANARY in repr(body):
+        if plural != "secrets" and CANARY.encode() in encoded:
             self.violate(f"a secret shows in {plural}/{body['metadata']['name']}")
         if plural == "virtualmachines" and (status := body.get("status")):
             self._believable(body, status)

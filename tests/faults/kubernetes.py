@@ -8,8 +8,8 @@ schedule twice, before it acts and before it answers: an answer may be lost thou
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import copy
-import json
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -19,7 +19,7 @@ from typing import Any
 import msgspec
 from controller.api import TIMEOUT, Api, ApiUnavailableError, error_from
 
-from .schedule import Schedule
+from .schedule import LATE, Schedule
 
 WINDOW = 400
 """Changes that a watch may be resumed across; an older version answers 410."""
@@ -51,7 +51,7 @@ class Change:
 
 @dataclass
 class Cluster:
-    """The state, which outlives every client."""
+    """The state, which outlives every client. A body that was stored is never changed, only replaced."""
 
     schedule: Schedule
     objects: dict[tuple[str, str, str], Stored] = field(default_factory=dict)
@@ -59,8 +59,8 @@ class Cluster:
     version: int = 1
     writes: list[str] = field(default_factory=list)
     """Every accepted write, in order: "PATCH virtualmachines/shop/web status"."""
-    on_write: Callable[[str, dict[str, Any]], None] = lambda collection, body: None
-    """Told of each object that was written."""
+    on_write: Callable[[str, dict[str, Any], bytes], None] = lambda collection, body, encoded: None
+    """Told of each object that was written, and how it looks on the wire."""
     _log: list[Change] = field(default_factory=list)
     _changed: dict[str, int] = field(default_factory=dict)
     """Version of the last change of each collection."""
@@ -68,6 +68,7 @@ class Cluster:
     _floor: int = 0
     """Changes up to this version are forgotten."""
     _uids: int = 0
+    _on_their_way: set[asyncio.Task[None]] = field(default_factory=set)
 
     # -- for tests: the user, whose calls never fail -------------------------------------------------------------------
 
@@ -128,6 +129,21 @@ class Cluster:
             return 200, stored.body
         return 405, _status(405, "MethodNotAllowed", method)
 
+    async def handle_late(self, seconds: float, method: str, path: str, params: Mapping[str, str], body: Any) -> Any:
+        """One call that arrives after so long, whether or not its caller still waits."""
+        answered: asyncio.Future[tuple[int, Any]] = asyncio.get_running_loop().create_future()
+
+        async def arrive() -> None:
+            await asyncio.sleep(seconds)
+            answer = self.handle(method, path, params, body)
+            if not answered.done():
+                answered.set_result(answer)
+
+        task = asyncio.get_running_loop().create_task(arrive(), context=contextvars.Context())
+        self._on_their_way.add(task)
+        task.add_done_callback(self._on_their_way.discard)
+        return await answered
+
     async def watch(self, collection: str, namespace: str, version: int) -> AsyncIterator[bytes]:
         """Lines of a watch; an ERROR where what comes next is forgotten, also for one that has fallen behind."""
         while True:
@@ -158,7 +174,7 @@ class Cluster:
         return {"metadata": {"resourceVersion": str(self.version)}, "items": items}
 
     def _create(self, path: str, namespace: str, body: Mapping[str, Any]) -> dict[str, Any]:
-        fresh = copy.deepcopy(dict(body))
+        fresh = {**body, "metadata": dict(body["metadata"])}
         meta = fresh["metadata"]
         self._uids += 1
         meta.setdefault("uid", f"00000000-0000-4000-8000-{self._uids:012d}")
@@ -172,22 +188,17 @@ class Cluster:
 
     def _patch(self, stored: Stored, patch: Mapping[str, Any], subresource: str) -> dict[str, Any]:
         """A status patch touches the status alone, any other everything but the status."""
-        before = stored.body
-        after = copy.deepcopy(before)
-        merged = _merged(
-            after, {key: value for key, value in patch.items() if (key == "status") is (subresource == "status")}
-        )
-        return self._take(stored, before, merged)
+        meant = {key: value for key, value in patch.items() if (key == "status") is (subresource == "status")}
+        return self._take(stored, stored.body, _merged(stored.body, meant))
 
     def _put(self, stored: Stored, body: Mapping[str, Any]) -> dict[str, Any]:
-        fresh = copy.deepcopy(dict(body))
-        fresh["metadata"] = {**stored.meta, **fresh["metadata"]}
+        fresh = {**body, "metadata": {**stored.meta, **body["metadata"]}}
         if "status" in stored.body:
             fresh["status"] = stored.body["status"]
         return self._take(stored, stored.body, fresh)
 
     def _take(self, stored: Stored, before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
-        meta = after["metadata"]
+        meta = after["metadata"] = dict(after["metadata"])
         for kept in ("uid", "resourceVersion", "generation", "deletionTimestamp"):
             if kept in before["metadata"]:
                 meta[kept] = before["metadata"][kept]
@@ -209,17 +220,16 @@ class Cluster:
             del self.objects[path, meta.get("namespace", ""), meta["name"]]
             self._tell("DELETED", stored)
         elif not meta.get("deletionTimestamp"):
-            stored.body = copy.deepcopy(stored.body)
-            stored.meta["deletionTimestamp"] = "2026-01-01T00:00:00Z"
-            stored.meta["generation"] += 1
+            meta = {**meta, "deletionTimestamp": "2026-01-01T00:00:00Z", "generation": meta["generation"] + 1}
+            stored.body = {**stored.body, "metadata": meta}
             self._tell("MODIFIED", stored)
 
     def _tell(self, kind: str, stored: Stored) -> None:
         self.version += 1
         self.schedule.say(f"{kind} {stored.collection.rpartition('/')[2]}/{stored.meta['name']}", loud=False)
         stored.body = {**stored.body, "metadata": {**stored.meta, "resourceVersion": str(self.version)}}
-        body = json.dumps({"type": kind, "object": stored.body}, separators=(",", ":")).encode()
-        self.on_write(stored.collection, stored.body)
+        body = msgspec.json.encode({"type": kind, "object": stored.body})
+        self.on_write(stored.collection, stored.body, body)
         self._log.append(Change(self.version, stored.collection, stored.meta.get("namespace", ""), body))
         if len(self._log) > WINDOW:
             self._floor = self._log[-WINDOW - 1].version
@@ -252,10 +262,14 @@ class SimulatedApi(Api):
         sent = msgspec.json.decode(msgspec.json.encode(body)) if body is not None else None
         try:
             async with asyncio.timeout(timeout):
-                refusal = await schedule.api_before(what)
-                if refusal:
-                    raise error_from(refusal, b"", what)
-                status, answer = self._cluster.handle(method, path, params or {}, sent)
+                found = await schedule.api_before(what)
+                if found.isdecimal():
+                    raise error_from(int(found), b"", what)
+                if found == LATE:
+                    wait = schedule.much_later(f"api {what}")
+                    status, answer = await self._cluster.handle_late(wait, method, path, params or {}, sent)
+                else:
+                    status, answer = self._cluster.handle(method, path, params or {}, sent)
                 encoded = msgspec.json.encode(answer)
                 await schedule.api_after(what)
         except TimeoutError as error:
@@ -268,9 +282,9 @@ class SimulatedApi(Api):
         """Lines of a watch, late, or cut off in the middle. Raises: ApiError; a timeout ends it quietly."""
         collection, namespace, _, _ = _parse(path)
         schedule = self._cluster.schedule
-        refusal = await schedule.api_before(f"WATCH {path}")
-        if refusal:
-            raise error_from(refusal, b"", f"watch {path}")
+        found = await schedule.api_before(f"WATCH {path}")
+        if found.isdecimal():
+            raise error_from(int(found), b"", f"watch {path}")
         source = self._cluster.watch(collection, namespace, int(params.get("resourceVersion") or 0))
         try:
             async with asyncio.timeout(timeout):
@@ -296,17 +310,18 @@ def _parse(path: str) -> tuple[str, str, str, str]:
     return "/" + "/".join([*root, plural]), namespace, name, subresource
 
 
-def _merged(target: dict[str, Any], patch: Mapping[str, Any]) -> dict[str, Any]:
-    """JSON merge patch. Source: RFC 7396."""
+def _merged(target: Mapping[str, Any], patch: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON merge patch; what it leaves alone is shared with the target. Source: RFC 7396."""
+    merged = dict(target)
     for key, value in patch.items():
         if value is None:
-            target.pop(key, None)
+            merged.pop(key, None)
         elif isinstance(value, Mapping):
-            have = target.get(key)
-            target[key] = _merged(have if isinstance(have, dict) else {}, value)
+            have = merged.get(key)
+            merged[key] = _merged(have if isinstance(have, Mapping) else {}, value)
         else:
-            target[key] = value
-    return target
+            merged[key] = value
+    return merged
 
 
 def _status(code: int, reason: str, message: str) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import logging
 import sys
@@ -48,7 +49,8 @@ def listening(tell: Callable[[str], None]) -> Iterator[None]:
     provider = TracerProvider()
     provider.add_span_processor(_Spans(tell))
     common_logging.setup("simulation", stream=_Ear(tell))  # type: ignore[arg-type]  # a text stream
-    trace.get_tracer = lambda name, *_, **__: provider.get_tracer(name)
+    tracers = functools.cache(provider.get_tracer)
+    trace.get_tracer = lambda name, *_, **__: tracers(name)
     try:
         yield
     finally:

@@ -7,17 +7,21 @@ run and no timer is set will never go on: that is a deadlock, and is raised as o
 from __future__ import annotations
 
 import asyncio
+import collections
 import contextlib
 import gc
+import heapq
 import itertools
 import math
 import random
 import secrets
 import selectors
 import uuid
-from collections.abc import Coroutine, Iterator, Mapping
+from collections.abc import Coroutine, Iterable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
+
+from .process import current
 
 T = TypeVar("T")
 
@@ -68,11 +72,35 @@ class _NumberedTask(asyncio.Task[Any]):
         return self._number
 
 
+class _Step(asyncio.Handle):
+    """Something that runs at once, unless the process that it belongs to is stopped."""
+
+    __slots__ = ()
+
+    def _run(self) -> None:
+        process = self._context.get(current)
+        if process is None or process.may_run(self):
+            asyncio.Handle._run(self)
+
+
+class _LaterStep(asyncio.TimerHandle):
+    """Something that runs at a time, or later when the process that it belongs to is stopped."""
+
+    __slots__ = ()
+
+    def _run(self) -> None:
+        process = self._context.get(current)
+        if process is None or process.may_run(self):
+            asyncio.Handle._run(self)
+
+
 class VirtualLoop(asyncio.SelectorEventLoop):
-    """An event loop whose time is its own."""
+    """An event loop whose time is its own, and that holds back what belongs to a stopped process."""
 
     def __init__(self) -> None:
         self._virtual = _NoWaiting()
+        self._ready: collections.deque[asyncio.Handle]
+        self._scheduled: list[asyncio.TimerHandle]
         super().__init__(self._virtual)
         self._clock_resolution = 0.0  # a timer that fires early, on a clock that stands still, is set again for ever
         numbers = itertools.count()
@@ -85,6 +113,27 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def time(self) -> float:
         """Virtual seconds since the loop was made."""
         return self._virtual.now
+
+    def call_at(self, when: float, callback: Any, *args: Any, context: Any = None) -> asyncio.TimerHandle:
+        """As every loop's, with a handle of ours."""
+        timer = _LaterStep(when, callback, args, self, context)
+        heapq.heappush(self._scheduled, timer)
+        timer._scheduled = True
+        return timer
+
+    def call_later(self, delay: float, callback: Any, *args: Any, context: Any = None) -> asyncio.TimerHandle:
+        """As every loop's."""
+        return self.call_at(self._virtual.now + delay, callback, *args, context=context)
+
+    def call_soon(self, callback: Any, *args: Any, context: Any = None) -> asyncio.Handle:
+        """As every loop's, with a handle of ours."""
+        step = _Step(callback, args, self, context)
+        self._ready.append(step)
+        return step
+
+    def again(self, steps: Iterable[asyncio.Handle]) -> None:
+        """Run what was held back, in the order in which it would have run."""
+        self._ready.extend(steps)
 
 
 class LoopClock:

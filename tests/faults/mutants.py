@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from common import logging, v1
@@ -14,6 +15,7 @@ from controller.machines import MachineReconciler
 from controller.status import Outcome
 from controller.writer import Writer
 from providerkit.driver import Progress
+from providerkit.late import Fence, Unsettled
 from providerkit.planner import boot_data_digest, hypervisor_name
 
 from .driver import SimulatedDriver
@@ -70,7 +72,7 @@ class TakesTheName(SimulatedDriver):
 
     async def create(self, spec: v1.MachineSpec, progress: Progress) -> None:
         assert spec.identity is not None
-        guest = self.hypervisor.named(hypervisor_name(spec.identity))
+        guest = next(iter(self.hypervisor.called(hypervisor_name(spec.identity))), None)
         if guest is not None and not guest.uid:
             identity = spec.identity
             self.hypervisor.change(guest.number, lambda machine: setattr(machine, "identity", identity))
@@ -88,7 +90,7 @@ class DestroysByName(SimulatedDriver):
         await super().create(spec, progress)
 
     async def destroy(self, uid: str, progress: Progress) -> None:
-        guest = self.hypervisor.named(self.names.get(uid, ""))
+        guest = next(iter(self.hypervisor.called(self.names.get(uid, ""))), None)
         if guest is not None:
             task = await self._call("destroy", lambda: self.hypervisor.begin_destroy(guest.number, self._doomed(guest)))
             await self._wait(task, "destroy")
@@ -206,28 +208,50 @@ def _scrub_nothing(right: Any) -> Any:
     return lambda error, boot: error
 
 
-_ALTERED: dict[str, tuple[Any, str, Callable[[Any], Any]]] = {
-    "forgets the finalizer": (Writer, "add_finalizer", _forget_finalizer),
-    "writes the status each time": (Writer, "status", _status_each_time),
-    "writes the status before the act": (MachineReconciler, "_announce", _status_first),
-    "takes a failed removal for done": (MachineReconciler, "_call_delete", _gone_when_unavailable),
-    "retains nothing": (MachineReconciler, "_call_delete", _never_retain),
-    "applies what is being deleted": (MachineReconciler, "reconcile", _apply_what_goes),
-    "shows what the boot data hold": (machines_module, "_scrubbed", _scrub_nothing),
-}
-
-_DRIVERS: tuple[type[SimulatedDriver], ...] = (
-    CreatesWithoutLooking, CreatesAgainBlindly, TakesHalfForWhole, TakesTheName,
-    DestroysByName, DeletesEveryDisk, LeavesDisks, DestroysOnRelease, ReleasesNothing, LogsBootData, ForgetsTags,
-)  # fmt: skip
+def _nothing(right: Any) -> Any:
+    return lambda *_: None
 
 
-def _driver(made: type[SimulatedDriver]) -> Parts:
-    return Parts(driver=lambda hypervisor, clock: made(hypervisor, clock, owner=OWNER), patience=PATIENCE)
+@dataclass(frozen=True)
+class Mutant:
+    """A program that is wrong, and where to look for it."""
+
+    parts: Parts
+    rate: float = 0.03
+    first: int = 0
+    """The first of the seeds that are tried."""
 
 
-MUTANTS: dict[str, Parts] = {made.__name__: _driver(made) for made in _DRIVERS} | {
-    name: Parts(altered=lambda where=where: _with(*where), patience=PATIENCE)  # type: ignore[misc]  # a default argument
-    for name, where in _ALTERED.items()
-}
-"""What is wrong with it, and the parts of a run that has it."""
+def _altered(
+    owner: Any, name: str, make: Callable[[Any], Any], *, focus: str = "", rate: float = 0.03, first: int = 0
+) -> Mutant:
+    return Mutant(Parts(altered=lambda: _with(owner, name, make), patience=PATIENCE, focus=focus), rate, first)
+
+
+def _driver(made: type[SimulatedDriver], *, focus: str = "", rate: float = 0.03) -> Mutant:
+    parts = Parts(driver=lambda hypervisor, clock: made(hypervisor, clock, owner=OWNER), patience=PATIENCE, focus=focus)
+    return Mutant(parts, rate)
+
+
+_APPLY, _CREATE, _UNSEEN = "rpc MachineService/ApplyMachine$", "verb .*create$", "world|verb .*observe|rpc .*Watch"
+
+MUTANTS: dict[str, Mutant] = {
+    made.__name__: _driver(made)
+    for made in (
+        CreatesWithoutLooking, CreatesAgainBlindly, TakesHalfForWhole, DeletesEveryDisk, LeavesDisks, DestroysOnRelease,
+        ReleasesNothing, LogsBootData, ForgetsTags,
+    )
+} | {
+    made.__name__: _driver(made, focus=_UNSEEN, rate=0.1) for made in (TakesTheName, DestroysByName)
+} | {
+    "forgets the finalizer": _altered(Writer, "add_finalizer", _forget_finalizer),
+    "writes the status each time": _altered(Writer, "status", _status_each_time),
+    "writes the status before the act": _altered(MachineReconciler, "_announce", _status_first),
+    "takes a failed removal for done": _altered(MachineReconciler, "_call_delete", _gone_when_unavailable),
+    "retains nothing": _altered(MachineReconciler, "_call_delete", _never_retain),
+    "applies what is being deleted": _altered(MachineReconciler, "reconcile", _apply_what_goes),
+    "shows what the boot data hold": _altered(machines_module, "_scrubbed", _scrub_nothing),
+    "takes late requests": _altered(Fence, "apply", _nothing, focus=_APPLY, rate=0.2, first=14),
+    "tells the end of what may yet begin": _altered(Unsettled, "refuse", _nothing, focus=_CREATE, rate=0.3),
+}  # fmt: skip
+"""What is wrong with it, and how it is found."""

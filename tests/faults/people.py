@@ -23,7 +23,7 @@ HAPPENINGS = ("away", "off", "removed", "usurped", "stranger", "compacted", "clo
 
 
 class User:
-    """Creates machines, edits them, deletes some of them. `wanted` is what the user wants now, by name."""
+    """Creates machines, edits and deletes them, and makes new ones of their names. `wanted` is what there shall be."""
 
     def __init__(self, schedule: Schedule, cluster: Cluster, sites: Mapping[str, Hypervisor], machines: int) -> None:
         self._schedule, self._cluster, self._sites, self._machines = schedule, cluster, sites, machines
@@ -55,21 +55,28 @@ class User:
         choose, machines = self._schedule.fraction, self._machines
         for number in range(machines):
             await asyncio.sleep(choose("user", "create", number) * 10)
-            name = f"vm-{number}"
-            self.wanted[name] = self._spec(name, 0)
-            self._cluster.add(MACHINES, SPACE, name, {"spec": self.wanted[name]})
-            self._schedule.say(f"create {name}")
+            self._create(f"vm-{number}", 0)
         for turn in range(1, 3 * machines):
             await asyncio.sleep(choose("user", "pause", turn) * FAULT_SECONDS / (3 * machines))
             name = f"vm-{int(choose('user', 'which', turn) * machines)}"
             if name not in self.wanted:
-                continue
-            if choose("user", "what", turn) < 0.2:
+                if self._cluster.get(MACHINES, SPACE, name) is None and not self._retains(name):
+                    self._create(name, turn)
+            elif choose("user", "what", turn) < 0.3:
                 self._delete(name)
             else:
                 self.wanted[name] = self._spec(name, turn)
                 self._cluster.edit(MACHINES, SPACE, name, {"spec": self.wanted[name]})
                 self._schedule.say(f"edit {name}")
+
+    def _create(self, name: str, turn: int) -> None:
+        self.wanted[name] = self._spec(name, turn)
+        self._cluster.add(MACHINES, SPACE, name, {"spec": self.wanted[name]})
+        self._schedule.say(f"create {name}")
+
+    def _retains(self, name: str) -> bool:
+        """Its machine outlives it, and keeps the name on the hypervisor."""
+        return self._schedule.fraction("user", name, "retain") < 0.3
 
     def _delete(self, name: str) -> None:
         spec = self.wanted.pop(name)
@@ -95,7 +102,7 @@ class User:
             "powerState": "On" if choose("user", name, turn, "power") < 0.7 else "Off",
             "restartPolicy": "Automatic",
             "onMissing": "Recreate",
-            "deletionPolicy": "Retain" if choose("user", name, "retain") < 0.3 else "Delete",
+            "deletionPolicy": "Retain" if self._retains(name) else "Delete",
             "disks": disks if choose("user", name, turn, "disks") < 0.5 else [],
             "tags": [f"turn-{turn}"],
         }

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import re
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
@@ -15,9 +16,23 @@ from common.errors import HostFullError, HypervisorUnavailableError, ProviderErr
 
 from .process import Process, here
 
-API = (409, 429, 500, -1)
-"""Refusals of the Kubernetes API; -1 is silence until the caller's timeout."""
-LOST, DUPLICATE, HANG, REFUSE = "lost", "duplicate", "hang", "refuse"
+LOST, DUPLICATE, HANG, REFUSE, LATE, CUT, HELD = "lost", "duplicate", "hang", "refuse", "late", "cut", "held"
+KILL, STOP = "kill", "stop"
+DEADLY = (KILL, STOP)
+"""What befalls the process that passes a boundary: SIGKILL; SIGSTOP and, later, SIGCONT."""
+API_READ = ("429", "500", HANG, LATE, STOP)
+API_WRITE = ("409", "429", "500", HANG, LATE, *DEADLY)
+"""Refusals of the Kubernetes API, silence until the caller's timeout, a request that arrives much later."""
+LONGEST_LIFE = 6000
+"""Steps within which a process that dies between two boundaries does so."""
+LONGEST_LATE = 60.0
+LONGEST_STOP = 45.0
+"""Seconds. A Lease expires in 15."""
+
+RPC_TIMES, VERB_TIMES, LEASE_TIMES = 3.0, 2.0, 0.3
+"""How much oftener than elsewhere something goes wrong: most calls are about the Lease, the fewest to providers."""
+
+_EVERY = (1 << 64) - 1
 
 
 @dataclass(frozen=True, order=True)
@@ -33,6 +48,21 @@ class Fault:
 
 
 @dataclass
+class _Boundary:
+    """How often one was passed, and the dice of the last pass: 64 bits."""
+
+    salt: int
+    safe: bool
+    """Nothing goes wrong there, because the run looks elsewhere."""
+    passes: int = 0
+    dice: int = 0
+
+    def roll(self) -> None:
+        self.passes += 1
+        self.dice = _mixed((self.salt + self.passes * 0x9E3779B97F4A7C15) & _EVERY)
+
+
+@dataclass
 class Schedule:
     """The choices of one run."""
 
@@ -41,135 +71,176 @@ class Schedule:
     """Part of the passes at which something goes wrong."""
     only: Collection[Fault] | None = None
     """Exactly these faults and no others; None: as the seed says."""
+    focus: str = ""
+    """Only at boundaries whose name this expression finds something goes wrong; empty for all."""
     active: bool = True
     """Faults strike; afterwards everything must converge."""
     struck: list[Fault] = field(default_factory=list)
-    passes: dict[str, int] = field(default_factory=dict)
-    trace: list[str] = field(default_factory=list)
-    """Every pass of every boundary, in order, with its time: two runs of one seed have the same."""
+    trace: list[tuple[float, str, str]] = field(default_factory=list)
+    """Every pass of every boundary, in order: when, by whom, what. Two runs of one seed have the same."""
     story: list[str] = field(default_factory=list)
     """Of these what went wrong, and what people did."""
     kill: Callable[[Process], None] = lambda process: None
     """Told of a process that dies at a boundary."""
+    stop: Callable[[Process, float], None] = lambda process, seconds: None
+    """Told of a process that is stopped at a boundary, and for how long."""
+    _boundaries: dict[str, _Boundary] = field(default_factory=dict)
+    _given: dict[tuple[str, int], str] | None = None
+
+    def __post_init__(self) -> None:
+        if self.only is not None:
+            self._given = {(each.boundary, each.on_pass): each.what for each in self.only}
 
     def say(self, what: str, *, loud: bool = True) -> None:
         """Note what happened."""
-        line = f"{asyncio.get_running_loop().time():9.3f} {here() or 'world'}: {what}"
-        self.trace.append(line)
+        now, who = asyncio.get_running_loop().time(), here()
+        self.trace.append((now, str(who) if who is not None else "world", what))
         if loud:
-            self.story.append(line)
+            self.story.append(f"{now:9.3f} {who or 'world'}: {what}")
 
     # -- choosing ------------------------------------------------------------------------------------------------------
 
     def fraction(self, *what: object) -> float:
         """A number from 0 to 1 that depends on the seed and on this alone."""
-        text = "/".join(map(str, (self.seed, *what))).encode()
-        return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big") / 2**64
+        return self._salt("/".join(map(str, what))) / (_EVERY + 1)
 
-    def choose(self, options: Collection[str], *what: object) -> str:
-        """One of them."""
-        listed = list(options)
-        return listed[int(self.fraction("choose", *what) * len(listed))]
+    def _salt(self, what: str) -> int:
+        return int.from_bytes(hashlib.blake2b(f"{self.seed}/{what}".encode(), digest_size=8).digest(), "big")
 
-    def fault(self, boundary: str, options: Collection[str], *, rate: float | None = None) -> str:
+    def _boundary(self, name: str) -> _Boundary:
+        boundary = self._boundaries.get(name)
+        if boundary is None:
+            safe = bool(self.focus) and re.search(self.focus, name) is None
+            boundary = self._boundaries[name] = _Boundary(self._salt(name), safe)
+        return boundary
+
+    def fault(self, name: str, options: Collection[str], *, rate: float | None = None) -> str:
         """What goes wrong at this pass; empty for nothing."""
-        count = self.passes[boundary] = self.passes.get(boundary, 0) + 1
-        if not self.active:
-            self.say(f"{boundary}#{count}", loud=False)
-            return ""
-        if self.only is not None:
-            found = next((each.what for each in self.only if (each.boundary, each.on_pass) == (boundary, count)), "")
-        else:
-            strikes = self.fraction("strike", boundary, count) < (self.rate if rate is None else rate)
-            found = self.choose(options, boundary, count) if strikes else ""
+        boundary = self._boundary(name)
+        boundary.roll()
+        found, count = "", boundary.passes
+        if self.active:
+            if self._given is not None:
+                found = self._given.get((name, count), "")
+            elif not boundary.safe and boundary.dice / (_EVERY + 1) < (self.rate if rate is None else rate):
+                listed = list(options)
+                found = listed[_mixed(boundary.dice) % len(listed)]
         if found:
-            self.struck.append(Fault(boundary, count, found))
-        self.say(f"{boundary}#{count} {found}".rstrip(), loud=bool(found))
+            self.struck.append(Fault(name, count, found))
+            self.say(f"{name}#{count} {found}")
+        else:
+            self.say(name, loud=False)
         return found
 
-    async def delay(self, boundary: str, most: float = 0.05) -> None:
+    def doom(self, process: Process) -> int:
+        """The step of its life before which a process dies, wherever that finds it; 0 for none."""
+        name = f"step {process}"
+        if self._given is not None:
+            return next((count for (boundary, count), _ in self._given.items() if boundary == name), 0)
+        dies = self.active and not self.focus and self.fraction("doom", process) < 8 * self.rate
+        return 1 + int(self.fraction("doom", process, "step") * LONGEST_LIFE) if dies else 0
+
+    def doomed(self, process: Process) -> None:
+        """It dies now, if faults strike still."""
+        if self.active:
+            self.struck.append(Fault(f"step {process}", process.steps, KILL))
+            self.kill(process)
+
+    async def delay(self, name: str, most: float = 0.05) -> None:
         """A little of virtual time, so that who comes first differs from seed to seed."""
-        count = self.passes.get(boundary, 0)
-        await asyncio.sleep(self.fraction("delay", boundary, count) ** 3 * most)
+        boundary = self._boundary(name)
+        await asyncio.sleep(((boundary.dice & 0xFFFFFFFF) / (1 << 32)) ** 3 * most)
         await alive()
 
-    def _maybe_die(self, what: str) -> bool:
+    def much_later(self, name: str) -> float:
+        """Seconds by which the last pass of a boundary is late; a minute at most, more often a few."""
+        return 1.0 + self.fraction("late", name, self._boundary(name).passes) ** 2 * LONGEST_LATE
+
+    async def _befalls(self, what: str, name: str) -> None:
+        """Kill or stop the process that passes a boundary."""
         process = here()
-        if what == "kill" and process is not None:
+        if process is None or what not in DEADLY:
+            return
+        if what == KILL:
             self.kill(process)
-            return True
-        return False
+            await alive()
+        else:
+            self.stop(process, 1.0 + self.fraction("stop", name, self._boundary(name).passes) ** 2 * LONGEST_STOP)
+            await asyncio.sleep(0)
 
     # -- boundaries ----------------------------------------------------------------------------------------------------
 
-    async def api_before(self, what: str) -> int:
-        """Before the API server acts; answers with the status of a refusal, or 0."""
+    async def _pass(self, name: str, options: Collection[str], most: float = 0.05, times: float = 1.0) -> str:
+        """One boundary: what goes wrong at it, its delay, and the end or the sleep of who passes it.
+
+        Args: times: how much oftener than elsewhere something goes wrong here.
+        """
         await alive()
-        writes = not what.startswith(("GET", "WATCH"))
-        options = ["409", "429", "500", "hang", "kill"] if writes else ["429", "500", "hang"]
-        found = self.fault(f"api {what}", options)
-        await self.delay(f"api {what}")
-        if self._maybe_die(found):
-            await alive()
+        found = self.fault(name, options, rate=times * self.rate)
+        await self.delay(name, most)
+        if found in DEADLY:
+            await self._befalls(found, name)
+        return found
+
+    async def api_before(self, what: str) -> str:
+        """Before the API server acts: the status of a refusal, or LATE, or nothing."""
+        found = await self._pass(
+            f"api {what}", API_READ if what.startswith(("GET", "WATCH")) else API_WRITE, times=_times(what)
+        )
         if found == HANG:
             await asyncio.Event().wait()
-        return int(found) if found.isdecimal() else 0
+        return found
 
     async def api_after(self, what: str) -> None:
         """After it has acted, before its answer arrives."""
-        found = self.fault(f"api {what} reply", [LOST, "kill"])
-        await self.delay(f"api {what} reply")
-        if self._maybe_die(found):
-            await alive()
+        name = f"api {what} reply"
+        found = await self._pass(name, [LOST, LATE, *DEADLY], times=_times(what))
         if found == LOST:
             await asyncio.Event().wait()
+        if found == LATE:
+            await asyncio.sleep(self.much_later(name))
 
     async def watch_line(self, path: str) -> bool:
-        """Before a line of a watch arrives; True cuts the stream."""
-        await alive()
-        found = self.fault(f"watch {path}", ["cut"])
-        await self.delay(f"watch {path}", most=0.3)
-        return found == "cut"
+        """Before a line of a watch arrives, and whatever follows it; True cuts the stream."""
+        found = await self._pass(f"watch {path}", [CUT, HELD], most=0.3)
+        if found == HELD:
+            await asyncio.sleep(self.much_later(f"watch {path}"))
+        return found == CUT
 
     async def rpc_before(self, method: str) -> str:
         """On the way to the provider."""
-        await alive()
-        found = self.fault(f"rpc {method}", [REFUSE, HANG, DUPLICATE, "kill"])
-        await self.delay(f"rpc {method}")
-        if self._maybe_die(found):
-            await alive()
-        return found
+        return await self._pass(f"rpc {method}", [REFUSE, HANG, DUPLICATE, LATE, *DEADLY], times=RPC_TIMES)
 
     async def rpc_after(self, method: str) -> bool:
         """On the way back; True loses the answer."""
-        found = self.fault(f"rpc {method} reply", [LOST])
-        await self.delay(f"rpc {method} reply", most=0.2)
+        name = f"rpc {method} reply"
+        found = await self._pass(name, [LOST, LATE, STOP], most=0.2, times=RPC_TIMES)
+        if found == LATE:
+            await asyncio.sleep(self.much_later(name))
         return found == LOST
 
-    async def verb(self, verb: str) -> ProviderError | None:
-        """Before the hypervisor carries out a verb of the driver."""
-        await alive()
-        options = ["slow", HANG, REFUSE, "full", "kill"]
-        found = self.fault(f"verb {verb}", options)
-        await self.delay(f"verb {verb}", most=0.1)
-        if self._maybe_die(found):
-            await alive()
-        if found == "slow":
-            await asyncio.sleep(20.0)
-            await alive()
-        if found == HANG:  # until the client of the hypervisor gives up, as each has a limit
-            await asyncio.sleep(60.0)
-            await alive()
-            return HypervisorUnavailableError(f"{verb}: the simulated hypervisor gave no answer")
-        if found == "full":
-            return HostFullError(f"{verb}: the simulated storage is full")
-        return HypervisorUnavailableError(f"{verb}: the simulated hypervisor refused") if found == REFUSE else None
+    async def verb(self, verb: str) -> ProviderError | str:
+        """Before the hypervisor carries out a verb of the driver: an error, or LATE, or nothing."""
+        found = await self._pass(
+            f"verb {verb}", ["slow", HANG, REFUSE, "full", "quota", LATE, *DEADLY], most=0.1, times=VERB_TIMES
+        )
+        match found:
+            case "slow":
+                await asyncio.sleep(20.0)
+            case "hang":  # until the client of the hypervisor gives up, as each has a limit
+                await asyncio.sleep(60.0)
+                return HypervisorUnavailableError(f"{verb}: the simulated hypervisor gave no answer")
+            case "full":
+                return HostFullError(f"{verb}: the simulated storage is full")
+            case "quota":
+                return HostFullError(f"{verb}: the simulated quota is used up")
+            case "refuse":
+                return HypervisorUnavailableError(f"{verb}: the simulated hypervisor refused")
+        return found if found == LATE else ""
 
     async def point(self, name: str) -> None:
         """A point that the code declares as one where a death would be worst."""
-        await alive()
-        if self._maybe_die(self.fault(f"point {name}", ["kill"])):
-            await alive()
+        await self._pass(f"point {name}", DEADLY, most=0.0)
 
 
 async def alive() -> None:
@@ -177,3 +248,14 @@ async def alive() -> None:
     process = here()
     if process is not None and not process.alive:
         await process.stopped()
+
+
+def _times(call: str) -> float:
+    return LEASE_TIMES if "/leases/" in call else 1.0
+
+
+def _mixed(number: int) -> int:
+    """64 bits of which each depends on each of the number's. Source: Steele, Lea, Flood: SplitMix64."""
+    number = ((number ^ (number >> 30)) * 0xBF58476D1CE4E5B9) & _EVERY
+    number = ((number ^ (number >> 27)) * 0x94D049BB133111EB) & _EVERY
+    return number ^ (number >> 31)

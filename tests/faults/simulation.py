@@ -6,9 +6,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import random
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +59,8 @@ class Parts:
     """Held around the run."""
     patience: float = SETTLE_SECONDS
     """Seconds in which everything must have converged once nothing goes wrong any more."""
+    focus: str = ""
+    """Of the boundaries, those at which something goes wrong; see Schedule."""
 
 
 @dataclass
@@ -89,8 +93,10 @@ class Simulation:
         self._parts = parts
         self._lives: dict[str, int] = {}
         self._living: dict[str, Process] = {}
-        self._dead: list[Process] = []
-        schedule.kill = self.kill
+        self._processes: list[Process] = []
+        self.over = False
+        """What is told now comes from programs that unwind because the run has ended."""
+        schedule.kill, schedule.stop = self.kill, self.stop
 
     async def run(self) -> float:
         """Until everything has converged and stayed silent; answers with the virtual seconds that took.
@@ -101,6 +107,14 @@ class Simulation:
         self.user.prepare(SITES)
         programs: dict[str, Callable[[Process], Any]] = {site: self._provider(site) for site in SITES}
         programs |= dict.fromkeys(("controller-a", "controller-b"), self._controller)
+        try:
+            return await self._run(programs)
+        finally:
+            self.over = True
+            for process in self._processes:
+                process.finish()
+
+    async def _run(self, programs: dict[str, Callable[[Process], Any]]) -> float:
         async with asyncio.TaskGroup() as group:
             keepers = [group.create_task(self._keep(name, program)) for name, program in programs.items()]
             user = group.create_task(self.user.run())
@@ -115,8 +129,6 @@ class Simulation:
             await self._converge()
             seconds = asyncio.get_running_loop().time()
             await self._silence()
-            for process in [*self._living.values(), *self._dead]:
-                process.over = True
             for keeper in keepers:
                 keeper.cancel()
         return seconds
@@ -127,10 +139,15 @@ class Simulation:
         """SIGKILL."""
         self.schedule.say(f"kill {process}")
         process.kill()
-        self._dead.append(process)
         for address, server in list(self.network.servers.items()):
             if server.process is process:
                 del self.network.servers[address]
+
+    def stop(self, process: Process, seconds: float) -> None:
+        """SIGSTOP, and SIGCONT later."""
+        self.schedule.say(f"stop {process} for {seconds:.1f} s")
+        process.stop()
+        asyncio.get_running_loop().call_later(seconds, process.go_on, context=contextvars.Context())
 
     def _kill_one(self, which: float) -> None:
         names = sorted(self._living)
@@ -143,6 +160,8 @@ class Simulation:
         while True:
             life = self._lives[name] = self._lives.get(name, -1) + 1
             process = self._living[name] = Process(name, life)
+            process.doom, process.die = self.schedule.doom(process), partial(self.schedule.doomed, process)
+            self._processes.append(process)
             self.schedule.say(f"start {process}")
             task = process.start(lambda process=process: program(process))  # type: ignore[misc]  # a default argument
             ended = asyncio.ensure_future(process.ended.wait())
@@ -153,8 +172,8 @@ class Simulation:
                         raise error
                     process.kill()
             except asyncio.CancelledError:
-                process.over = True
                 process.kill()
+                process.finish()
                 task.cancel()
                 await asyncio.wait({task}, timeout=60)
                 raise
@@ -239,24 +258,28 @@ def simulate(
         only: exactly these faults; None: those that the seed chooses.
         parts: those of a mutant, to see whether it is caught.
     """
-    schedule = Schedule(seed, rate=rate, only=only)
     parts = parts or Parts()
+    schedule = Schedule(seed, rate=rate, only=only, focus=parts.focus)
     made: list[Simulation] = []
 
     async def main() -> float:
         made.append(Simulation(schedule, parts, machines=machines))
-        with listening(made[0].invariants.violate):
-            return await made[0].run()
+        return await made[0].run()
+
+    def heard(what: str) -> None:
+        if not made[0].over:
+            made[0].invariants.violate(what)
 
     report = Report(seed, schedule.struck)
-    with parts.altered():
+    with parts.altered(), listening(heard):
         try:
             report.seconds = loop.run(main(), seed=seed)
         except* (Violation, loop.DeadlockError) as group:
             report.violation = str(_first(group))
     if made[0].invariants.broken:
         report.violation = made[0].invariants.broken[0]
-    report.trace, report.story = schedule.trace, schedule.story
+    report.trace = [f"{at:.6f} {who}: {what}" for at, who, what in schedule.trace]
+    report.story = schedule.story
     return report
 
 

@@ -11,24 +11,24 @@ from pathlib import Path
 import pytest
 
 from faults.schedule import Fault
-from faults.seeds import count, run
+from faults.seeds import run
 from faults.shrink import shrink
-from faults.simulation import simulate
+from faults.simulation import Parts, simulate
 
-CHUNK = 10
-SEEDS = count(140)
+SEEDS = range(10)
+"""A taste, for whoever runs pytest alone: `make test` runs a thousand, in a row of its own on all cores."""
+PLACE = Path(__file__).parents[1]
 
 TRACE = """
 import sys
-from faults.simulation import simulate
+from faults.simulation import Parts, simulate
 sys.stdout.write("\\n".join(simulate(int(sys.argv[1]), rate=0.03).trace))
 """
 
 
-@pytest.mark.timeout(300)
-@pytest.mark.parametrize("first", range(0, SEEDS, CHUNK))
-def test_nothing_is_lost_whatever_goes_wrong(first: int) -> None:
-    assert not [str(failure) for failure in run(range(first, min(first + CHUNK, SEEDS)))]
+@pytest.mark.parametrize("seed", SEEDS)
+def test_nothing_is_lost_whatever_goes_wrong(seed: int) -> None:
+    assert run(seed) is None
 
 
 @pytest.mark.timeout(120)
@@ -38,8 +38,7 @@ def test_a_seed_runs_the_same_way_in_every_process() -> None:
     for hashes in ("1", "2"):
         environment = {**os.environ, "PYTHONHASHSEED": hashes}
         command = [sys.executable, "-c", TRACE, "3"]
-        place = Path(__file__).parents[1]
-        told = subprocess.run(command, cwd=place, env=environment, capture_output=True, check=True).stdout
+        told = subprocess.run(command, cwd=PLACE, env=environment, capture_output=True, check=True).stdout
         assert told.count(b"\n") > 1000
         digests.add(hashlib.sha256(told).hexdigest())
     here = "\n".join(simulate(3, rate=0.03).trace)
@@ -61,12 +60,10 @@ def test_shrinking_leaves_only_what_is_needed() -> None:
     assert shrink(faults, lambda some: True) == []
 
 
-REGRESSIONS = {
-    25: "a timer of the work queue that fires a moment early was set again for ever: the simulated clock's, not ours",
-    13: "a watch that broke was resumed where it had begun: a deleted machine was made anew",
-}
+LATE_APPLY = Parts(focus="rpc MachineService/ApplyMachine$")
 
 
-@pytest.mark.parametrize("seed", REGRESSIONS)
-def test_what_was_found_once_stays_mended(seed: int) -> None:
-    assert simulate(seed, rate=0.01).violation == ""
+@pytest.mark.parametrize("seed", [14, 33, 34])
+def test_no_machine_comes_of_an_apply_that_arrives_late(seed: int) -> None:
+    """Requests that arrive, or leaders that wake up, after the machine was deleted: with these seeds, they do."""
+    assert simulate(seed, rate=0.2, parts=LATE_APPLY).violation == ""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace, TracebackType
 from typing import Any
@@ -19,7 +19,7 @@ from common.rpc.binding import Streams, bind
 from common.rpc.interceptors import ErrorStatus
 
 from .process import Process, here
-from .schedule import DUPLICATE, HANG, REFUSE, Schedule, alive
+from .schedule import DUPLICATE, HANG, LATE, REFUSE, Schedule, alive
 
 UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
 
@@ -30,6 +30,13 @@ class Network:
     def __init__(self, schedule: Schedule) -> None:
         self.schedule = schedule
         self.servers: dict[str, MemoryServer] = {}
+        self._on_their_way: set[asyncio.Task[None]] = set()
+
+    def spawn(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Something on its way, which nobody can take back."""
+        task = asyncio.get_running_loop().create_task(work(), context=contextvars.Context())
+        self._on_their_way.add(task)
+        task.add_done_callback(self._on_their_way.discard)
 
     def connect(self, address: str) -> MemoryChannel:
         """A channel to whoever listens there when a call begins."""
@@ -180,7 +187,7 @@ class _Call:
         server = self._network.servers.get(self._address)
         if fault == REFUSE or server is None:
             raise _failure(UNAVAILABLE, f"failed to connect to {self._address}")
-        answer = await self._once(server)
+        answer = await (self._late(server) if fault == LATE else self._once(server))
         if fault == DUPLICATE:  # the request arrives a second time, later; its answer is nobody's
             late = server.run(lambda: self._handle(server), f"duplicate {self._method}")
             late.add_done_callback(lambda task: task.cancelled() or task.exception())
@@ -194,7 +201,9 @@ class _Call:
 
     async def _once(self, server: MemoryServer) -> Any:
         """The server's answer, or the break of the connection when it dies before."""
-        self._server_task = task = server.run(lambda: self._handle(server), self._method)
+        task = server.run(lambda: self._handle(server), self._method)
+        if here() is not None:  # or the caller cannot take it back any more
+            self._server_task = task
         process = server.process
         assert process is not None
         async with _until_dead(process) as dead:
@@ -204,6 +213,22 @@ class _Call:
         if task.cancelled():
             return _failure(grpc.StatusCode.CANCELLED, "cancelled")
         return task.result()
+
+    async def _late(self, server: MemoryServer) -> Any:
+        """The request arrives much later: also when its caller has given up, or is dead. Not at another server."""
+        answered: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        seconds = self._network.schedule.much_later(f"rpc {self._method}")
+
+        async def arrive() -> None:
+            await asyncio.sleep(seconds)
+            answer: Any = _failure(UNAVAILABLE, "Socket closed")
+            if self._network.servers.get(self._address) is server:
+                answer = await self._once(server)
+            if not answered.done():
+                answered.set_result(answer)
+
+        self._network.spawn(arrive)
+        return await answered
 
     async def _handle(self, server: MemoryServer) -> Any:
         function, _ = server.behaviour(self._path)
