@@ -247,3 +247,8 @@ asyncio.run(main(sys.argv[1]))
     assert done.returncode == 0, done.stderr
     events = [json.loads(line)["event"] for line in done.stderr.splitlines()]
     assert events == ["rpc.serving", "refused", "rpc.stopped"]
+
+
+def test_a_password_is_masked_whatever_stands_before_its_url():
+    """The whole of the word before it must not be looked through for each of its letters."""
+    assert CANARY not in redact.text(f"{'a' * 60_000}1https://me:{CANARY}@host/ {'b' * 60_000}://")

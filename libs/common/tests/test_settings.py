@@ -188,3 +188,25 @@ def test_durations(number, unit):
 def test_what_is_no_duration(text):
     with pytest.raises(ValueError, match="is no duration"):
         duration(text)
+
+
+def test_a_list_of_a_file_may_hold_what_is_no_text(tmp_path):
+    file = tmp_path / "a.yaml"
+    file.write_text("hosts: [7, b]\n")
+    assert settings("--config", str(file)).hosts == ["7", "b"]
+    file.write_text("hosts: [{a: b}]\n")
+    with pytest.raises(SettingsError, match="hosts"):
+        settings("--config", str(file))
+
+
+@pytest.mark.parametrize("text", ["workers: " + "9" * 5000, "workers: 2001-13-01", "[" * 5000])
+def test_a_file_that_yaml_itself_cannot_read_is_named(tmp_path, text):
+    file = tmp_path / "a.yaml"
+    file.write_text(text)
+    with pytest.raises(SettingsError, match=r"a\.yaml"):
+        settings("--config", str(file))
+
+
+def test_a_duration_beyond_all_numbers_is_none():
+    with pytest.raises(ValueError, match="no duration"):
+        duration("9" * 400 + "h")

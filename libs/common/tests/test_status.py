@@ -200,3 +200,11 @@ def test_the_page_of_errors_is_the_table():
     """The contract refers to docs/errors.md; `uv run python -m common.status > docs/errors.md` writes it anew."""
     page = Path(__file__).resolve().parents[3] / "docs" / "errors.md"
     assert page.read_text() == status.markdown()
+
+
+def test_details_that_were_garbled_on_their_way_leave_the_code():
+    garbled = status_pb2.Status(code=8, message="full")
+    garbled.details.add(type_url="type.googleapis.com/google.rpc.ErrorInfo", value=b"\xff")
+    trailers = grpc.aio.Metadata((status.DETAILS_KEY, garbled.SerializeToString()))
+    error = grpc.aio.AioRpcError(grpc.StatusCode.NOT_FOUND, grpc.aio.Metadata(), trailers, "x")
+    assert not isinstance(status.from_rpc_error(error), errors.MachineNotFoundError)

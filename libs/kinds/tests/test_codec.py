@@ -60,3 +60,9 @@ def test_label_selectors() -> None:
     assert not selector.matches(labels | {"zone": "x"})
     assert not selector.matches(labels | {"stage": "prod"})
     assert LabelSelector().matches({})
+
+
+def test_numbers_and_nesting_beyond_all_bounds_are_a_bad_object() -> None:
+    head = '{"metadata": {"name": "web"}, "spec": {"classRef": '
+    for text in (head + "9" * 5000 + "}}", head + "[" * 5000 + "]" * 5000 + "}}"):
+        assert isinstance(codec.decode(VirtualMachine, text.encode()), codec.BadObject)

@@ -44,6 +44,12 @@ def test_W26_paths_outside_are_refused_after_links_are_followed(allowed: Path, p
         fetch.locate(path, [allowed])
 
 
+@pytest.mark.parametrize("path", ["a\0b", "x" * 5000])
+def test_what_can_be_no_path_is_refused(allowed: Path, path: str) -> None:
+    with pytest.raises(InvalidSpecError, match="no path"):
+        fetch.locate(path, [allowed])
+
+
 def test_a_missing_file_is_named(allowed: Path) -> None:
     with pytest.raises(ImageNotFoundError, match=r"nothing\.qcow2"):
         fetch.locate("nothing.qcow2", [allowed])
@@ -256,3 +262,9 @@ def test_headers_are_no_part_of_an_images_id() -> None:
 
 def test_what_is_not_fetched_has_no_key() -> None:
     assert fetch.key(v1.ImageSource(template=v1.TemplateSource(name="golden"))) is None
+
+
+@pytest.mark.parametrize("location", ["http://[", "//[::1", "http://h:99999999/"])
+def test_a_redirect_to_what_is_no_url_is_named(location: str) -> None:
+    with pytest.raises(DownloadFailedError, match="no URL"):
+        fetch.redirected("http://images.example/d?sig=1", location)

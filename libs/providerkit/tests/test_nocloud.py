@@ -155,3 +155,10 @@ def test_whatever_is_in_it_comes_out_again(user_data: str, hostname: str) -> Non
 def test_small_isos_are_padded() -> None:
     """Tools that look for labels read the first 68 KiB of a device and give up on a smaller one."""
     assert len(iso(machine_spec(boot_data=v1.BootData(hostname="x")), {})) > 68 * 1024
+
+
+@pytest.mark.parametrize("text", ["a: 2001-13-01", "a: " + "9" * 5000, "[" * 5000])
+def test_metadata_that_yaml_itself_cannot_read_is_refused(text: str) -> None:
+    """PyYAML raises more than errors of its own."""
+    with pytest.raises(InvalidSpecError, match=r"boot_data\.meta_data"):
+        iso(machine_spec(boot_data=v1.BootData(meta_data=text)), {})

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import pytest
 from common import v1
 from hypothesis import given
 from hypothesis import strategies as st
 from providerkit import macs
-from providerkit.records import Records
+from providerkit.records import Records, decoded
 
 
 @dataclass(frozen=True)
@@ -60,3 +61,15 @@ def test_macs_are_the_same_each_time_and_nobody_elses(names: list[str], width: i
     assert not set(macs.macs(spec, set(first.values()), draw).values()) & set(first.values())
     given_one = v1.NicSpec(name="given", mac="02:AA:00:00:00:01")
     assert macs.macs(v1.MachineSpec(nics=[given_one]), (), draw) == {"given": "02:aa:00:00:00:01"}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", "{", '{"uid": 7}', '{"x": ' + "[" * 5000, '{"uid": "\ud800"}', '{"uid": "u", "x": "\\ud800"}',
+        '{"disks": [{"name": "a", "what": ' + "9" * 5000 + "}]}",
+    ],
+)  # fmt: skip
+def test_what_others_edited_is_no_record_of_ours(text: str) -> None:
+    """Whatever they made of it: an error would end the reading of everybody's machines."""
+    assert decoded(text, Stamp) is None

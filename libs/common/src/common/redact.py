@@ -30,7 +30,7 @@ _HARMLESS_KEY = re.compile(r"_(file|path|name|ref|count|bytes|seconds|directory)
 _PRIVATE_KEY = re.compile(
     r"-----BEGIN [A-Z0-9 ]*PRIVATE KEY-----.*?(-----END [A-Z0-9 ]*PRIVATE KEY-----|\Z)", re.DOTALL
 )
-_URL_USER = re.compile(r"(?P<scheme>[a-zA-Z][a-zA-Z0-9+.\-]*://)(?P<user>[^\s/@:]*):(?P<password>[^\s/@]+)@")
+_URL_USER = re.compile(r"://[^\s/@:]*:[^\s/@]+@")
 _BEARER = re.compile(r"(?i)\b(bearer|basic)\s+[a-z0-9._~+/=\-]{8,}")
 
 _lock = threading.Lock()
@@ -58,7 +58,7 @@ def text(value: str) -> str:
     if "PRIVATE KEY" in value:
         value = _PRIVATE_KEY.sub(MASK, value)
     if "://" in value:
-        value = _URL_USER.sub(rf"\g<scheme>{MASK}@", value)
+        value = _URL_USER.sub(f"://{MASK}@", value)
     if "earer" in value or "asic" in value or "EARER" in value or "ASIC" in value:
         value = _BEARER.sub(rf"\1 {MASK}", value)
     return value

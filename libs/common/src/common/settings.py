@@ -217,7 +217,7 @@ def _read_config(path: Path, fields: list[_Field], problems: list[str]) -> dict[
     except (OSError, UnicodeDecodeError) as error:
         problems.append(f"config file {path} cannot be read: {error.strerror if isinstance(error, OSError) else error}")
         return {}
-    except (tomllib.TOMLDecodeError, yaml.YAMLError) as error:
+    except (tomllib.TOMLDecodeError, yaml.YAMLError, ValueError, RecursionError) as error:
         where = " ".join(str(error).split())
         problems.append(f"config file {path} is no valid {'TOML' if path.suffix == '.toml' else 'YAML'}: {where}")
         return {}
@@ -270,7 +270,8 @@ def _convert(kind: Any, value: Any, *, seconds: bool) -> Any:
     kind = _plain(kind)
     if typing.get_origin(kind) is list:
         items = value if isinstance(value, list) else str(value).split(",")
-        split = [part.strip() for item in items for part in (item.split(",") if isinstance(item, str) else [item])]
+        parts = [part for item in items for part in (item.split(",") if isinstance(item, str) else [item])]
+        split = [part.strip() if isinstance(part, str) else part for part in parts]
         (inner,) = typing.get_args(kind)
         return [_convert(inner, item, seconds=seconds) for item in split if item != ""]
     choices = _choices(kind)
@@ -305,7 +306,7 @@ def duration(text: str) -> float:
         parts = re.findall(r"(\d+(?:\.\d+)?)(ms|[smhd])", text)
         if not parts or "".join(number + unit for number, unit in parts) != text.strip():
             raise ValueError(f"{text!r} {wanted}") from None
-        return sum(float(number) * _UNITS[unit] for number, unit in parts)
+        plain = sum(float(number) * _UNITS[unit] for number, unit in parts)
     if not 0 <= plain < float("inf"):
         raise ValueError(f"{text!r} {wanted}")
     return plain

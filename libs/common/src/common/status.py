@@ -13,6 +13,7 @@ ErrorInfo was made by gRPC or something on the way, not by a provider: it never 
 
 from __future__ import annotations
 
+import contextlib
 import enum
 from dataclasses import dataclass
 from datetime import timedelta
@@ -307,10 +308,11 @@ def _from_details(code: grpc.StatusCode, status: status_pb2.Status) -> ProviderE
     after: float | None = None
     for detail in status.details:
         info, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
-        if detail.Unpack(info) and info.domain == DOMAIN:
-            cls = _BY_REASON.get(info.reason) or _BY_CODE.get(code, errors.InternalError)
-        elif detail.Unpack(retry):
-            after = _clamped(retry.retry_delay.seconds + retry.retry_delay.nanos / 1e9)
+        with contextlib.suppress(DecodeError):  # garbled on its way: the code has to do
+            if detail.Unpack(info) and info.domain == DOMAIN:
+                cls = _BY_REASON.get(info.reason) or _BY_CODE.get(code, errors.InternalError)
+            elif detail.Unpack(retry):
+                after = _clamped(retry.retry_delay.seconds + retry.retry_delay.nanos / 1e9)
     if cls is None:
         cls = _BARE.get(code, errors.InternalError)
     return cls(status.message, retry_after=after)

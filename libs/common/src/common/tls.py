@@ -213,7 +213,12 @@ def _check_key(files: TlsFiles, data: bytes, cert: x509.Certificate) -> None:
             f"TLS file {files.key} holds no private key that can be used: give an unencrypted PEM key"
         ) from None
     mine = key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    theirs = cert.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    try:
+        theirs = cert.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise TlsError(
+            f"certificate {files.cert} is for a key of a kind that cannot be used: issue one for an EC or RSA key"
+        ) from error
     if mine != theirs:
         raise TlsError(
             f"private key {files.key} does not belong to certificate {files.cert}: use a pair that was issued together"
@@ -230,6 +235,6 @@ def _leads_to(chain: list[x509.Certificate], authorities: Iterable[x509.Certific
 def _issued(cert: x509.Certificate, issuer: x509.Certificate) -> bool:
     try:
         cert.verify_directly_issued_by(issuer)
-    except (ValueError, TypeError, InvalidSignature):
+    except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
         return False
     return True

@@ -44,7 +44,7 @@ def decode(model: type[R], data: bytes | msgspec.Raw) -> R | BadObject:
     """One object; what does not fit comes back as a BadObject that names the field."""
     try:
         decoded: R = _decoder(model).decode(data)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:  # 5,000 digits, a thousand brackets
         return BadObject(_metadata(data), str(error))
     return decoded
 
@@ -75,7 +75,7 @@ def encode(value: object) -> bytes:
 def _metadata(data: bytes | msgspec.Raw) -> ObjectMeta:
     try:
         return _head.decode(data).metadata
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, ValueError, RecursionError):
         return ObjectMeta()
 
 

@@ -76,6 +76,8 @@ def _given(text: str) -> dict[str, Any]:
         mark = getattr(error, "problem_mark", None)
         where = f", line {mark.line + 1}" if mark is not None else ""
         raise InvalidSpecError(f"boot_data.meta_data: not valid YAML{where}") from None  # the text may be secret
+    except (ValueError, RecursionError):  # a date of month 13, a number of 5,000 digits, a thousand brackets
+        raise InvalidSpecError("boot_data.meta_data: holds a value that YAML cannot read") from None
     if not isinstance(given, dict) or not all(isinstance(key, str) for key in given):
         raise InvalidSpecError("boot_data.meta_data: must be a YAML mapping with text keys")
     return given

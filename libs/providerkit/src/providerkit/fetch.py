@@ -93,17 +93,21 @@ def locate(path: str, allowed: Sequence[Path]) -> Path:
     """The file, with every symbolic link followed, inside an allowed directory.
 
     Raises:
-        InvalidSpecError: outside of them.
+        InvalidSpecError: outside of them, or no path at all.
         ImageNotFoundError: nothing there, or nothing that can be read as a file.
     """
     if not allowed:
         raise InvalidSpecError("source.file: this provider takes no files; start it with --image-directory")
     asked = Path(path) if path.startswith("/") else allowed[0] / path
-    real = Path(os.path.realpath(asked))
+    try:
+        real = Path(os.path.realpath(asked))
+        there = real.exists()
+    except (OSError, ValueError):  # a NUL, or more than a name may have
+        raise InvalidSpecError("source.file.path: is no path of a file") from None
     if not any(real.is_relative_to(os.path.realpath(directory)) for directory in allowed):
         names = ", ".join(str(directory) for directory in allowed)
         raise InvalidSpecError(f"source.file.path: {path!r} is outside of the allowed directories ({names})")
-    if not real.exists():
+    if not there:
         raise ImageNotFoundError(f"source.file.path: there is no file {asked}")
     return real
 
@@ -288,11 +292,9 @@ class Download:
             self._policy.check_url(url)
             async with session.get(url, headers=headers, allow_redirects=False) as response:
                 if response.status in _REDIRECTS and (target := response.headers.get("Location")):
-                    following = urljoin(url, target)
+                    following = redirected(url, target)
                     if _origin(following) != _origin(url):
                         headers = {}  # they may hold a secret that is meant for the first host alone
-                    if urlsplit(url).scheme == "https" and urlsplit(following).scheme != "https":
-                        raise DownloadFailedError(f"{shown(url)}: redirects from https to an insecure address")
                     url = following
                     continue
                 if response.status != 200:
@@ -320,6 +322,22 @@ class Download:
             raise DownloadFailedError(
                 f"{shown(url)}: cut off before its {self.length} bytes were there", retry_after=30.0
             )
+
+
+def redirected(url: str, location: str) -> str:
+    """Where a server sends whoever asked for a URL.
+
+    Raises:
+        DownloadFailedError: nowhere, or where nobody can be sure of what comes.
+    """
+    try:
+        following = urljoin(url, location)
+        scheme = _origin(following)[0]
+    except ValueError:
+        raise DownloadFailedError(f"{shown(url)}: redirects to what is no URL") from None
+    if urlsplit(url).scheme == "https" and scheme != "https":
+        raise DownloadFailedError(f"{shown(url)}: redirects from https to an insecure address")
+    return following
 
 
 def shown(url: str) -> str:

@@ -1,10 +1,11 @@
-"""What stamps of all providers have alike: records of disks and NICs by name, and whose machine it is."""
+"""What stamps of all providers have alike: how they are read, records of disks and NICs, and whose machine it is."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar
 
+import msgspec
 from common import v1
 
 if TYPE_CHECKING:
@@ -23,6 +24,15 @@ class Named(Protocol):
 D = TypeVar("D", bound=Named)
 N = TypeVar("N", bound=Named)
 R = TypeVar("R", bound=Named)
+T = TypeVar("T")
+
+
+def decoded(json: str | bytes, type: type[T]) -> T | None:
+    """A record of ours; None for what people or other tools wrote or edited, however broken: it is not ours."""
+    try:
+        return msgspec.json.decode(json, type=type) if json else None
+    except (msgspec.MsgspecError, ValueError, RecursionError):  # half of a surrogate pair, a thousand brackets
+        return None
 
 
 class Records(Generic[D, N]):
