@@ -267,3 +267,54 @@ async def test_the_answer_to_a_write_never_undoes_what_the_watch_brought(cluster
         informer.store(written, base.metadata.resource_version)
         assert informer.get(namespace, "a").metadata.deletion_timestamp
         await cluster.patch("VMClass", namespace, "a", {"metadata": {"finalizers": None}})
+
+
+class _Garbling:
+    """An API server behind something that garbles what it says, once each."""
+
+    def __init__(self) -> None:
+        refs = {"providerRef": {"name": "p"}, "classRef": {"name": "c"}}
+        machine = {"metadata": {"name": "web", "namespace": "shop", "resourceVersion": "3"}, "spec": refs}
+        whole = msgspec.json.encode({"metadata": {"resourceVersion": "3"}, "items": [machine]})
+        self.lists = [whole, b"<html>", b'{"metadata": {}, "items": [{"metadata": 7}]}', whole]
+        self.watches = [[b'{"type": "ADDED", "obj'], [b'{"type": "ADDED", "object": {"metadata": ' + b"[" * 5000]]
+        self.over = asyncio.Event()
+
+    async def request(self, method: str, path: str, **_: Any) -> bytes:
+        return self.lists.pop(0) if len(self.lists) > 1 else self.lists[0]
+
+    async def lines(self, path: str, params: Mapping[str, str], timeout: float) -> AsyncIterator[bytes]:
+        if not self.watches:
+            self.over.set()
+            await asyncio.Event().wait()
+        for line in self.watches.pop(0):
+            yield line
+
+
+async def test_an_answer_that_was_garbled_on_its_way_is_asked_for_again():
+    """It must neither end the controller, nor make it forget what it knows."""
+    garbling = _Garbling()
+    informer = Informer(garbling, VIRTUAL_MACHINES, _Hurry(), random.Random(1))
+    told: list[str] = []
+    informer.subscribe(lambda before, after: told.append("gone" if after is None else after.metadata.name))
+    task = asyncio.create_task(informer.run())
+    async with asyncio.timeout(30):
+        await garbling.over.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert informer.get("shop", "web") is not None
+    assert told == ["web"]
+
+
+class _Hurry(SystemClock):
+    """Nobody waits between attempts."""
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(0)
+
+
+async def test_a_refusal_with_numbers_beyond_all_bounds_is_one():
+    error = error_from(503, b'{"code": ' + b"9" * 5000 + b"}", "GET /x", "\u00b2")
+    assert isinstance(error, ApiUnavailableError)
+    assert error.retry_after is None

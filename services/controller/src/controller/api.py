@@ -92,10 +92,10 @@ def error_from(status: int, body: bytes, what: str, retry_after: str = "") -> Ap
     """The error for an HTTP answer; tolerates bodies that are no metav1.Status (a proxy's HTML)."""
     try:
         told = msgspec.json.decode(body, type=_Status)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except (msgspec.MsgspecError, ValueError, RecursionError):
         told = _Status(message=body[:200].decode(errors="replace"))
     wait = told.details.retry_after_seconds if told.details is not None else None
-    if wait is None and retry_after.isdigit():
+    if wait is None and retry_after.isascii() and retry_after.isdigit() and len(retry_after) < 10:
         wait = int(retry_after)
     kinds: dict[int, type[ApiError]] = {404: NotFoundError, 409: ConflictError, 410: ExpiredError}
     kind = kinds.get(status, ApiUnavailableError if status in (0, 401, 408, 429) or status >= 500 else RefusedError)
@@ -146,7 +146,7 @@ class Api:
             decoder = self._decoders[resource.type] = msgspec.json.Decoder(resource.type)
         try:
             decoded: T = decoder.decode(body)
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
             raise RefusedError(f"{resource.kind}: the API server's answer does not decode: {error}") from error
         return decoded
 

@@ -74,7 +74,10 @@ class BadObjects:
 
 def providers_of(bad: BadObject) -> set[Name]:
     """Providers that a VirtualMachine names which does not decode: they must outlive it, or it can never be removed."""
-    whole = msgspec.json.decode(bad.raw)
+    try:
+        whole = msgspec.json.decode(bad.raw)
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        return set()
     found = set()
     for block, key in (("spec", "providerRef"), ("status", "boundProvider")):
         part = whole.get(block)
@@ -87,6 +90,6 @@ def providers_of(bad: BadObject) -> set[Name]:
 def _conditions(raw: bytes) -> list[Condition]:
     try:
         decoded = msgspec.json.decode(raw, type=_Bad)
-    except msgspec.MsgspecError:
+    except (msgspec.MsgspecError, ValueError, RecursionError):
         return []
     return list(decoded.status.conditions) if decoded.status is not None else []

@@ -16,7 +16,7 @@ import msgspec
 from common import logging
 from common.clock import Clock
 
-from .api import Api, ApiError, ApiUnavailableError, ExpiredError, Resource
+from .api import Api, ApiError, ApiUnavailableError, ExpiredError, RefusedError, Resource
 from .core import Meta
 
 log = logging.get(__name__)
@@ -36,6 +36,7 @@ class Object(Protocol):
     metadata: Any
 
 
+M = TypeVar("M")
 O = TypeVar("O", bound=Object)  # noqa: E741  # it reads as what it is
 Handler = Callable[[O | None, O | None], None]
 """Called with the object before and after a change; None for absent, or for one that cannot be read (see `bad`)."""
@@ -65,6 +66,8 @@ class _Refusal(msgspec.Struct, gc=False):
     message: str = ""
 
 
+_UNREADABLE = (msgspec.MsgspecError, ValueError, OverflowError, RecursionError)
+"""What msgspec raises: numbers of 5,000 digits and a thousand brackets have errors of their own."""
 _PAGES = msgspec.json.Decoder(_Page)
 _EVENTS = msgspec.json.Decoder(_WatchEvent)
 _BARE = msgspec.json.Decoder(_Bare)
@@ -164,7 +167,7 @@ class Informer(Generic[O]):
         while True:
             params = self._selected | {"limit": str(self._page)} | ({"continue": token} if token else {})
             body = await self._api.request("GET", self.resource.path(self._namespace), params=params)
-            page = _PAGES.decode(body)
+            page = self._decoded(_PAGES, body)
             version = version or page.metadata.resource_version
             for raw in page.items:
                 found.add(self._take(raw))
@@ -187,12 +190,12 @@ class Informer(Generic[O]):
             "timeoutSeconds": str(seconds),
         }
         async for line in self._api.lines(self.resource.path(self._namespace), params, seconds + 15.0):
-            event = _EVENTS.decode(line)
+            event = self._decoded(_EVENTS, line)
             if event.type == "ERROR":
-                refusal = _REFUSALS.decode(event.object)
+                refusal = self._decoded(_REFUSALS, event.object)
                 kind = ExpiredError if refusal.code == 410 else ApiUnavailableError
                 raise kind(f"watch {self.resource.kind}: {refusal.message}", refusal.code)
-            meta = _BARE.decode(event.object).metadata
+            meta = self._decoded(_BARE, event.object).metadata
             if event.type == "DELETED":
                 self.bad.pop((meta.namespace, meta.name), None)
                 self._remove((meta.namespace, meta.name))
@@ -200,12 +203,19 @@ class Informer(Generic[O]):
                 self._take(event.object)
             self._version = meta.resource_version or self._version
 
+    def _decoded(self, decoder: msgspec.json.Decoder[M], data: bytes | msgspec.Raw) -> M:
+        """Raises: RefusedError: what was sent, perhaps by something in between, makes no sense: list anew, later."""
+        try:
+            return decoder.decode(data)
+        except _UNREADABLE as error:
+            raise RefusedError(f"{self.resource.kind}: the API server's answer does not decode: {error}") from error
+
     # -- the cache -------------------------------------------------------------------------------------------------
 
     def _take(self, raw: msgspec.Raw) -> Name:
         try:
             item = self._decoder.decode(raw)
-        except (msgspec.MsgspecError, ValueError, OverflowError) as error:
+        except _UNREADABLE as error:
             return self._reject(raw, str(error))
         name = (item.metadata.namespace, item.metadata.name)
         self.bad.pop(name, None)
@@ -213,7 +223,7 @@ class Informer(Generic[O]):
         return name
 
     def _reject(self, raw: msgspec.Raw, error: str) -> Name:
-        meta = _BARE.decode(raw).metadata
+        meta = self._decoded(_BARE, raw).metadata
         name = (meta.namespace, meta.name)
         before = self.bad.get(name)
         self.bad[name] = BadObject(meta, error, bytes(raw))
