@@ -118,7 +118,10 @@ async def test_bad_bodies(api, body, code):
         "--- 1\n--- 2",
         "? [a]\n: b",
         "a: .nan",
+        "[" * 1_000_000,
+        "- " * 1_000_000,
     ],
+    ids=lambda text: text[:20],
 )
 async def test_bad_yaml(api, text):
     reply = await api.call("POST", MAPS, text.encode(), kind="application/yaml")
@@ -333,3 +336,12 @@ async def test_no_body_breaks_the_server(api, body, how):
         await api.post(WIDGETS, {"metadata": {"name": "w1"}, "spec": {"cpu": 1}})
         reply = await api.patch(f"{WIDGETS}/w1?fieldManager=m", body, how)
     assert reply.status < 500
+
+
+@pytest.mark.parametrize("index", ["9" * 5000, "\u0661"])
+async def test_an_index_of_a_patch_that_is_no_index(api, index):
+    await api.post(MAPS, {"metadata": {"name": "a", "finalizers": ["x.io/y"]}})
+    patch = [{"op": "remove", "path": f"/metadata/finalizers/{index}"}]
+    reply = await api.patch(f"{MAPS}/a", patch, "json")
+    assert reply.status == 422
+    status(reply)

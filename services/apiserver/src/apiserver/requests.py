@@ -132,12 +132,25 @@ def decode_body(body: bytes, kind: str) -> Any:
 
 
 def _decode_yaml(body: bytes) -> Any:
+    _check_depth(body)
     documents = list(yaml.load_all(body, Loader=_Loader))
     documents = [d for d in documents if d is not None]
     if len(documents) != 1:
         raise ValueError(f"one document is expected, {len(documents)} were found")
     _check_json(documents[0], {})
     return msgspec.json.decode(msgspec.json.encode(documents[0]))  # aliases become copies
+
+
+def _check_depth(body: bytes) -> None:
+    """Refuse what is nested deeply before libyaml's composer sees it: that recurses in C, and would end the process."""
+    depth = 0
+    for event in yaml.parse(body, Loader=_Loader):
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+        if depth > MAX_DEPTH:
+            raise ValueError("the document is nested too deeply")
 
 
 def _check_json(value: Any, known: dict[int, int], depth: int = 0) -> int:

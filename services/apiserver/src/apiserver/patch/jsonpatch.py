@@ -95,7 +95,8 @@ def _split(path: str) -> list[str]:
 
 
 def _index(part: str, length: int, path: str) -> int:
-    if not part.isdecimal() or (len(part) > 1 and part[0] == "0") or int(part) > length:
+    digits = part.isascii() and part.isdigit() and len(part) < 10
+    if not digits or (len(part) > 1 and part[0] == "0") or int(part) > length:
         raise PatchMismatch(f"{path}: {part!r} is no index of a list of {length}")
     return int(part)
 
