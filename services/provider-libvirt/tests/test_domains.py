@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import xml.etree.ElementTree as ET
+from pathlib import Path
 
 import libvirt
 import pytest
@@ -11,7 +13,7 @@ from common import v1
 from common.errors import InvalidSpecError
 from hypothesis import given
 from hypothesis import strategies as st
-from provider_libvirt import domains, networks, observed, stamp
+from provider_libvirt import domains, images, networks, observed, remote, stamp
 from provider_libvirt.host import Host
 from provider_libvirt.observed import Raw
 from provider_libvirt.stamp import DiskStamp, NicStamp, Stamp
@@ -208,3 +210,28 @@ def test_a_mac_is_always_the_same_and_never_anothers() -> None:
     assert mac.startswith("52:54:00:")
     assert networks.mac_address(UID, "lan", {mac}) != mac
     assert networks.mac_address(UID, "wan", set()) != mac
+
+
+@pytest.mark.parametrize("number", ["18446744073709551615", "9" * 5000, "1e3", "-1", "\u0661"])
+def test_numbers_that_the_wire_cannot_hold_count_as_untold(number: str) -> None:
+    """One domain of somebody else must not end the listing of all."""
+    text = f"<domain><memory unit='TiB'>{number}</memory><vcpu current='{number}'>{number}</vcpu></domain>"
+    root = ET.fromstring(text)
+    raw = Raw(UID, "foreign", libvirt.VIR_DOMAIN_SHUTOFF, 0, active=False, live=root, config=root)
+    seen = observed.machine(raw, owner="me", host="h", facts=None, pools={})
+    assert (seen.cpu, seen.memory) == (v1.CpuState(), v1.MemoryState())
+
+
+@pytest.mark.parametrize("change", [{"format": "vmdk"}, {"created": 1 << 60}, {"size_bytes": "7"}, {"name": None}])
+def test_a_marker_that_makes_no_sense_is_none(change: dict[str, object]) -> None:
+    whole = {
+        "id": "i", "uid": UID, "namespace": "n", "name": "d", "format": "raw", "size_bytes": 1, "virtual_size_bytes": 1,
+        "source_digest": "", "created": 1,
+    }  # fmt: skip
+    assert images.read_marker(json.dumps(whole).encode()) is not None
+    assert images.read_marker(json.dumps(whole | change).encode()) is None
+
+
+def test_an_endpoint_that_is_no_uri_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidSpecError, match="no URI"):
+        remote.connection_uri("qemu+ssh://[::1/system", remote.Credentials(None), tmp_path)

@@ -21,7 +21,7 @@ from common.errors import (
 from providerkit import nocloud
 from providerkit.planner import DESCRIPTION_SETTING, boot_data_digest
 
-from provider_libvirt import domains, making, networks, observed
+from provider_libvirt import domains, making, networks, numbers, observed
 from provider_libvirt.host import Host
 from provider_libvirt.making import Config
 from provider_libvirt.reading import parse
@@ -124,7 +124,7 @@ def replace_cpu(cpu: v1.CpuSpec, per_socket: int) -> v1.CpuSpec:
 def _per_socket(root: ET.Element, count: int) -> int:
     """The topology that is there, as long as the count still divides by it."""
     topology = root.find("cpu/topology")
-    cores = observed.number(topology.get("cores")) if topology is not None else 0
+    cores = numbers.count(topology.get("cores")) if topology is not None else 0
     return cores if cores and count % cores == 0 else 0
 
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 
 import libvirt
 
+from provider_libvirt.numbers import count
+
 _HARDWARE_VIRTUALIZATION = {"x86_64": {"vmx", "svm"}, "i686": {"vmx", "svm"}}
 """CPU features of which the host needs one for KVM to be more than an emulation."""
 
@@ -84,7 +86,7 @@ def measure(connection: libvirt.virConnect, virtualization: str) -> Host:
         emulator=offered.findtext("path") or "",
         machine=machine,
         cpu_mode=next((mode for mode in preferred if modes.get(mode)), ""),
-        max_cpus=int(cpu_max.get("max", "1")) if cpu_max is not None else 1,
+        max_cpus=(count(cpu_max.get("max")) if cpu_max is not None else 0) or 1,
         efi="efi" in _values(offered, "os/enum[@name='firmware']") and _supported(offered, "os/loader"),
         disk_buses=tuple(_values(offered, "devices/disk/enum[@name='bus']")),
         nic_models=("virtio", "e1000e", "e1000", "rtl8139") if arch == "x86_64" else ("virtio",),

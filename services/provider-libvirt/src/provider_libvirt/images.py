@@ -32,6 +32,7 @@ from common.errors import (
 )
 from providerkit import fetch, formats
 from providerkit.driver import Progress
+from providerkit.records import decoded
 
 from provider_libvirt import volumes
 from provider_libvirt.hypervisor import Hypervisor
@@ -41,6 +42,8 @@ UPLOADED = faults.declare("libvirt.image.uploaded", "an image's content is compl
 PREFIX = "virtrigaud-image-"
 _MARKER = re.compile(re.escape(PREFIX) + r"([0-9a-f-]{36}\.[0-9a-f]{16})\.json")
 _MOST_MARKER = 64 * 1024
+_LATEST = 1 << 37
+"""Seconds since 1970; what is later is no time that we wrote."""
 _ID = re.compile(r"[0-9a-f-]{36}\.[0-9a-f]{16}")
 
 
@@ -290,12 +293,19 @@ def _in_pool(connection: libvirt.virConnect, pool: libvirt.virStoragePool, wante
         if error.get_error_code() in (libvirt.VIR_ERR_NO_STORAGE_VOL, libvirt.VIR_ERR_NO_SUPPORT):
             return None
         raise
-    try:
-        marker = Marker(**json.loads(data))
-    except (ValueError, TypeError):
-        return None  # half written: the attempt was interrupted
-    volume = volumes.find(pool, marker.volume()) if marker.id == wanted and marker.format in ("qcow2", "raw") else None
-    return (marker, volume) if volume is not None else None
+    marker = read_marker(data)
+    volume = volumes.find(pool, marker.volume()) if marker is not None and marker.id == wanted else None
+    return (marker, volume) if marker is not None and volume is not None else None
+
+
+def read_marker(data: bytes) -> Marker | None:
+    """The marker in a file; None for half of one, which an interrupted attempt left."""
+    marker = decoded(data, Marker)
+    if marker is None:
+        return None
+    numbers = (marker.size_bytes, marker.virtual_size_bytes)
+    sound = all(0 <= number < 1 << 63 for number in numbers) and 0 <= marker.created < _LATEST
+    return marker if sound and marker.format in ("qcow2", "raw") else None
 
 
 def _clear(connection: libvirt.virConnect, pool: str, wanted: str) -> None:

@@ -13,9 +13,8 @@ from providerkit.planner import BOOT_DATA_SETTING
 
 from provider_libvirt import networks, stamp
 from provider_libvirt.domains import AGENT_CHANNEL, BOOT_DATA_ALIAS, DISK_ALIAS
+from provider_libvirt.numbers import count, size_of
 
-_UNITS = {"b": 1, "bytes": 1, "KB": 1000, "k": 1024, "KiB": 1024, "MB": 10**6, "M": 1 << 20, "MiB": 1 << 20,
-          "GB": 10**9, "G": 1 << 30, "GiB": 1 << 30, "TB": 10**12, "T": 1 << 40, "TiB": 1 << 40}  # fmt: skip
 _BUSES = {"virtio": v1.DiskBus.VIRTIO, "scsi": v1.DiskBus.SCSI, "sata": v1.DiskBus.SATA, "ide": v1.DiskBus.IDE,
           "nvme": v1.DiskBus.NVME}  # fmt: skip
 
@@ -159,23 +158,10 @@ def _disk_name(root: ET.Element, target: str) -> str:
     return ""
 
 
-def number(text: str | None) -> int:
-    """A non-negative number, or 0 for anything else."""
-    text = (text or "").strip()
-    return int(text) if text.isascii() and text.isdecimal() and len(text) < 20 else 0
-
-
-def size_of(element: ET.Element | None) -> int:
-    """Bytes of an element with a unit; KiB where it has none."""
-    if element is None:
-        return 0
-    return number(element.text) * _UNITS.get(element.get("unit", "KiB"), 1024)
-
-
 def _cpu_counts(root: ET.Element) -> tuple[int, int]:
     found = root.find("vcpu")
-    most = number(found.text) if found is not None else 0
-    now = number(found.get("current")) if found is not None else 0
+    most = count(found.text) if found is not None else 0
+    now = count(found.get("current")) if found is not None else 0
     return (now or most), most
 
 
@@ -187,7 +173,7 @@ def _cpu(raw: Raw) -> v1.CpuState:
         count=now if raw.active else configured,
         max_count=most if raw.active else ceiling,
         configured_count=configured,
-        cores_per_socket=number(topology.get("cores")) if topology is not None else 0,
+        cores_per_socket=count(topology.get("cores")) if topology is not None else 0,
     )
 
 

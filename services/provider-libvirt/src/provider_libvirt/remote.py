@@ -53,7 +53,10 @@ def connection_uri(endpoint: str, credentials: Credentials, scratch: Path) -> st
     Raises:
         InvalidSpecError: a password in the URI, or one that the transport cannot use.
     """
-    parts = urlsplit(endpoint)
+    try:
+        parts = urlsplit(endpoint)
+    except ValueError:
+        raise InvalidSpecError("endpoint: is no URI") from None
     if parts.password is not None:
         raise InvalidSpecError(
             "endpoint: holds a password; put it into the file `password` of the credentials directory"

@@ -17,6 +17,8 @@ import libvirt
 from common import v1
 from common.errors import BrokenImageError, InternalError, InvalidSpecError, NotSupportedError, ResourceNotFoundError
 
+from provider_libvirt.numbers import size_of
+
 _FILE_POOLS = ("dir", "fs", "netfs", "gluster")
 _SUFFIXES = r"-[a-z0-9]([-a-z0-9]*[a-z0-9])?\.(qcow2|raw|iso|log)(\.[0-9]+)?"
 CHUNK = 1 << 20
@@ -95,8 +97,8 @@ def describe(volume: libvirt.virStorageVol, pool: str) -> Volume:
         pool=pool,
         path=volume.path(),
         format=found.get("type", "raw") if found is not None else "raw",
-        capacity=int(root.findtext("capacity") or 0),
-        allocation=int(root.findtext("allocation") or 0),
+        capacity=size_of(root.find("capacity"), "bytes"),
+        allocation=size_of(root.find("allocation"), "bytes"),
         backing=root.findtext("backingStore/path") or "",
     )
 
