@@ -216,3 +216,15 @@ def test_nics_that_proxmox_has_not(nic: v1.NicSpec, why: str) -> None:
     """Nothing is left out in silence."""
     with pytest.raises(InvalidSpecError, match=why):
         nics.value(nic, "aa:00:00:00:00:01", default_bridge="")
+
+
+@pytest.mark.parametrize("rate", ["x", "inf", "nan", "1e400", "9" * 30])
+def test_a_rate_that_is_none_counts_as_no_limit(rate: str) -> None:
+    """A person may write anything into a configuration file; it must not end the looking at all guests."""
+    nic = nics.Nic("net0", properties.parse(f"virtio=BC:24:11:00:00:01,rate={rate},tag={'9' * 5000},mtu=x"))
+    assert (nic.rate_limit_bytes, nic.vlan, nic.mtu) == (0, 0, 0)
+
+
+def test_a_size_or_an_owner_beyond_all_bounds_is_none() -> None:
+    assert disks.Drive("scsi0", properties.parse("local:x,size=18446744073709551616T")).size_bytes == 0
+    assert disks.owner_of(f"local:vm-{'9' * 5000}-disk-0") == 0

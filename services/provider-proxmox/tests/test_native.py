@@ -90,3 +90,9 @@ def test_every_reason_is_named_at_once() -> None:
         "IPv6 address and DHCP", "differ in nameservers", "no #cloud-config",
     ):  # fmt: skip
         assert reason in str(refusal.value)
+
+
+@pytest.mark.parametrize("text", ["user: 2001-13-01", "user: " + "9" * 5000, "[" * 5000])
+def test_user_data_that_yaml_itself_cannot_read_has_no_field(text: str) -> None:
+    with pytest.raises(NotSupportedError, match="no YAML"):
+        native._user(v1.MachineSpec(boot_data=v1.BootData(user_data=f"#cloud-config\n{text}")))

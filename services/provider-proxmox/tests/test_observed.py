@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from common import v1
 from provider_proxmox import observed, stamp
+from provider_proxmox.session import line
 from provider_proxmox.session.index import Guest, Index, Node, Storage
 from provider_proxmox.stamp import DiskStamp, NicStamp, Stamp
 
@@ -210,3 +211,10 @@ def test_another_volume_in_the_slot_of_a_foreign_disk_is_not_the_disk() -> None:
     """A volume that we did not make and that somebody exchanged is known by no name."""
     mark = replace(STAMP, disks=(DiskStamp("root", "scsi0", "nfs:existing", owned=False),))
     assert [disk.name for disk in seen(guest(mark)).disks] == ["", ""]
+
+
+def test_half_a_surrogate_pair_in_a_reply_is_replaced() -> None:
+    """Nothing of ours could pass it on: one guest of somebody would end the listing of all."""
+    assert line.decoded(rb'{"data": {"na\ud800me": ["\udfff", 7]}}') == {"data": {"na?me": ["?", 7]}}
+    assert line.decoded(rb'{"data": "\ud83d\udca9"}') == {"data": "\N{PILE OF POO}"}
+    assert line.decoded(b"[" * 5000) is None

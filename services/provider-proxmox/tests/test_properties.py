@@ -43,6 +43,7 @@ def test_a_change_touches_its_key_alone(options: dict[str, str], data: st.DataOb
         ("host,flags=+aes;-pcid", "flags", "+aes;-pcid"),
         ("1,fstrim_cloned_disks=1", "", "1"),
         ("order=scsi0;ide2;net0", "order", "scsi0;ide2;net0"),
+        ("a=b,=c", "", "=c"),
         ("uuid=11111111-2222-3333-4444-555555555555", "uuid", "11111111-2222-3333-4444-555555555555"),
     ],
 )

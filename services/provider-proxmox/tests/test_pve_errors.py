@@ -175,6 +175,13 @@ def test_secrets_stay_hidden() -> None:
     assert "geheim" not in str(error)
 
 
+@pytest.mark.parametrize(
+    "text", ["cipassword= ssh-rsa geheim", "ssh-rsa ssh-ed25519 geheim", "password: cipassword=geheim"]
+)
+def test_a_secret_behind_two_of_its_names_stays_hidden(text: str) -> None:
+    assert "geheim" not in str(from_text(text, "x"))
+
+
 def _failures(recording: Path) -> Iterator[tuple[str, ProviderError]]:
     """Every failed recording: its text, and what we make of it."""
     for line in recording.read_text().splitlines():

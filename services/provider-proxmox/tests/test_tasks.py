@@ -286,3 +286,15 @@ async def test_the_log_tells_how_far_it_is() -> None:
     looking.cancel()
     await waiting
     assert told == [0.2, 0.3, 0.6]
+
+
+@pytest.mark.parametrize("line", ["10.0.0.1 B of 1.2.3 B", "... B of . B", "1" * 60_000 + " GiB of"])
+def test_a_line_that_only_looks_like_progress_says_nothing(line: str) -> None:
+    """It ended the operation whose log it stands in."""
+    assert part_done(line) is None
+
+
+def test_a_task_may_be_about_anything() -> None:
+    upid = parse_upid("UPID:pve1:0003A2D4:0051E1F8:66B1C0DE:qmstart:\u00b2:root@pam:")
+    assert upid is not None
+    assert upid.vmid is None

@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import msgspec
 from common import logging
 from common.errors import HostFullError, MachineNotFoundError, OperationInProgressError
+from providerkit.records import decoded
 
 from provider_proxmox import comment, vmids
 from provider_proxmox.config import disks
@@ -112,10 +112,7 @@ class Keeper:
 def held_by(guest: Guest) -> KeptStamp | None:
     """Whose disks this guest holds; None for any other guest."""
     _, json = comment.read(str(guest.config.get("description", "")), MARK)
-    try:
-        return msgspec.json.decode(json, type=KeptStamp) if json else None
-    except msgspec.MsgspecError:
-        return None  # not ours: a person or another tool wrote it
+    return decoded(json, KeptStamp)
 
 
 def _free(holder: Guest) -> str:

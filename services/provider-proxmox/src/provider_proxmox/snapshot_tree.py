@@ -15,10 +15,10 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
-import msgspec
 from common import v1
 from providerkit.apply import RESTARTED_FOR
 from providerkit.planner import ADOPTED_SETTING, DESCRIPTION_SETTING
+from providerkit.records import decoded
 
 from provider_proxmox import comment
 from provider_proxmox.config import disks, hardware
@@ -98,10 +98,7 @@ def description(text: str, mark: Mark) -> str:
 def read(text: str, vmid: int) -> tuple[str, Mark | None]:
     """The text for people and the mark; None when there is none that makes sense for this guest."""
     plain, json = comment.read(text, _MARK)
-    try:
-        mark = msgspec.json.decode(json, type=Mark) if json else None
-    except msgspec.MsgspecError:
-        mark = None  # somebody edited it
+    mark = decoded(json, Mark)
     if mark is None or mark.vmid != vmid:
         return text.rstrip("\n"), None
     return plain.rstrip("\n"), mark

@@ -10,9 +10,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-import msgspec
 from common import v1
-from providerkit.records import Records
+from providerkit.records import Records, decoded
 
 from provider_proxmox import comment
 
@@ -100,10 +99,7 @@ def written(text: str, stamp: Stamp | None) -> str:
 def read(description: str) -> tuple[str, Stamp | None]:
     """The text for people and the stamp, whoever's it is; None when there is none that makes sense."""
     text, json = comment.read(description, TAG)
-    try:
-        stamp = msgspec.json.decode(json, type=Stamp) if json else None
-    except msgspec.MsgspecError:
-        return description, None  # not ours: a person or another tool wrote it
+    stamp = decoded(json, Stamp)
     if stamp is None or not stamp.uid or not stamp.owner:
         return description, None
     return text, stamp

@@ -33,8 +33,8 @@ _SLOT: Final = re.compile(r"(scsi|virtio|sata|ide)(0|[1-9]\d?)")
 _UNUSED: Final = re.compile(r"unused\d+")
 _DRIVE_SLOTS: Final = ("ide0", "ide1", "ide3", *(f"sata{n}" for n in range(SLOTS["sata"])))
 _QCOW2_KINDS: Final = frozenset({"dir", "nfs", "cifs"})
-_OWNER: Final = re.compile(r"(?:vm|base|subvol)-(\d+)-")
-_IN_DIRECTORY: Final = re.compile(r"(\d+)/[^/]+")
+_OWNER: Final = re.compile(r"(?:vm|base|subvol)-([0-9]{1,9})-")
+_IN_DIRECTORY: Final = re.compile(r"([0-9]{1,9})/[^/]+")
 
 
 @dataclass(frozen=True, slots=True)

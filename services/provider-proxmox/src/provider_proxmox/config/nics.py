@@ -26,6 +26,7 @@ BRIDGED: Final = (v1.NetworkKind.NAMED, v1.NetworkKind.BRIDGE, v1.NetworkKind.NA
 _BYTES_OF_RATE: Final = 1 << 20
 """Bytes in a unit of `rate`. Source: "megabytes per second" in the API schema; PVE::Network::tap_rate_limit."""
 _SLOT: Final = re.compile(r"net(0|[1-9]\d?)")
+_RATE: Final = re.compile(r"[0-9]{1,9}(\.[0-9]+)?|\.[0-9]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +78,7 @@ class Nic:
     def rate_limit_bytes(self) -> int:
         """Bytes a second; 0 for no limit."""
         text = self.options.get("rate")
-        return round(float(text) * _BYTES_OF_RATE) if text else 0
+        return round(float(text) * _BYTES_OF_RATE) if _RATE.fullmatch(text) else 0
 
     @property
     def connected(self) -> bool:
@@ -189,4 +190,4 @@ def _rate(limit: int) -> str:
 
 
 def _number(text: str) -> int:
-    return int(text) if text.isascii() and text.isdigit() else 0
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 10 else 0

@@ -66,7 +66,7 @@ def _parsed(text: str) -> Property:
     items = []
     for part in text.split(","):
         key, equals, value = part.partition("=")
-        if equals:
+        if equals and key.strip():
             items.append((key.strip(), value))
         elif part.strip():
             items.append(("", part.strip()))

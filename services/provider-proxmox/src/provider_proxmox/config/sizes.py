@@ -7,7 +7,8 @@ from fractions import Fraction
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 _UNITS = {"": 1, "K": KIB, "M": MIB, "G": GIB, "T": 1 << 40}
-_SIZE = re.compile(r"(\d+(?:\.\d+)?)([KMGT]?)")
+_SIZE = re.compile(r"(\d{1,19}(?:\.\d{1,19})?)([KMGT]?)", re.ASCII)
+_MOST = 1 << 63
 
 
 def parse(text: object) -> int:
@@ -15,7 +16,8 @@ def parse(text: object) -> int:
     found = _SIZE.fullmatch(str(text).strip())
     if found is None:
         return 0
-    return int(Fraction(found[1]) * _UNITS[found[2]])
+    size = int(Fraction(found[1]) * _UNITS[found[2]])
+    return size if size < _MOST else 0
 
 
 def text(size: int) -> str:

@@ -135,7 +135,7 @@ def _cloud_config(text: str) -> dict[str, Any]:  # YAML that a person wrote: any
         raise NotSupportedError("user_data: is no #cloud-config")
     try:
         said = yaml.safe_load(text)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, RecursionError):  # a date of month 13, a thousand brackets
         raise NotSupportedError("user_data: is no YAML") from None  # the text may be secret
     if said is None:
         return {}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import msgspec
+from providerkit.records import decoded
 
 from provider_proxmox import comment
 
@@ -44,8 +44,5 @@ def written(stamp: ImageStamp) -> str:
 def read(description: str, vmid: int) -> ImageStamp | None:
     """The stamp in the description of a guest; None when there is none that makes sense, or that of another guest."""
     _, json = comment.read(description, MARK)
-    try:
-        stamp = msgspec.json.decode(json, type=ImageStamp) if json else None
-    except msgspec.MsgspecError:
-        return None  # not ours: a person or another tool wrote it
+    stamp = decoded(json, ImageStamp)
     return stamp if stamp is not None and stamp.owner and stamp.vmid == vmid else None

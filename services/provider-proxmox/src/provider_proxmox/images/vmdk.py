@@ -38,12 +38,12 @@ def examine(head: bytes, wanted: str) -> Format:
     descriptor = head[place * _SECTOR : (place + length) * _SECTOR].rstrip(b"\0").decode(errors="replace")
     if not place or not descriptor:
         raise BrokenImageError("the vmdk file has no descriptor; convert it: qemu-img convert -O qcow2")
-    said = dict(re.findall(r'^\s*(\w+)\s*=\s*"?([^"\n]*)"?\s*$', descriptor, re.MULTILINE))
+    said = dict(re.findall(r'^[ \t]*+(\w+)[ \t]*+=[ \t]*+"?([^"\n]*)"?[ \t\r]*$', descriptor, re.MULTILINE))
     if said.get("createType") not in _KINDS:
         raise BrokenImageError(f"the vmdk file is no {' or '.join(_KINDS)}; convert it: qemu-img convert -O qcow2")
     if said.get("parentCID", _NO_PARENT).lower() != _NO_PARENT:
         raise BrokenImageError("the vmdk file stands on another one; flatten it: qemu-img convert -O qcow2")
-    extents = re.findall(r"^\s*(RW|RDONLY|NOACCESS)\s+\d+\s+(\w+)", descriptor, re.MULTILINE)
+    extents = re.findall(r"^[ \t]*+(RW|RDONLY|NOACCESS)[ \t]++\d++[ \t]++(\w+)", descriptor, re.MULTILINE)
     if extents != [("RW", "SPARSE")]:
         raise BrokenImageError("the vmdk file keeps its data in other files; convert it: qemu-img convert -O qcow2")
     if not 0 < capacity < 1 << 51:

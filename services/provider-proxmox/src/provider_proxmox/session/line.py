@@ -7,6 +7,7 @@ for the whole process, it renews tickets in whatever thread comes along, and it 
 from __future__ import annotations
 
 import json
+import re
 import ssl
 from collections.abc import Mapping
 from typing import Any, Self
@@ -195,10 +196,30 @@ class _Json:
 
 
 def _decoded(reply: requests.Response) -> Any:
+    return decoded(reply.content)
+
+
+def decoded(content: bytes) -> Any:
+    """JSON of a reply; None for what is none.
+
+    Halves of surrogate pairs, which a person may have put into a text, are replaced: nothing of ours can pass them on.
+    """
     try:
-        return json.loads(reply.content)
-    except ValueError:
+        said = json.loads(content)
+    except (ValueError, RecursionError):
         return None
+    return _whole(said) if _HALF.search(content) else said
+
+
+_HALF = re.compile(rb"\\u[dD][89a-fA-F]")
+
+
+def _whole(said: Any) -> Any:
+    if isinstance(said, dict):
+        return {_whole(key): _whole(value) for key, value in said.items()}
+    if isinstance(said, list):
+        return [_whole(value) for value in said]
+    return said.encode(errors="replace").decode() if isinstance(said, str) else said
 
 
 def _form(params: Mapping[str, object]) -> dict[str, object]:

@@ -181,7 +181,7 @@ _PERMISSION = re.compile(r"Permission check failed(?: \((?P<path>[^,()]+)(?:, (?
 _NO_POOL = re.compile(r"\((pool '.*' does not exist)\)")
 _UNKNOWN_PARAMETER = "property is not defined in schema"
 _MAY_BE_NEWER = re.compile(r"not defined in schema|does not have a value in the enumeration|unknown option")
-_SECRETS = re.compile(r"(ssh-[\w-]+|ecdsa-[\w-]+)(%20|\+| )\S+|(cipassword|password|sshkeys)([=:]\s*)\S+")
+_SECRETS = re.compile(r"((?:(?:ssh|ecdsa)-[\w-]+(?:%20|\+| )|(?:cipassword|password|sshkeys)[=:]\s*)+)\S+")
 
 
 def from_text(text: str, doing: str) -> ProviderError:
@@ -225,11 +225,12 @@ def from_reply(
 
 
 def _forbidden(text: str, doing: str) -> ProviderError:
+    text = plain(text)
     if missing := _NO_POOL.search(text):
         return ResourceNotFoundError(f"{doing}: {missing[1]}")
     found = _PERMISSION.search(text)
     if found is None or found["path"] is None:
-        return PermissionMissingError(f"{doing}: {plain(text)}: our user lacks a privilege for it")
+        return PermissionMissingError(f"{doing}: {text}: our user lacks a privilege for it")
     privilege = (found["privilege"] or "a privilege").replace("|", " or ")
     return PermissionMissingError(f"{doing}: our user lacks {privilege} on {found['path']}")
 
@@ -258,4 +259,4 @@ def _bad_parameters(errors: Mapping[str, object], doing: str) -> ProviderError:
 def plain(text: str) -> str:
     """In one line, without what nobody else may read."""
     line = " ".join(text.split())
-    return _SECRETS.sub(lambda found: (found[1] or f"{found[3]}{found[4]}") + " <hidden>", line)
+    return _SECRETS.sub(r"\1<hidden>", line)

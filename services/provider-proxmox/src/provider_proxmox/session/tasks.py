@@ -57,7 +57,7 @@ class Upid:
     @property
     def vmid(self) -> int | None:
         """The guest it works on; None if it is none."""
-        return int(self.id) if self.id.isdigit() else None
+        return int(self.id) if self.id.isascii() and self.id.isdigit() and len(self.id) < 10 else None
 
 
 _UPID = re.compile(
@@ -75,7 +75,7 @@ def parse_upid(text: object) -> Upid | None:
 
 
 _PERCENT = re.compile(r"\((\d{1,3}(?:\.\d+)?)\s?%\)|(?:^|\s)(\d{1,3}(?:\.\d+)?)\s?%")
-_OF = re.compile(r"([\d.]+) ?([KMGTP]?i?B) of ([\d.]+) ?([KMGTP]?i?B)")
+_OF = re.compile(r"(?<![\d.])(\d{1,20}(?:\.\d{1,9})?) ?([KMGTP]?i?B) of (\d{1,20}(?:\.\d{1,9})?) ?([KMGTP]?i?B)")
 _UNITS: dict[str, int] = {unit: 1024 ** (" KMGTP".index(unit[0]) if unit[0] in "KMGTP" else 0) for unit in
           ("B", "KB", "MB", "GB", "TB", "PB", "KiB", "MiB", "GiB", "TiB", "PiB")}  # fmt: skip
 
