@@ -25,6 +25,7 @@ from common.errors import (
     ProviderError,
     ResourceNotFoundError,
 )
+from provider_vsphere.session import vapi
 from provider_vsphere.session.login import Endpoint
 from provider_vsphere.session.vapi import API, REST, SESSION_HEADER, Request, Vapi, exchange, refused_as
 from provider_vsphere.session.vsphere import Vsphere
@@ -256,3 +257,10 @@ async def test_an_esxi_host_has_none(tmp_path: Path) -> None:
         async with connected(host, credentials_of(host, tmp_path)) as vsphere:
             with pytest.raises(NotSupportedError, match="ESXi"):
                 await Vapi(vsphere).call("list tags", Request("GET", "cis/tagging/tag"))
+
+
+@pytest.mark.parametrize(
+    "body", [b'{"messages": ["x"]}', b'{"messages": 7}', b'{"value": {"messages": {}}}', b"[" * 5000]
+)
+def test_a_refusal_of_any_shape_is_one(body: bytes) -> None:
+    assert isinstance(vapi._error(500, body, "tag m-1"), ProviderError)

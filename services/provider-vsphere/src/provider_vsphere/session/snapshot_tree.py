@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 from common import v1
+from providerkit.records import decoded
 
 from provider_vsphere.session.tree import plain_name
 
@@ -70,10 +71,7 @@ class Node:
         """Files of disks that a revert to it unplugs, by the disk's name, while that revert is not complete."""
         for line in self.description.splitlines():
             if (found := _KEEP.match(line)) is not None:
-                try:
-                    return msgspec.json.decode(found["kept"], type=dict[str, str])
-                except msgspec.MsgspecError:
-                    return None  # somebody edited the line
+                return decoded(found["kept"], dict[str, str])
         return None
 
     def keeping(self, kept: Mapping[str, str] | None) -> str:

@@ -303,7 +303,7 @@ def exchange(
         return None
     try:
         return json.loads(content)
-    except ValueError:
+    except (ValueError, RecursionError):
         raise HypervisorUnavailableError(f"{doing}: the answer is no JSON") from None
 
 
@@ -324,22 +324,24 @@ class RefusedError(Exception):
 def _error(status: int, content: bytes, doing: str) -> ProviderError:
     try:
         told = json.loads(content)
-    except ValueError:
+    except (ValueError, RecursionError):
         told = None  # a page for people, of a proxy
     told = told if isinstance(told, dict) else {}
     inner = told.get("value")  # where `/rest` has it
     value = inner if isinstance(inner, dict) else told
     type = str(told.get("error_type") or told.get("type") or "").rpartition(".")[2].lower()
     cls = _BY_TYPE.get(type) or _BY_STATUS.get(status, InternalError)
-    said = [_text(each) for each in value.get("messages") or ()] + _privileges(value.get("data"))
+    messages = value.get("messages")
+    said = [_text(each) for each in messages if isinstance(each, dict)] if isinstance(messages, list) else []
+    said += _privileges(value.get("data"))
     words = "; ".join(filter(None, said))[:_MOST_SAID]
     error = cls(f"{doing}: {words or 'refused'} ({type.replace('_', ' ') or f'HTTP {status}'})")
     error.__cause__ = RefusedError(status, type)
     return error
 
 
-def _text(message: Any) -> str:
-    return " ".join(str(message.get("default_message") or message.get("id") or "").split()) if message else ""
+def _text(message: dict[str, Any]) -> str:
+    return " ".join(str(message.get("default_message") or message.get("id") or "").split())
 
 
 def _privileges(data: Any) -> list[str]:

@@ -11,6 +11,7 @@ import uuid
 from dataclasses import dataclass
 
 import msgspec
+from providerkit.records import decoded
 
 KEY = "virtrigaud.image"
 """Name of the extra configuration key."""
@@ -52,10 +53,5 @@ def read(text: str | None, instance: str) -> ImageStamp | None:
     Args:
         instance: `instanceUuid` of the VM that has it.
     """
-    if not text:
-        return None
-    try:
-        stamp = msgspec.json.decode(text, type=ImageStamp)
-    except msgspec.MsgspecError:
-        return None  # not ours: a person or another tool wrote it
-    return stamp if stamp.owner and instance_uuid(stamp.id) == instance else None
+    stamp = decoded(text or "", ImageStamp)
+    return stamp if stamp is not None and stamp.owner and instance_uuid(stamp.id) == instance else None

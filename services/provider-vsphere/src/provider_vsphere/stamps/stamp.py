@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 from common import v1
-from providerkit.records import Records
+from providerkit.records import Records, decoded
 
 KEY = "virtrigaud.machine"
 """Name of the extra configuration key."""
@@ -85,10 +85,5 @@ def of(identity: v1.MachineIdentity, created: int) -> Stamp:
 
 def read(text: str | None) -> Stamp | None:
     """The stamp in a value of KEY, whoever's it is; None when there is none that makes sense."""
-    if not text:
-        return None
-    try:
-        stamp = msgspec.json.decode(text, type=Stamp)
-    except msgspec.MsgspecError:
-        return None  # not ours: a person or another tool wrote it
-    return stamp if stamp.uid and stamp.owner else None
+    stamp = decoded(text or "", Stamp)
+    return stamp if stamp is not None and stamp.uid and stamp.owner else None

@@ -10,6 +10,7 @@ import uuid
 from dataclasses import dataclass
 
 import msgspec
+from providerkit.records import decoded
 
 KEY = "virtrigaud.upload"
 """Name of the extra configuration key."""
@@ -41,10 +42,5 @@ def read(text: str | None, instance: str) -> UploadStamp | None:
     Args:
         instance: `instanceUuid` of the VM that has it.
     """
-    if not text:
-        return None
-    try:
-        stamp = msgspec.json.decode(text, type=UploadStamp)
-    except msgspec.MsgspecError:
-        return None  # a person or another tool wrote it
-    return stamp if stamp.owner and stamp.instance_uuid() == instance else None
+    stamp = decoded(text or "", UploadStamp)
+    return stamp if stamp is not None and stamp.owner and stamp.instance_uuid() == instance else None
