@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from vrtg.applying import LAST_APPLIED, merge_patch, stamped
+from vrtg.applying import LAST_APPLIED, last_applied, merge_patch, stamped
 
 
 @pytest.mark.parametrize(
@@ -34,3 +34,9 @@ def test_the_note_is_what_was_applied_without_itself() -> None:
     twice = stamped(once, "default")
     assert once == twice
     assert json.loads(once["metadata"]["annotations"][LAST_APPLIED])["metadata"]["namespace"] == "default"
+
+
+@pytest.mark.parametrize("note", ["{", "", "[" * 5000])
+def test_a_note_that_somebody_garbled_is_none(note: str) -> None:
+    assert last_applied({"metadata": {"annotations": {LAST_APPLIED: note}}}) == {}
+    assert last_applied({"metadata": {}}) == {}

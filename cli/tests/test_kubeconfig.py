@@ -100,3 +100,15 @@ def test_bad_base64_is_named(home: Home, tmp_path: Path) -> None:
         choose(home, str(tmp_path / "bad"), None)
     (tmp_path / "good").write_text(text.replace("%%%", data))
     assert choose(home, str(tmp_path / "good"), None).ca == b"x"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["clusters: true", "contexts: [x]", "users: [{name: u, user: [a]}]", "[" * 100_000, "a: 2001-13-01", "a: '"],
+)
+def test_a_file_of_another_shape_is_refused_without_its_content(home: Home, tmp_path: Path, text: str) -> None:
+    path = tmp_path / "odd"
+    path.write_text(f"note: secret-token\n{text}")
+    with pytest.raises(UsageError, match="kubeconfig") as refusal:
+        choose(home, str(path), None)
+    assert "secret-token" not in str(refusal.value)

@@ -33,8 +33,12 @@ class Api:
         """Args: timeout: seconds for connecting and for each answer."""
         self.target = target
         self._timeout = timeout
-        self._url = urlsplit(target.server)
-        if self._url.scheme not in ("https", "http") or not self._url.hostname:
+        try:
+            self._url = urlsplit(target.server)
+            sound = self._url.scheme in ("https", "http") and self._url.hostname and self._url.port != 0
+        except ValueError:
+            sound = False
+        if not sound:
             raise CommandError(f'"{target.server}" in the kubeconfig is no address of an API server')
         self._connection: http.client.HTTPConnection | None = None
 
@@ -74,7 +78,7 @@ class Api:
             )
             self._raise(response, "watch")
             while line := response.readline():
-                yield json.loads(line)
+                yield self._event(line)
         except TimeoutError:
             return
         except (OSError, http.client.HTTPException) as error:
@@ -151,12 +155,26 @@ class Api:
         except (OSError, http.client.HTTPException) as error:
             self.close()
             raise self._unreachable(error) from error
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             self.close()
-            raise CommandError(
-                f"{self.target.server} did not answer with JSON: is it a Kubernetes API server?"
-            ) from error
+            raise self._foreign() from error
+        if not isinstance(answer, dict):
+            raise self._foreign()
         return answer
+
+    def _event(self, line: bytes) -> Object:
+        try:
+            event: Object = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise self._foreign() from error
+        if not (
+            isinstance(event, dict) and isinstance(event.get("type"), str) and isinstance(event.get("object"), dict)
+        ):
+            raise self._foreign()
+        return event
+
+    def _foreign(self) -> CommandError:
+        return CommandError(f"{self.target.server} did not answer as a Kubernetes API server does: is it one?")
 
     def _open(self) -> http.client.HTTPConnection:
         if self._connection is None:
@@ -238,7 +256,7 @@ class Api:
         try:
             status = json.loads(raw)
             message = str(status.get("message") or raw.decode(errors="replace"))
-        except (ValueError, AttributeError):
+        except (ValueError, AttributeError, RecursionError):
             message = f"{action}: HTTP {response.status} {response.reason}"
         if response.status == 404:
             if message == UNKNOWN_KIND and GROUP in action:

@@ -33,8 +33,7 @@ def apply(
             if namespace and f'namespaces "{namespace}"' in str(error):
                 raise NotFoundError(f'there is no {NAMESPACE.kind.lower()} "{namespace}": create it first') from error
             raise
-    last = json.loads(live.get("metadata", {}).get("annotations", {}).get(LAST_APPLIED) or "{}")
-    patch = merge_patch(last, body, live)
+    patch = merge_patch(last_applied(live), body, live)
     if set(patch) <= {"metadata"} and set(patch.get("metadata", {}).get("annotations", {})) <= {LAST_APPLIED}:
         if not patch:
             return "unchanged", live
@@ -42,6 +41,15 @@ def apply(
             # Only our note differs (an object that was made otherwise): write it, and call nothing changed.
             return "unchanged", api.patch(resource, body["metadata"]["name"], namespace, patch, dry_run=dry_run)
     return "configured", api.patch(resource, body["metadata"]["name"], namespace, patch, dry_run=dry_run)
+
+
+def last_applied(live: Object) -> Any:  # Any: JSON
+    """What was applied last, as the object's note says; nothing where there is no note, or somebody garbled it."""
+    annotations = live["metadata"].get("annotations") or {}
+    try:
+        return json.loads(annotations.get(LAST_APPLIED) or "{}")
+    except (ValueError, RecursionError):
+        return {}
 
 
 def stamped(wanted: Object, namespace: str | None) -> Object:

@@ -6,12 +6,16 @@ import base64
 import json
 import os
 import subprocess
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from vrtg.failures import CommandError, UnreachableError, UsageError
 from vrtg.home import Home
+
+MAX_DEPTH = 50
+"""Mappings and lists inside each other; a kubeconfig has six."""
 
 
 @dataclass(frozen=True)
@@ -59,14 +63,14 @@ def choose(home: Home, path: str | None, context: str | None) -> Target:
     return Target(
         server=str(cluster["server"]).rstrip("/"),
         context=name,
-        namespace=entry.get("namespace") or "default",
+        namespace=str(entry.get("namespace") or "default"),
         ca=_content(cluster, "certificate-authority"),
         insecure=bool(cluster.get("insecure-skip-tls-verify", False)),
-        server_name=cluster.get("tls-server-name"),
+        server_name=_text(cluster, "tls-server-name"),
         certificate=certificate,
         key=key,
         authorization=authorization,
-        proxy=cluster.get("proxy-url"),
+        proxy=_text(cluster, "proxy-url"),
         embedded=files == [home.kubeconfig],
     )
 
@@ -105,35 +109,66 @@ def _merge(files: list[Path]) -> dict[str, Any]:  # Any: a kubeconfig is free-fo
     merged: dict[str, Any] = {"contexts": {}, "clusters": {}, "users": {}}
     for file in files:
         try:
-            document = yaml.load(file.read_text(), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506
-        except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
-            raise UsageError(f"cannot read the kubeconfig {file}: {error}") from error
+            document = _yaml(file.read_text())
+        except OSError as error:
+            raise UsageError(f"cannot read the kubeconfig {file}: {error.strerror}") from error
+        except (yaml.YAMLError, ValueError, RecursionError) as error:
+            mark = getattr(error, "problem_mark", None)
+            where = f", line {mark.line + 1}" if mark is not None else ""
+            raise UsageError(f"cannot read the kubeconfig {file}: it is no YAML{where}") from None  # it holds secrets
         if not isinstance(document, dict):
             raise UsageError(f"{file} is not a kubeconfig: it holds no mapping")
-        merged.setdefault("current-context", document.get("current-context") or None)
-        merged["current-context"] = merged["current-context"] or document.get("current-context")
+        merged["current-context"] = merged.get("current-context") or str(document.get("current-context") or "")
         for section, inner in (("contexts", "context"), ("clusters", "cluster"), ("users", "user")):
-            for entry in document.get(section) or []:
-                body = dict(entry.get(inner) or {})
+            for name, body in _entries(document, section, inner, file):
                 for key in ("certificate-authority", "client-certificate", "client-key", "tokenFile"):
                     if body.get(key):
-                        body[key] = str(file.parent / body[key])
-                merged[section].setdefault(entry.get("name"), body)
+                        body[key] = str(file.parent / str(body[key]))
+                merged[section].setdefault(name, body)
     return merged
 
 
+def _yaml(text: str) -> Any:  # Any: whatever it holds
+    """Raises: yaml.YAMLError, ValueError, RecursionError."""
+    import yaml
+
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    depth = 0
+    for event in yaml.parse(text, Loader=loader):  # its composer recurses in C, and would end the process
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > MAX_DEPTH:
+            raise RecursionError
+    return yaml.load(text, Loader=loader)  # noqa: S506 - a safe one
+
+
+def _entries(document: dict[str, Any], section: str, inner: str, file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Name and content of each entry of a section."""
+    listed = document.get(section) or []
+    if not isinstance(listed, list):
+        raise UsageError(f"{file} is not a kubeconfig: its {section} are no list")
+    for place, entry in enumerate(listed):
+        body = entry.get(inner) or {} if isinstance(entry, dict) else None
+        if not isinstance(body, dict):
+            raise UsageError(f"{file} is not a kubeconfig: {section}[{place}] holds no {inner}")
+        yield str(entry.get("name")), dict(body)
+
+
 def _named(document: dict[str, Any], section: str, name: object, context: str) -> dict[str, Any]:
-    entry = document[section].get(name)
+    entry = document[section].get(str(name))
     if entry is None:
         raise UsageError(f'context "{context}" names {section[:-1]} "{name}", which the kubeconfig does not define')
     return dict(entry)
+
+
+def _text(entry: dict[str, Any], key: str) -> str | None:
+    return str(entry[key]) if entry.get(key) else None
 
 
 def _content(entry: dict[str, Any], key: str) -> bytes | None:
     """PEM given inline as `KEY-data` (base64) or as a file."""
     if data := entry.get(f"{key}-data"):
         try:
-            return base64.b64decode(data, validate=True)
+            return base64.b64decode(str(data), validate=True)
         except ValueError as error:
             raise UsageError(f"{key}-data in the kubeconfig is not base64") from error
     if path := entry.get(key):
@@ -141,6 +176,8 @@ def _content(entry: dict[str, Any], key: str) -> bytes | None:
             return Path(path).read_bytes()
         except OSError as error:
             raise UsageError(f"cannot read {key} {path}: {error.strerror}") from error
+        except ValueError:
+            raise UsageError(f"{key} in the kubeconfig is no path of a file") from None
     return None
 
 
@@ -156,6 +193,8 @@ def _identity(user: dict[str, Any], cluster: dict[str, Any]) -> tuple[bytes | No
             return certificate, key, f"Bearer {Path(path).read_text().strip()}"
         except OSError as error:
             raise UsageError(f"cannot read the token file {path}: {error.strerror}") from error
+        except ValueError:
+            raise UsageError("tokenFile in the kubeconfig is no path of a text file") from None
     if token := user.get("token"):
         return certificate, key, f"Bearer {token}"
     if name := user.get("username"):

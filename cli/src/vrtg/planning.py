@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from kinds.bootkeys import IGNITION_KEYS, META_DATA_KEYS, USER_DATA_KEYS
 
 from vrtg.api import Api, Object
-from vrtg.applying import merge_patch, stamped
+from vrtg.applying import last_applied, merge_patch, stamped
 from vrtg.failures import NotFoundError, RefusedError
 from vrtg.home import Home
 from vrtg.kinds_table import PROVIDER, SECRET, VIRTUAL_MACHINE, VM_CLASS, VM_IMAGE, VM_NETWORK, Resource
@@ -69,12 +69,7 @@ class Objects:
         wanted = stamped(given, namespace)
         if live is None:
             return wanted
-        import json
-
-        from vrtg.applying import LAST_APPLIED
-
-        last = json.loads(live["metadata"].get("annotations", {}).get(LAST_APPLIED) or "{}")
-        merged: Object = _merged(live, merge_patch(last, wanted, live))
+        merged: Object = _merged(live, merge_patch(last_applied(live), wanted, live))
         return merged
 
     def live(self, resource: Resource, name: str, namespace: str) -> Object | None:

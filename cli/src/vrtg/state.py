@@ -62,9 +62,10 @@ class StackState:
         try:
             raw = json.loads(home.state_file.read_text())
             components = {name: ComponentState(**body) for name, body in raw.pop("components").items()}
-            return StackState(**raw, components=components)
-        except (FileNotFoundError, ValueError, TypeError, KeyError):
+            found = StackState(**raw, components=components)
+        except (FileNotFoundError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
             return None
+        return found if isinstance(found.pid, int) and isinstance(found.start_ticks, int) else None
 
 
 @contextmanager
