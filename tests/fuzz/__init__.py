@@ -1,0 +1,1 @@
+"""Fuzz targets on every parser of foreign input. See README.md."""
