@@ -85,7 +85,7 @@ def _fuzz(name: str, seconds: int) -> None:
     with atheris.instrument_imports(include=_INSTRUMENTED):
         from fuzz import mutate, registry
 
-        target = registry.load()[name]
+        target = registry.load(name.partition(".")[0])[name]
     crash = Path(os.environ["FUZZ_CRASH"])
     corpus, seeds = CACHE / name, target.seeds + target.bad
     corpus.mkdir(parents=True, exist_ok=True)

@@ -49,7 +49,7 @@ def _spec(uid: str) -> v1.MachineSpec:
 _VALUES: dict[str, Any] = {
     "uid": OTHER, "machine_uid": OTHER, "source_uid": OTHER, "id": "x", "image_id": "x", "operation_id": "x",
     "disk": "root", "name": "s", "namespace": "shop", "offset": 0, "length": 4096, "size_bytes": 1 << 20, "limit": 10,
-    "cols": 80, "rows": 25, "owner": OWNER, "format": "raw", "precondition": "x", "resume": "x",
+    "cols": 80, "rows": 25, "owner": OWNER, "format": "raw", "resume": "x",
 }  # fmt: skip
 
 
@@ -69,7 +69,22 @@ def _request(method: Method) -> bytes:
     return method.request.dumps(request)
 
 
-SEEDS = [each.path.encode() + b"\0" + _request(each) for each in METHODS]
+def _whole() -> list[bytes]:
+    """Requests that name their own machine's parts, too."""
+    disk = v1.DiskRef(machine_uid=OTHER, disk_name="root")
+    source = v1.ImageSource(url=v1.UrlSource(url="http://127.0.0.1/x"))
+    image = v1.PrepareImageRequest(uid=OTHER, namespace="shop", name="i", owner=OWNER, source=source, check_only=True)
+    requests = {
+        "run_power_action": v1.RunPowerActionRequest(uid=OTHER, action=v1.PowerAction(1)),
+        "clone_machine": v1.CloneMachineRequest(source_uid=OTHER, kind=v1.CloneKind(1), target=_spec(OTHER)),
+        "prepare_image": image,
+        "get_disk": v1.GetDiskRequest(disk=disk),
+        "read_disk": v1.ReadDiskRequest(disk=disk),
+    }
+    return [m.path.encode() + b"\0" + m.request.dumps(requests[m.name]) for m in METHODS if m.name in requests]
+
+
+SEEDS = _whole() + [each.path.encode() + b"\0" + _request(each) for each in METHODS]
 UNKNOWN = [seed + b"\xfa\x3e\x03abc" + b"\x08\xff\xff\xff\xff\x0f" for seed in SEEDS]
 
 

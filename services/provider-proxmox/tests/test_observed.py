@@ -217,4 +217,5 @@ def test_half_a_surrogate_pair_in_a_reply_is_replaced() -> None:
     """Nothing of ours could pass it on: one guest of somebody would end the listing of all."""
     assert line.decoded(rb'{"data": {"na\ud800me": ["\udfff", 7]}}') == {"data": {"na?me": ["?", 7]}}
     assert line.decoded(rb'{"data": "\ud83d\udca9"}') == {"data": "\N{PILE OF POO}"}
+    assert line.decoded(b'{"data": "\xed\xa0\x80"}') == {"data": "\ufffd" * 3}
     assert line.decoded(b"[" * 5000) is None

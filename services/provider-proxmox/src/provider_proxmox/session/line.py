@@ -204,14 +204,15 @@ def decoded(content: bytes) -> Any:
 
     Halves of surrogate pairs, which a person may have put into a text, are replaced: nothing of ours can pass them on.
     """
+    text = content.decode("utf-8-sig", errors="replace")  # json itself would let halves pass that stand there as bytes
     try:
-        said = json.loads(content)
+        said = json.loads(text)
     except (ValueError, RecursionError):
         return None
-    return _whole(said) if _HALF.search(content) else said
+    return _whole(said) if _HALF.search(text) else said
 
 
-_HALF = re.compile(rb"\\u[dD][89a-fA-F]")
+_HALF = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def _whole(said: Any) -> Any:
