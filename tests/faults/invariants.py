@@ -13,10 +13,14 @@ from common import v1
 from .hypervisor import Guest, Hypervisor, bytes_of
 from .kubernetes import Cluster
 from .people import CANARY, MACHINES, SPACE, User
+from .process import here
 from .schedule import Schedule
 
 WINDOW_SECONDS = 90.0
 """What a status says must have been true at some time within so many seconds before."""
+
+LEASE_SECONDS = 15.0
+"""In so many seconds a leader has noticed that it leads no more."""
 
 
 class Violation(AssertionError):
@@ -38,6 +42,7 @@ class Invariants:
     def __init__(self, schedule: Schedule, cluster: Cluster, sites: Mapping[str, Hypervisor], user: User) -> None:
         self._schedule, self._cluster, self._sites, self._user = schedule, cluster, sites, user
         self._truth: dict[str, list[Truth]] = {}
+        self._holder, self._held_since = "", 0.0
         self.broken: list[str] = []
         cluster.on_write = self._written
         for hypervisor in sites.values():
@@ -88,8 +93,20 @@ class Invariants:
         plural = collection.rpartition("/")[2]
         if plural != "secrets" and CANARY.encode() in encoded:
             self.violate(f"a secret shows in {plural}/{body['metadata']['name']}")
+        self._led(plural, body)
         if plural == "virtualmachines" and (status := body.get("status")):
             self._believable(body, status)
+
+    def _led(self, plural: str, body: dict[str, Any]) -> None:
+        """A controller that writes has the Lease, or had it a moment ago, or has slept and not noticed yet."""
+        now, who = asyncio.get_running_loop().time(), here()
+        if plural == "leases":
+            if (holder := body["spec"]["holderIdentity"]) != self._holder:
+                self._holder, self._held_since = holder, now
+        elif who is not None and who.name.startswith("controller") and self._holder not in ("", str(who)):
+            ought_to_know = min(now - self._held_since, now - who.since) > LEASE_SECONDS
+            if ought_to_know:
+                self.violate(f"{who} writes {plural}/{body['metadata']['name']}, and {self._holder} leads")
 
     def _believable(self, vm: dict[str, Any], status: dict[str, Any]) -> None:
         """A machine that is told to be Ready was there, and in this state, a moment ago."""

@@ -11,6 +11,7 @@ from typing import Any
 from common import logging, v1
 from common.errors import HypervisorUnavailableError, ProviderError
 from controller import machines as machines_module
+from controller.leader import Leader
 from controller.machines import MachineReconciler
 from controller.status import Outcome
 from controller.writer import Writer
@@ -212,6 +213,14 @@ def _nothing(right: Any) -> Any:
     return lambda *_: None
 
 
+def _leads_for_ever(right: Any) -> Any:
+    async def wrong(self: Any, renewed: float) -> None:
+        while True:
+            await right(self, self._clock.monotonic())
+
+    return wrong
+
+
 @dataclass(frozen=True)
 class Mutant:
     """A program that is wrong, and where to look for it."""
@@ -234,6 +243,7 @@ def _driver(made: type[SimulatedDriver], *, focus: str = "", rate: float = 0.03)
 
 
 _APPLY, _CREATE, _UNSEEN = "rpc MachineService/ApplyMachine$", "verb .*create$", "world|verb .*observe|rpc .*Watch"
+_LEASE = "leases/"
 
 MUTANTS: dict[str, Mutant] = {
     made.__name__: _driver(made)
@@ -253,5 +263,6 @@ MUTANTS: dict[str, Mutant] = {
     "shows what the boot data hold": _altered(machines_module, "_scrubbed", _scrub_nothing),
     "takes late requests": _altered(Fence, "apply", _nothing, focus=_APPLY, rate=0.2, first=14),
     "tells the end of what may yet begin": _altered(Unsettled, "refuse", _nothing, focus=_CREATE, rate=0.3),
+    "leads for ever": _altered(Leader, "_renew", _leads_for_ever, focus=_LEASE, rate=0.2),
 }  # fmt: skip
 """What is wrong with it, and how it is found."""

@@ -31,6 +31,8 @@ class Process:
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     over: bool = False
     """The simulation has ended: what is stuck may unwind."""
+    since: float = 0.0
+    """When it began, or went on after it had been stopped."""
     steps: int = 0
     """How often anything of it ran: from one `await` to the next is a step."""
     _runs: bool = True
@@ -64,6 +66,7 @@ class Process:
             self._runs = True
             held, self._held = self._held, []
             loop: Any = asyncio.get_running_loop()  # a VirtualLoop, which is built on this module
+            self.since = loop.time()
             loop.again(held)
 
     def finish(self) -> None:

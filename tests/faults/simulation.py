@@ -161,6 +161,7 @@ class Simulation:
             life = self._lives[name] = self._lives.get(name, -1) + 1
             process = self._living[name] = Process(name, life)
             process.doom, process.die = self.schedule.doom(process), partial(self.schedule.doomed, process)
+            process.since = asyncio.get_running_loop().time()
             self._processes.append(process)
             self.schedule.say(f"start {process}")
             task = process.start(lambda process=process: program(process))  # type: ignore[misc]  # a default argument
