@@ -135,6 +135,9 @@ class Invariants:
         for vm in self._cluster.of("virtualmachines"):
             if vm["metadata"]["name"] not in self._user.wanted:
                 return f"{vm['metadata']['name']} is still in the API: {_condition(vm, 'DeleteBlocked')}"
+        for provider in self._cluster.of("providers"):
+            if (ready := _condition(provider, "Ready")).get("status") != "True":
+                return f"Provider {provider['metadata']['name']} is not Ready: {ready}"
         for hypervisor in self._sites.values():
             for guest in hypervisor.guests.values():
                 if guest.uid and guest.uid not in uids:

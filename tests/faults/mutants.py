@@ -237,22 +237,24 @@ def _altered(
     return Mutant(Parts(altered=lambda: _with(owner, name, make), patience=PATIENCE, focus=focus), rate, first)
 
 
-def _driver(made: type[SimulatedDriver], *, focus: str = "", rate: float = 0.03) -> Mutant:
+def _driver(made: type[SimulatedDriver], *, focus: str = "", rate: float = 0.03, first: int = 0) -> Mutant:
     parts = Parts(driver=lambda hypervisor, clock: made(hypervisor, clock, owner=OWNER), patience=PATIENCE, focus=focus)
-    return Mutant(parts, rate)
+    return Mutant(parts, rate, first)
 
 
-_APPLY, _CREATE, _UNSEEN = "rpc MachineService/ApplyMachine$", "verb .*create$", "world|verb .*observe|rpc .*Watch"
-_LEASE = "leases/"
+_APPLY, _CREATE, _UNSEEN = "rpc MachineService/ApplyMachine$", "verb .*create$", "world|verb .*observe"
+_LEASE, _TASK = "leases/", "^task "
 
 MUTANTS: dict[str, Mutant] = {
     made.__name__: _driver(made)
     for made in (
-        CreatesWithoutLooking, CreatesAgainBlindly, TakesHalfForWhole, DeletesEveryDisk, LeavesDisks, DestroysOnRelease,
+        CreatesWithoutLooking, CreatesAgainBlindly, DeletesEveryDisk, LeavesDisks, DestroysOnRelease,
         ReleasesNothing, LogsBootData, ForgetsTags,
     )
 } | {
-    made.__name__: _driver(made, focus=_UNSEEN, rate=0.1) for made in (TakesTheName, DestroysByName)
+    TakesHalfForWhole.__name__: _driver(TakesHalfForWhole, focus=_TASK, rate=0.1)
+} | {
+    made.__name__: _driver(made, focus=_UNSEEN, rate=0.2, first=30) for made in (TakesTheName, DestroysByName)
 } | {
     "forgets the finalizer": _altered(Writer, "add_finalizer", _forget_finalizer),
     "writes the status each time": _altered(Writer, "status", _status_each_time),
@@ -260,7 +262,7 @@ MUTANTS: dict[str, Mutant] = {
     "takes a failed removal for done": _altered(MachineReconciler, "_call_delete", _gone_when_unavailable),
     "retains nothing": _altered(MachineReconciler, "_call_delete", _never_retain),
     "applies what is being deleted": _altered(MachineReconciler, "reconcile", _apply_what_goes),
-    "shows what the boot data hold": _altered(machines_module, "_scrubbed", _scrub_nothing),
+    "shows what the boot data hold": _altered(machines_module, "_scrubbed", _scrub_nothing, focus=_TASK, rate=0.1),
     "takes late requests": _altered(Fence, "apply", _nothing, focus=_APPLY, rate=0.2, first=14),
     "tells the end of what may yet begin": _altered(Unsettled, "refuse", _nothing, focus=_CREATE, rate=0.3),
     "leads for ever": _altered(Leader, "_renew", _leads_for_ever, focus=_LEASE, rate=0.2),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from .hypervisor import Guest, Hypervisor, Volume
@@ -19,7 +19,7 @@ CANARY = "canary-5e2a91"
 """In every secret of the simulated user: it must show nowhere else."""
 FAULT_SECONDS = 240.0
 
-HAPPENINGS = ("away", "off", "removed", "usurped", "stranger", "compacted", "clock", "killed")
+HAPPENINGS = ("away", "off", "removed", "usurped", "stranger", "compacted", "clock", "killed", "rotated")
 
 
 class User:
@@ -42,7 +42,7 @@ class User:
         secret = base64.b64encode(f"#cloud-config\npassword: {CANARY}\n".encode()).decode()
         add("/api/v1/secrets", SPACE, "boot", {"data": {"userdata": secret}})
         for site, address in addresses.items():
-            runtime = {"mode": "External", "address": address, "service": {"tls": {"enabled": False}}}
+            runtime = {"mode": "External", "address": address, "service": {"tls": {"secretRef": {"name": site}}}}
             check = {"interval": "10s", "timeout": "5s"}
             spec = {"type": "fake", "endpoint": f"fake://{site}", "runtime": runtime, "healthCheck": check}
             add(f"{GROUP}/providers", SPACE, site, {"spec": spec})
@@ -123,11 +123,14 @@ class Strangers:
 
     def __init__(
         self, schedule: Schedule, cluster: Cluster, sites: Mapping[str, Hypervisor], clock: LoopClock,
-        kill_one: Callable[[float], None],
+        kill_one: Callable[[float], None], rotate: Callable[[str, int], Awaitable[None]],
     ) -> None:  # fmt: skip
-        """Args: kill_one: ends the program that a number from 0 to 1 picks."""
+        """Args:
+        kill_one: ends the program that a number from 0 to 1 picks.
+        rotate: gives a site new certificates, in the turn of this number.
+        """
         self._schedule, self._cluster, self._sites, self._clock = schedule, cluster, sites, clock
-        self._kill_one = kill_one
+        self._kill_one, self._rotate = kill_one, rotate
 
     async def run(self) -> None:
         """Until cancelled."""
@@ -162,5 +165,7 @@ class Strangers:
                 self._cluster.forget()
             case "clock":
                 self._clock.jump(choose("jump", turn) * 7200 - 3600)
+            case "rotated":
+                await self._rotate(hypervisor.name, turn)
             case "killed":
                 self._kill_one(choose("who", turn))

@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import contextvars
 import random
+import tempfile
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from common import faults
+from common.tls import Watched
 from controller.controller import Controller
 from controller.leader import Leader, LeaseSettings, LostError
 from controller.metrics import Metrics
@@ -22,7 +24,7 @@ from controller.runtime.external import ExternalRuntime
 from prometheus_client import CollectorRegistry
 from providerkit.serving import ServingSettings, serve
 
-from . import loop
+from . import certificates, loop
 from .driver import SimulatedDriver
 from .hypervisor import Hypervisor
 from .invariants import Invariants, Violation
@@ -31,6 +33,7 @@ from .listening import listening
 from .loop import LoopClock
 from .people import FAULT_SECONDS, Strangers, User
 from .process import Process
+from .rotation import Rotation
 from .schedule import Fault, Schedule
 from .wires import MemoryServer, Network
 
@@ -42,8 +45,6 @@ QUIET_SECONDS = 300.0
 RESYNC_SECONDS = 36_000.0
 """The controller's safety net asks by design; here it is so slow that silence is silence, and nothing rests on it."""
 
-_NOWHERE = Path("/nonexistent")
-"""For client certificates, of which there are none."""
 _WATCHED = ("check", "observe_all")
 """Verbs that a provider may ask of an idle hypervisor: is it there, and is all as it was."""
 
@@ -81,14 +82,16 @@ class Report:
 class Simulation:
     """Everything of one run."""
 
-    def __init__(self, schedule: Schedule, parts: Parts, *, machines: int) -> None:
+    def __init__(self, schedule: Schedule, parts: Parts, place: Path, *, machines: int) -> None:
+        """Args: place: for certificates."""
         self.schedule = schedule
         self.clock = LoopClock()
         self.cluster = Cluster(schedule)
         self.sites = {name: Hypervisor(schedule, name) for name in SITES}
         self.network = Network(schedule)
         self.user = User(schedule, self.cluster, self.sites, machines)
-        self.strangers = Strangers(schedule, self.cluster, self.sites, self.clock, self._kill_one)
+        self.rotation = Rotation(schedule, self.cluster, self.network, SITES, place)
+        self.strangers = Strangers(schedule, self.cluster, self.sites, self.clock, self._kill_one, self.rotation.rotate)
         self.invariants = Invariants(schedule, self.cluster, self.sites, self.user)
         self._parts = parts
         self._lives: dict[str, int] = {}
@@ -105,6 +108,7 @@ class Simulation:
             Violation: an invariant was broken.
         """
         self.user.prepare(SITES)
+        self.rotation.prepare()
         programs: dict[str, Callable[[Process], Any]] = {site: self._provider(site) for site in SITES}
         programs |= dict.fromkeys(("controller-a", "controller-b"), self._controller)
         try:
@@ -123,6 +127,7 @@ class Simulation:
             await user
             strangers.cancel()
             self.schedule.active = False
+            self.rotation.finish()
             for hypervisor in self.sites.values():
                 hypervisor.back()
                 hypervisor.rename_foreign()
@@ -141,6 +146,7 @@ class Simulation:
         process.kill()
         for address, server in list(self.network.servers.items()):
             if server.process is process:
+                server.lose_connections()
                 del self.network.servers[address]
 
     def stop(self, process: Process, seconds: float) -> None:
@@ -186,7 +192,8 @@ class Simulation:
         async def run(process: Process) -> None:
             with _points(self.schedule):
                 driver = self._parts.driver(self.sites[site], self.clock)
-                server: Any = MemoryServer(self.network, SITES[site])
+                files = self.rotation.files(site)
+                server: Any = MemoryServer(self.network, SITES[site], Watched(files, self.clock))
                 settings = ServingSettings(insecure=True, owner=OWNER, version="simulated")
                 async with serve(driver, settings, clock=self.clock, registry=None, server=server):
                     await asyncio.Event().wait()
@@ -194,14 +201,14 @@ class Simulation:
         return run
 
     async def _controller(self, process: Process) -> None:
-        api = SimulatedApi(self.cluster)
+        api, place = SimulatedApi(self.cluster), self.rotation.place / process.name
         rng = random.Random(f"{self.schedule.seed}/{process}")
 
         async def lead() -> None:
             controller = Controller(
                 api, self.clock, rng, Metrics(CollectorRegistry()), owner=OWNER, resync=RESYNC_SECONDS,
-                runtimes=lambda secrets, changed: {"External": ExternalRuntime(secrets, _NOWHERE, None)},
-                default_mode="External", dial=lambda target: self.network.connect(target.address),
+                runtimes=lambda secrets, changed: {"External": ExternalRuntime(secrets, place, None, self.clock)},
+                default_mode="External", dial=lambda target: self.network.connect(target, self.clock),
             )  # fmt: skip
             await controller.run()
 
@@ -264,15 +271,16 @@ def simulate(
     made: list[Simulation] = []
 
     async def main() -> float:
-        made.append(Simulation(schedule, parts, machines=machines))
+        made.append(Simulation(schedule, parts, Path(place), machines=machines))
         return await made[0].run()
 
     def heard(what: str) -> None:
         if not made[0].over:
             made[0].invariants.violate(what)
 
+    certificates.make_all(*SITES)
     report = Report(seed, schedule.struck)
-    with parts.altered(), listening(heard):
+    with parts.altered(), listening(heard), tempfile.TemporaryDirectory(prefix="faults-") as place:
         try:
             report.seconds = loop.run(main(), seed=seed)
         except* (Violation, loop.DeadlockError) as group:

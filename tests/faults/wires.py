@@ -8,17 +8,21 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine
 from types import SimpleNamespace, TracebackType
 from typing import Any
 
 import grpc
 import grpc.aio
+from common.clock import Clock
 from common.rpc.binding import Streams, bind
+from common.rpc.channel import Channel
 from common.rpc.interceptors import ErrorStatus
+from common.tls import Material, Watched
+from controller.connection import Target
 
-from .process import Process, here
+from .certificates import shake_hands
+from .process import here
 from .schedule import DUPLICATE, HANG, LATE, REFUSE, Schedule, alive
 
 UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
@@ -38,16 +42,25 @@ class Network:
         self._on_their_way.add(task)
         task.add_done_callback(self._on_their_way.discard)
 
-    def connect(self, address: str) -> MemoryChannel:
+    def connect(self, target: Target, clock: Clock) -> MemoryChannel:
         """A channel to whoever listens there when a call begins."""
-        return MemoryChannel(self, address)
+        return MemoryChannel(self, target, clock)
+
+    def cut(self, address: str) -> None:
+        """Every connection with this server breaks."""
+        if (server := self.servers.get(address)) is not None:
+            server.breaks += 1
+            server.lose_connections()
 
 
 class MemoryServer:
     """What `common.rpc.Server` is, for callers of this network."""
 
-    def __init__(self, network: Network, address: str) -> None:
-        self.address = address
+    def __init__(self, network: Network, address: str, watched: Watched) -> None:
+        self.address, self.watched = address, watched
+        self.breaks = 0
+        self.lost = asyncio.Event()
+        """Set when the connections of now break."""
         self.health = SimpleNamespace(set=self._set_health)
         self.process = here()
         self._network = network
@@ -63,6 +76,10 @@ class MemoryServer:
 
     def add_generic_rpc_handlers(self, generic_rpc_handlers: tuple[grpc.GenericRpcHandler, ...]) -> None:
         self._handlers += generic_rpc_handlers
+
+    def lose_connections(self) -> None:
+        self.lost.set()
+        self.lost = asyncio.Event()
 
     async def __aenter__(self) -> MemoryServer:
         self._network.servers[self.address] = self
@@ -116,49 +133,60 @@ def _failure(code: grpc.StatusCode, details: str, trailers: Any = ()) -> grpc.ai
     return grpc.aio.AioRpcError(code, grpc.aio.Metadata(), grpc.aio.Metadata(*trailers), details)
 
 
-class MemoryChannel:
-    """What `common.rpc.Channel` is, on this network."""
+class MemoryChannel(Channel):
+    """The product's own channel, with its changes of certificates, over connections of this network."""
 
-    metrics = None
-
-    def __init__(self, network: Network, address: str) -> None:
-        self.target = address
+    def __init__(self, network: Network, target: Target, clock: Clock) -> None:
+        super().__init__(target.address, target.tls, clock=clock, registry=None)
         self._network = network
+
+    def _dial(self) -> _Connection:
+        return _Connection(self._network, self.target, self._watched.material if self._watched is not None else None)
+
+
+class _Connection:
+    """What a channel of gRPC is for one set of certificates: connected when a call begins, and again after a break."""
+
+    def __init__(self, network: Network, address: str, material: Material | None) -> None:
+        self._network, self._address, self._material = network, address, material
         self._open: set[_Call] = set()
+        self._made: tuple[MemoryServer, int] | None = None
 
-    async def __aenter__(self) -> MemoryChannel:
-        return self
+    def reach(self) -> MemoryServer | None:
+        """The server, once both sides have shown who they are; None when there is none, or they do not agree."""
+        server = self._network.servers.get(self._address)
+        if server is None or self._made == (server, server.breaks):
+            return server
+        if self._material is not None and not shake_hands(self._material, server.watched):
+            self._network.schedule.say(f"handshake with {self._address} refused")
+            return None
+        self._made = (server, server.breaks)
+        return server
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        for call in list(self._open):
-            call.cancel()
-
-    def refresh(self) -> bool:
-        return False
-
-    @contextmanager
-    def call(self, kind: str, path: str) -> Iterator[Callable[..., Any]]:
-        made: list[_Call] = []
-
+    def _call(self, path: str) -> Callable[..., _Call]:
         def multi(data: Any, *, timeout: float | None, wait_for_ready: bool = False, metadata: Any = ()) -> _Call:
-            call = _Call(self._network, self.target, path, data, timeout)
-            made.append(call)
+            self._open = {call for call in self._open if not call.over}
+            call = _Call(self._network, self, self._address, path, data, timeout)
             self._open.add(call)
             return call
 
-        try:
-            yield multi
-        finally:
-            self._open.difference_update(made)
+        return multi
+
+    unary_unary = unary_stream = stream_unary = stream_stream = _call
+
+    async def close(self, grace: float | None) -> None:
+        for call in self._open:
+            call.cancel()
 
 
 class _Call:
     """One call: awaitable for one answer, `read` for answers."""
 
-    def __init__(self, network: Network, address: str, path: str, data: Any, timeout: float | None) -> None:
-        self._network, self._address, self._path, self._data = network, address, path, data
+    def __init__(
+        self, network: Network, line: _Connection, address: str, path: str, data: Any, timeout: float | None
+    ) -> None:
+        self._network, self._line, self._address, self._path, self._data = network, line, address, path, data
+        self.over = False
         self._timeout = timeout
         self._answers: asyncio.Queue[Any] = asyncio.Queue()
         self._server_task: asyncio.Task[Any] | None = None
@@ -178,14 +206,16 @@ class _Call:
         except TimeoutError:
             self.cancel()
             raise _failure(grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded") from None
+        finally:
+            self.over = True
 
     async def _exchange(self) -> bytes:
         schedule = self._network.schedule
         fault = await schedule.rpc_before(self._method)
         if fault == HANG:
             await asyncio.Event().wait()
-        server = self._network.servers.get(self._address)
-        if fault == REFUSE or server is None:
+        server = self._line.reach() if fault != REFUSE else None
+        if server is None:
             raise _failure(UNAVAILABLE, f"failed to connect to {self._address}")
         answer = await (self._late(server) if fault == LATE else self._once(server))
         if fault == DUPLICATE:  # the request arrives a second time, later; its answer is nobody's
@@ -204,11 +234,11 @@ class _Call:
         task = server.run(lambda: self._handle(server), self._method)
         if here() is not None:  # or the caller cannot take it back any more
             self._server_task = task
-        process = server.process
-        assert process is not None
-        async with _until_dead(process) as dead:
-            await asyncio.wait({task, dead}, return_when=asyncio.FIRST_COMPLETED)
-        if not task.done() or not process.alive:
+        async with _until_lost(server) as lost:
+            await asyncio.wait({task, lost}, return_when=asyncio.FIRST_COMPLETED)
+            broken = lost.done()
+        if broken or not task.done():
+            task.cancel()
             return _failure(UNAVAILABLE, "Socket closed")
         if task.cancelled():
             return _failure(grpc.StatusCode.CANCELLED, "cancelled")
@@ -250,20 +280,19 @@ class _Call:
         """Carry answers from the server to the reader."""
         schedule = self._network.schedule
         fault = await schedule.rpc_before(self._method)
-        server = self._network.servers.get(self._address)
-        if fault in (REFUSE, HANG) or server is None:
+        server = self._line.reach() if fault not in (REFUSE, HANG) else None
+        if server is None:
             self._ended(UNAVAILABLE, f"failed to connect to {self._address}")
             return
         between: asyncio.Queue[Any] = asyncio.Queue()
         self._server_task = task = server.run(lambda: self._produce(server, between), self._method)
-        process = server.process
-        assert process is not None
-        async with _until_dead(process) as dead:
+        async with _until_lost(server) as lost:
             while True:
                 get = asyncio.ensure_future(between.get())
-                await asyncio.wait({get, dead}, return_when=asyncio.FIRST_COMPLETED)
-                if not get.done() or not process.alive:
+                await asyncio.wait({get, lost}, return_when=asyncio.FIRST_COMPLETED)
+                if lost.done():
                     get.cancel()
+                    task.cancel()
                     self._ended(UNAVAILABLE, "Socket closed")
                     return
                 kind, value = get.result()
@@ -288,7 +317,7 @@ class _Call:
             between.put_nowait(("end", (grpc.StatusCode.OK, "", ())))
 
     def _ended(self, code: grpc.StatusCode, details: str, trailers: Any = ()) -> None:
-        self._end = (code, details, trailers)
+        self._end, self.over = (code, details, trailers), True
         self._answers.put_nowait(grpc.aio.EOF)
 
     async def code(self) -> grpc.StatusCode:
@@ -304,21 +333,22 @@ class _Call:
         return grpc.aio.Metadata(*self._end[2])
 
     def cancel(self) -> bool:
+        self.over = True
         for task in (self._pump, self._server_task):
             if task is not None and not task.done():
                 task.cancel()
         return True
 
 
-class _until_dead:  # lower case: it reads as what it is where it is used
-    """A task that ends when a process dies; ended with the context."""
+class _until_lost:  # lower case: it reads as what it is where it is used
+    """A task that ends when the connections with a server break, or it dies; ended with the context."""
 
-    def __init__(self, process: Process) -> None:
-        self._process = process
+    def __init__(self, server: MemoryServer) -> None:
+        self._server = server
         self._task: asyncio.Task[Any] | None = None
 
     async def __aenter__(self) -> asyncio.Task[Any]:
-        self._task = asyncio.ensure_future(self._process.ended.wait())
+        self._task = asyncio.ensure_future(self._server.lost.wait())
         return self._task
 
     async def __aexit__(self, *_: object) -> None:
