@@ -1,7 +1,7 @@
 # Thin: each target calls one script or one command of vrtg. `make` alone shows what there is.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup demo down test faults fuzz bench-vsphere bench-proxmox lint fmt proto crds guest
+.PHONY: help setup demo down test faults fuzz soak bench-vsphere bench-proxmox lint fmt proto crds guest
 
 # pyenv's or a system's uv may be missing before set-up; scripts/setup.sh installs one.
 export PATH := $(HOME)/.local/bin:$(CURDIR)/.venv/bin:$(PATH)
@@ -46,6 +46,9 @@ faults: ## simulate 10,000 seeds of crashes and faults (about 45 minutes on 2 co
 fuzz: ## fuzz every parser of foreign input, FUZZ_SECONDS (60) for each of FUZZ_TARGETS; what breaks a promise is kept
 	uv sync --all-packages --frozen --group fuzz
 	cd tests && $(RUN) python -m fuzz $(or $(FUZZ_SECONDS),60) $(FUZZ_TARGETS)
+
+soak: ## work and kill on real processes of SOAK_PROVIDER (libvirt) for SOAK_MINUTES (60), and measure what they take
+	cd tests && $(RUN) python -m faults.real $(or $(SOAK_PROVIDER),libvirt) --soak $(or $(SOAK_MINUTES),60)
 
 lint: ## format, style, types, import layers, wire contract, generated files
 	$(RUN) ruff format --check

@@ -21,8 +21,8 @@ TEMPLATE = "vm100"
 class Cluster:
     """A simulated cluster as a process of its own."""
 
-    def __init__(self, told: Object) -> None:
-        self.told = told
+    def __init__(self, told: Object, pid: int) -> None:
+        self.told, self.pid = told, pid
         self.url: str = told["url"]
 
     def switch(self, name: str, **asked: object) -> Any:  # Any: JSON
@@ -55,7 +55,7 @@ def cluster() -> Iterator[Cluster]:
     ) as process:
         try:
             assert process.stdout is not None
-            made = Cluster(json.loads(process.stdout.readline()))
+            made = Cluster(json.loads(process.stdout.readline()), process.pid)
             made.switch("guest", vmid=100, do="edit", config={"template": "1"})
             yield made
         finally:
