@@ -113,7 +113,7 @@ def check_available() -> None:
     _program("dnsmasq", "dnsmasq-base")
     _program("iptables", "iptables")
     _program("ip", "iproute2")
-    for name in ("unshare", "nsenter"):
+    for name in ("unshare", "nsenter", "setpriv"):
         _program(name, "util-linux")
     if os.geteuid() != 0:
         raise LibvirtdUnavailableError("a private libvirtd needs root, for its namespaces (run as root)")
@@ -225,6 +225,7 @@ class PrivateLibvirtd:
     def _start_keeper(self) -> None:
         self._keeper = subprocess.Popen(
             [
+                *("setpriv", "--pdeathsig", "KILL", "--"),  # so that it ends with us also when we are killed
                 *("unshare", "--mount", "--net", "--pid", "--fork", "--kill-child"),
                 *("sh", "-c", KEEPER, "sh", str(self.path), "kvm" if self._kvm else "tcg"),
             ],

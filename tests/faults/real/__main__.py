@@ -34,7 +34,7 @@ def main() -> int:
     if bool(arguments.seeds) == bool(arguments.soak):
         parser.error("give seeds, or --soak")
     for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda *_: sys.exit(128 + number))  # noqa: B023  # so that everything is put away
+        signal.signal(number, lambda number, _frame: sys.exit(128 + number))  # so that everything is put away
     try:
         with Installation(arguments.kind, lease=() if arguments.soak else LEASE) as installation:
             asyncio.run(_work(Runs(installation, loud=True), arguments))
