@@ -152,6 +152,16 @@ async def test_an_address_goes_and_comes_back() -> None:
         assert (await admin.ask("GET", "/version")).status == 200
 
 
+async def test_a_storage_runs_full_and_has_room_again() -> None:
+    async with cluster() as (pve, _admin, switch):
+        storage = pve.world.storages["local-lvm"]
+        size = storage.total
+        assert await switch("storage", storage="local-lvm", total=0) == {"total": size}
+        assert storage.total == 0
+        assert await switch("storage", storage="local-lvm", total=size) == {"total": 0}
+        assert storage.total == size
+
+
 async def test_the_pace_changes_and_calls_are_counted() -> None:
     async with cluster() as (pve, admin, switch):
         told = await switch("pace", clone_full=60, scale=0.5)

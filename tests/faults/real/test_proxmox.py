@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from .playing import Faults, guest_image, pytest_generate_tests, runs
+from .playing import Faults, FullStorage, guest_image, pytest_generate_tests, runs
 
 __all__ = ["guest_image", "pytest_generate_tests", "runs"]  # fixtures and a hook
 
 
-class TestProxmox(Faults):
+class TestProxmox(Faults, FullStorage):
     kind = "proxmox"

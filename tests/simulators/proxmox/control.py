@@ -41,6 +41,7 @@ class Control:
             "address": self.address,
             "node": self.node,
             "guest": self.guest,
+            "storage": self.storage,
             "report": self.report,
             "tickets/expire": self.expire,
             "requests/reset": self.forget_requests,
@@ -180,6 +181,12 @@ class Control:
         else:
             raise ValueError(f"nothing is done by {what!r}")
         return None
+
+    async def storage(self, asked: dict[str, Any]) -> object:
+        """Give a `storage` another `total` of bytes; answers with the one that it had."""
+        storage = self._pve.world.storages[str(asked["storage"])]
+        before, storage.total = storage.total, int(asked["total"])
+        return {"total": before}
 
     async def report(self, asked: dict[str, Any]) -> object:
         """A round of what cluster/resources gets its figures from, now."""

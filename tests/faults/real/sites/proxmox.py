@@ -19,6 +19,7 @@ from provider_proxmox import stamp
 
 from .site import IMAGE, OWNER, Found, Site
 
+STORAGE = "local-lvm"
 NODES = ("pve1", "pve2", "pve3")
 _DISK = re.compile(r"(?:scsi|virtio|sata|ide)\d+")
 _SIZE = re.compile(r"\bsize=(\d+)([MGT])")
@@ -30,7 +31,7 @@ class ProxmoxSite(Site):
 
     kind, module = "proxmox", "provider_proxmox"
     root_mib = 8 << 10
-    pausable = True
+    pausable = fillable = True
     points = (
         "proxmox.cloned", "proxmox.vmid.judged", "proxmox.vmid.claimed", "proxmox.create.shaped",
         "proxmox.create.finishing", "proxmox.create.made", "proxmox.destroy.spared", "proxmox.destroy.done",
@@ -41,6 +42,7 @@ class ProxmoxSite(Site):
         self._cluster: Cluster | None = None
         self._home = Path()
         self._theirs: list[str] = []
+        self._total = 0
 
     @property
     def cluster(self) -> Cluster:
@@ -61,7 +63,7 @@ class ProxmoxSite(Site):
         self._stack.close()
 
     def flags(self) -> list[str]:
-        placed = ["--default-storage=local-lvm", "--default-bridge=vmbr0", "--spool-directory", str(self._home)]
+        placed = [f"--default-storage={STORAGE}", "--default-bridge=vmbr0", "--spool-directory", str(self._home)]
         return ["--endpoint", self.cluster.url, "--credentials-directory", str(self._home), *placed]
 
     def spec(self) -> Object:
@@ -115,6 +117,14 @@ class ProxmoxSite(Site):
 
     def resume(self) -> None:
         os.kill(self.cluster.pid, signal.SIGCONT)
+
+    def fill(self, spare_bytes: int) -> None:
+        had: int = self.cluster.switch("storage", storage=STORAGE, total=0)["total"]
+        self._total = had or self._total
+
+    def make_room(self) -> None:
+        if self._total:
+            self.cluster.switch("storage", storage=STORAGE, total=self._total)
 
 
 def _found(config: dict[str, str], status: str) -> Found:
