@@ -73,11 +73,11 @@ class People:
         for name in list(self.wanted):
             await self.delete(name)
 
-    async def wait(self, name: str, holds: Callable[[Object], bool]) -> Object:
+    async def wait(self, name: str, holds: Callable[[Object], bool], kind: str = "vm") -> Object:
         """Look until something holds of the object, which is empty while there is none."""
         async with asyncio.timeout(WAIT_SECONDS):
             while True:
-                body = await self._kubectl.get("vm", name, SPACE)
+                body = await self._kubectl.get(kind, name, SPACE)
                 if holds(body):
                     return body
                 await asyncio.sleep(0.5)

@@ -9,12 +9,14 @@ from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
 import pytest
+from e2e.stack import Object, manifest
 from libvirtd.fixtures import guest_image, missing
 from libvirtd.private import LibvirtdUnavailableError
 from simulators.vcsim import VcsimUnavailableError
 
 from .installation import Installation
 from .kubectl import condition
+from .people import SPACE
 from .runs import Runs
 from .sites import SITES
 from .stories import plain
@@ -80,19 +82,28 @@ class FullStorage:
 
 
 async def _refused_and_healed(runs: Runs) -> None:
-    site = runs.installation.site
+    site, kubectl = runs.installation.site, runs.installation.kubectl
     disks = [{"name": f"data-{number}", "sizeGiB": 1} for number in range(5)]
     async with runs.watched():
         await runs.people.clear()
         await runs.converge()
         await asyncio.to_thread(site.fill, HALF_WAY)
         await runs.people.apply("greedy", {**plain(), "disks": disks})
-        refusal = await runs.people.wait("greedy", lambda body: condition(body, "Ready").get("reason") == "HostFull")
-        assert condition(refusal, "Ready")["status"] == "False"
+        if (source := await asyncio.to_thread(site.unseen_image)) is not None:
+            await kubectl.apply(manifest("VMImage", "unseen", {"source": source}, SPACE))
+            await runs.people.apply("late", {**plain(), "imageRef": {"name": "unseen"}})
+            await runs.people.wait("unseen", _refused, kind="vmimage")
+        refusal = await runs.people.wait("greedy", _refused)
         assert condition(refusal, "Ready")["message"]
-        assert refusal["metadata"]["uid"] not in {machine.uid for machine in site.found()}
+        assert {machine.uid for machine in site.found()} <= runs.people.kept.keys()
         assert site.orphans(runs.people.kept) == []
         await asyncio.to_thread(site.make_room)
         await runs.settle()
         await runs.people.clear()
         await runs.settle()
+
+
+def _refused(body: Object) -> bool:
+    """It says that there is no room."""
+    ready = condition(body, "Ready")
+    return ready.get("reason") == "HostFull" and ready["status"] == "False"

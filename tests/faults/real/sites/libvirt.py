@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -21,6 +22,7 @@ from .site import IMAGE, OWNER, SYSTEM, Found, Site
 
 POOL_MIB = 256
 _OF_MACHINE = re.compile(r"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})-")
+_OF_IMAGE = re.compile(r"(virtrigaud-image-.*)\.(?:qcow2|raw)")
 _THEIRS = """\
 <domain type='qemu'><name>{name}</name><uuid>{uid}</uuid><memory unit='MiB'>16</memory>
 <os><type arch='x86_64' machine='q35'>hvm</type></os>
@@ -84,6 +86,13 @@ class LibvirtSite(Site):
     def images(self) -> dict[str, Object]:
         return {name: {"libvirt": {"path": f"{name}.qcow2"}} for name in (IMAGE, SYSTEM)}
 
+    def unseen_image(self) -> Object:
+        content = self._home / "unseen.raw"
+        content.write_bytes(os.urandom(4 << 20))
+        convert = ["qemu-img", "convert", "-q", "-O", "qcow2", str(content), str(self._home / "unseen.qcow2")]
+        subprocess.run(convert, check=True, timeout=60)
+        return {"libvirt": {"path": "unseen.qcow2"}}
+
     def network(self) -> Object:
         return {"libvirt": {"networkName": self._daemon.network}}
 
@@ -120,12 +129,15 @@ class LibvirtSite(Site):
         )
 
     def orphans(self, living: Collection[str]) -> list[str]:
+        """Images among them whose marker is missing: what is left of an upload."""
         with self._connection() as connection:
             pool = connection.storagePoolLookupByName(self._daemon.pool)
             pool.refresh()
             volumes = pool.listVolumes()
             running = {domain.name() for domain in connection.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE)}
         files = [name for name in volumes if (of := _OF_MACHINE.match(name)) and of[1] not in living]
+        marked = {name.removesuffix(".json") for name in volumes if name.endswith(".json")}
+        files += [name for name in volumes if (of := _OF_IMAGE.fullmatch(name)) and of[1] not in marked]
         return files + [f"QEMU of {guest.name}" for guest in self._daemon.guests() if guest.name not in running]
 
     def theirs(self) -> str:

@@ -87,6 +87,10 @@ class Site(ABC):
     def images(self) -> dict[str, Object]:
         """`spec.source` of each VMImage by its name."""
 
+    def unseen_image(self) -> Object | None:
+        """`spec.source` of a VMImage that takes 4 MiB and is not there yet; None where images are not copied."""
+        return None
+
     @abstractmethod
     def network(self) -> Object:
         """`spec.network` of a VMNetworkAttachment."""
