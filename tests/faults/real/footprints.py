@@ -59,7 +59,11 @@ class Footprints:
         for program in programs:
             sample = program.footprint()
             if sample is not None:
-                self._samples.setdefault((program.name, sample.pid), []).append(sample)
+                self.note(program.name, sample)
+
+    def note(self, name: str, sample: Footprint) -> None:
+        """Keep a sample."""
+        self._samples.setdefault((name, sample.pid), []).append(sample)
 
     def growths(self, least: int = 8) -> Iterator[Growth]:
         """Args: least: samples of a process below which nothing can be said."""

@@ -12,7 +12,7 @@ import pytest
 from e2e.stack import Object, manifest
 from libvirtd.fixtures import guest_image, missing
 from libvirtd.private import LibvirtdUnavailableError
-from simulators.vcsim import VcsimUnavailableError
+from tools.gomodule import GoUnavailableError
 
 from .installation import Installation
 from .kubectl import condition
@@ -51,7 +51,7 @@ def runs(request: pytest.FixtureRequest) -> Iterator[Runs]:
         reason = ""
         try:
             installation = stack.enter_context(Installation(kind))
-        except (LibvirtdUnavailableError, VcsimUnavailableError) as error:
+        except (LibvirtdUnavailableError, GoUnavailableError) as error:
             reason = str(error)
         if reason:
             missing(reason)

@@ -66,7 +66,7 @@ class Story:
     strikes: tuple[Strike, ...]
 
 
-def draw(seed: int, site: Site, *, retain: bool = True) -> Story:
+def draw(seed: int, site: Site | type[Site], *, retain: bool = True) -> Story:
     """The story of a seed on this kind of site.
 
     Args:
@@ -79,7 +79,7 @@ def draw(seed: int, site: Site, *, retain: bool = True) -> Story:
 # -- the user ----------------------------------------------------------------------------------------------------------
 
 
-def _steps(rng: random.Random, site: Site, retain: bool) -> Iterator[Step]:
+def _steps(rng: random.Random, site: Site | type[Site], retain: bool) -> Iterator[Step]:
     spec = first_spec(rng, site, retain)
     yield Step(rng.uniform(0.0, 1.5), "apply", spec)
     for _ in range(rng.randint(1, 3)):
@@ -91,7 +91,7 @@ def _steps(rng: random.Random, site: Site, retain: bool) -> Iterator[Step]:
             yield Step(rng.uniform(0.0, 0.5), "recreate", first_spec(rng, site, retain))
 
 
-def first_spec(rng: random.Random, site: Site, retain: bool) -> Spec:
+def first_spec(rng: random.Random, site: Site | type[Site], retain: bool) -> Spec:
     """A new machine."""
     spec = plain(rng.choice(list(SIZES)), rng.choice(["On", "On", "Off"]))
     if retain and rng.random() < 0.25:
@@ -128,7 +128,7 @@ def edited(rng: random.Random, spec: Spec) -> Spec:
 # -- the faults --------------------------------------------------------------------------------------------------------
 
 
-def _strikes(rng: random.Random, seed: int, site: Site) -> Iterator[Strike]:
+def _strikes(rng: random.Random, seed: int, site: Site | type[Site]) -> Iterator[Strike]:
     """Each kind has its turn, so that a row of seeds has them all; where, when and how long is left to chance."""
     kinds = [*kinds_of(site)]
     yield strike_of(rng, site, *kinds[seed % len(kinds)])
@@ -136,7 +136,7 @@ def _strikes(rng: random.Random, seed: int, site: Site) -> Iterator[Strike]:
         yield strike_of(rng, site, *rng.choice(kinds))
 
 
-def kinds_of(site: Site) -> Iterator[tuple[str, str]]:
+def kinds_of(site: Site | type[Site]) -> Iterator[tuple[str, str]]:
     """What may go wrong there, and with whom."""
     for whom in (PROVIDER, LEADER, APISERVER):
         yield "kill", whom
@@ -155,7 +155,7 @@ def kinds_of(site: Site) -> Iterator[tuple[str, str]]:
         yield "full", "storage"
 
 
-def strike_of(rng: random.Random, site: Site, what: str, whom: str) -> Strike:
+def strike_of(rng: random.Random, site: Site | type[Site], what: str, whom: str) -> Strike:
     """One of a kind."""
     at = rng.uniform(0.3, 4.0)
     match what:
