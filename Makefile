@@ -1,7 +1,7 @@
 # Thin: each target calls one script or one command of vrtg. `make` alone shows what there is.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup demo down test faults fuzz soak bench-vsphere bench-proxmox lint fmt proto crds guest
+.PHONY: help setup demo down test faults fuzz soak bench lint fmt proto crds guest
 
 # pyenv's or a system's uv may be missing before set-up; scripts/setup.sh installs one.
 export PATH := $(HOME)/.local/bin:$(CURDIR)/.venv/bin:$(PATH)
@@ -34,11 +34,8 @@ test: ## everything: set-up, lint, and every test, those on a real hypervisor in
 	cd tests && $(RUN) python -m faults 0 $(SEEDS) --workers $(WORKERS)
 	$(RUN) pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-bench-vsphere: ## measure the vSphere provider on a simulated vCenter of 1,000 machines (about 5 minutes)
-	cd tests && $(RUN) python -m bench.vsphere --json ../.cache/bench/vsphere.json
-
-bench-proxmox: ## measure the Proxmox VE provider on a simulated cluster of 10 nodes and 2,000 machines (about 10 minutes)
-	cd tests && $(RUN) python -m bench.proxmox --json ../.cache/bench/proxmox.json
+bench: ## measure everything (SECTIONS="proxmox vsphere": only these) and publish it under docs/performance
+	cd tests && $(RUN) python -m bench $(SECTIONS)
 
 faults: ## simulate 10,000 seeds of crashes and faults (about 45 minutes on 2 cores), and shrink those that fail
 	cd tests && $(RUN) python -m faults 0 10000 --workers $(WORKERS)

@@ -1,6 +1,4 @@
-"""`make bench-proxmox`: what the Proxmox VE provider costs on a simulated cluster of 10 nodes.
-
-    python -m bench.proxmox [--machines 2000] [--changes 100] [--json FILE]
+"""`make bench SECTIONS=proxmox`: what the Proxmox VE provider costs on a simulated cluster of 10 nodes.
 
 The simulated cluster is a process of its own, as slow as a real one. Latencies are taken on the whole cluster while
 nothing else happens, which is when it is looked at most rarely.
@@ -8,10 +6,8 @@ nothing else happens, which is when it is looked at most rarely.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import random
-import sys
 import tempfile
 import time
 import uuid
@@ -33,7 +29,7 @@ from provider_proxmox.session.pve import Pve
 from simulators.proxmox import Pace
 from simulators.proxmox.process import Running, process
 
-from .figures import Figure, cpu, memory, publish, quantiles
+from .figures import Figure, Reach, Reference, cpu, memory, quantiles
 
 OWNER = "bench"
 MIB = 1 << 20
@@ -93,20 +89,29 @@ async def session_costs(
         took = time.monotonic() - begun
         assert len(session.pve.index.guests) >= machines
         figures = [
-            Figure(f"from nothing to the index of {machines} machines", took, "s"),
-            Figure("CPU until then", cpu(pid) - used, "s"),
-            Figure("requests until then", session.pve.requests, "requests"),
             Figure(
-                "memory of the session's process", memory(pid), "MiB", f"the simulator: {memory(server.pid):.0f} MiB"
+                f"from nothing to the index of {machines} machines", took, "s", "From log-in until each guest is known."
             ),
-        ]
+            Figure("CPU until then", cpu(pid) - used, "s", "Of the session's process, the bench's own included."),
+            Figure("requests until then", session.pve.requests, "requests", "Counted by the session."),
+            Figure(
+                "memory of the session's process", memory(pid), "MiB", "Resident, the bench's own included.",
+                reference=Reference("the simulator", memory(server.pid)),
+            ),
+        ]  # fmt: skip
         await asyncio.sleep(quiet)
         before, used = session.pve.requests, cpu(pid)
         await asyncio.sleep(idle)
         asked = (session.pve.requests - before) / idle * 60 / len(session.pve.index.nodes)
         figures += [
-            Figure("requests a minute and node, idle", asked, "requests", "reach: at most 30"),
-            Figure("CPU a minute, idle", (cpu(pid) - used) / idle * 60, "s"),
+            Figure(
+                "requests a minute and node, idle",
+                asked,
+                "requests",
+                f"For {idle:g} s in which nothing happens.",
+                reach=Reach(30),
+            ),
+            Figure("CPU a minute, idle", (cpu(pid) - used) / idle * 60, "s", "Of the session's process, meanwhile."),
         ]
     return figures
 
@@ -129,10 +134,14 @@ async def latency(
                 for _ in range(max(2, changes // 5))
             ]
     figures = []
-    for what, samples, reach in (("without a task", silent, 3), ("by a task", tasks, 1)):
+    for what, samples, reach in (("without a task", silent, 3000), ("by a task", tasks, 1000)):
         p50, p99 = quantiles(samples)
-        figures.append(Figure(f"change {what} to the index, p50", p50 * 1000, "ms", f"{len(samples)} changes"))
-        figures.append(Figure(f"change {what} to the index, p99", p99 * 1000, "ms", f"reach: {reach * 1000} ms"))
+        taken = f"{len(samples)} changes by somebody else, at any moment between two looks."
+        spread = {"the session": [sample * 1000 for sample in samples]}
+        figures += [
+            Figure(f"change {what} to the index, p50", p50 * 1000, "ms", taken, samples=spread),
+            Figure(f"change {what} to the index, p99", p99 * 1000, "ms", taken, reach=Reach(reach), samples=spread),
+        ]
     return figures
 
 
@@ -200,8 +209,11 @@ async def operations(server: Running, home: Path, pause: float = 1.0) -> list[Fi
             took = time.monotonic() - begun
             counts = await server.requests()
             own = sum(count for route, count in counts.items() if route not in looks)
-            figures.append(Figure(f"{name}: requests", own, "requests", f"and {sum(counts.values()) - own} looks"))
-            figures.append(Figure(f"{name}: time", took * 1000, "ms"))
+            looked = (
+                f"Counted by the simulator, beside {sum(counts.values()) - own} looks that the session makes anyway."
+            )
+            figures.append(Figure(f"{name}: requests", own, "requests", looked))
+            figures.append(Figure(f"{name}: time", took * 1000, "ms", "Until nothing is under way any more."))
 
         def with_(**fields: Any) -> Callable[[], Awaitable[object]]:
             for field, value in fields.items():
@@ -234,7 +246,7 @@ async def _listed(stub: Stub) -> int:
 # -- all of it ---------------------------------------------------------------------------------------------------------
 
 
-async def measure(machines: int, changes: int) -> list[Figure]:
+async def measure(machines: int = 2000, changes: int = 100) -> list[Figure]:
     """Every figure."""
     figures: list[Figure] = []
     with tempfile.TemporaryDirectory(prefix="bench-") as home:
@@ -243,18 +255,3 @@ async def measure(machines: int, changes: int) -> list[Figure]:
             figures += await latency(server, Path(home), changes, machines)
             figures += await operations(server, Path(home))
     return figures
-
-
-def main(argv: list[str] | None = None) -> int:
-    """Measure, print the table, and write the figures down if told where."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--machines", type=int, default=2000)
-    parser.add_argument("--changes", type=int, default=100)
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args(argv)
-    publish(asyncio.run(measure(options.machines, options.changes)), options.json)
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
