@@ -9,10 +9,11 @@ import argparse
 import asyncio
 import sys
 from collections.abc import Callable, Coroutine
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from . import proxmox, vsphere
+from . import fairness, fleet, proxmox, throughput, vsphere
 from .figures import PERFORMANCE, Figure, publish, render
 
 Measure = Callable[[], Coroutine[Any, Any, list[Figure]]]
@@ -24,7 +25,12 @@ def sections(large: bool) -> dict[str, Measure]:
     Args:
         large: with what takes much longer.
     """
+    sizes = [*fleet.GROWTH, *([fleet.LARGE] if large else [])]
     return {
+        "throughput": throughput.measure,
+        "fairness": fairness.measure,
+        "idle": fleet.measure_idle,
+        "growth": partial(fleet.measure_growth, sizes),
         "proxmox": proxmox.measure,
         "vsphere": vsphere.measure,
     }

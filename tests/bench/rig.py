@@ -1,0 +1,283 @@
+"""The product as a user has it, for measuring: API server, controller and fake providers, each a process of its own.
+
+Everything goes through the Kubernetes API over HTTPS; providers are spoken to over gRPC with mutual TLS. Writes are
+counted by the API server's revision, which grows by one with each, and calls by the providers' own metrics.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+import os
+import secrets
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+from common import rpc
+from common.pki import Authority
+from common.rpc import Stub
+from common.tls import CONTROLLER, TlsFiles
+from controller.api import Api, connect
+from prometheus_client.parser import text_string_to_metric_families
+from providerkit.serving import PACKAGE
+
+CRDS = Path(__file__).resolve().parents[2] / "deploy" / "crds"
+GROUP = "infra.virtrigaud.io/v1beta1"
+NAMESPACE = "bench"
+VMS = f"/apis/{GROUP}/namespaces/{NAMESPACE}/virtualmachines"
+START_SECONDS = 120.0
+OWNER = "bench"
+CLIENTS = 16
+"""Requests of the bench that are under way at the same time."""
+
+Object = dict[str, Any]  # Any: JSON
+
+
+def script(name: str) -> str:
+    """A console script of this environment."""
+    return str(Path(sys.executable).parent / name)
+
+
+@dataclass
+class Process:
+    """One of ours."""
+
+    name: str
+    process: asyncio.subprocess.Process
+    log: Path
+    metrics: str = ""
+    """host:port of its metrics."""
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+
+@asynccontextmanager
+async def started(name: str, command: Sequence[str], log: Path) -> AsyncIterator[Process]:
+    """A command in the background; ended when the context is left."""
+    with log.open("ab") as output:
+        process = await asyncio.create_subprocess_exec(
+            *command, stdin=asyncio.subprocess.DEVNULL, stdout=output, stderr=output
+        )
+    try:
+        yield Process(name, process, log)
+    finally:
+        if process.returncode is None:
+            process.terminate()
+            try:
+                async with asyncio.timeout(20):
+                    await process.wait()
+            except TimeoutError:
+                process.kill()
+                await process.wait()
+
+
+async def until(holds: Callable[[], bool], process: Process, seconds: float = START_SECONDS) -> None:
+    """Wait for a file of a process that starts."""
+    async with asyncio.timeout(seconds):
+        while not holds():
+            assert process.process.returncode is None, process.log.read_text()[-2000:]
+            await asyncio.sleep(0.01)
+
+
+@dataclass
+class Rig:
+    """What runs, and how it is spoken to."""
+
+    home: Path
+    api: Api
+    kubeconfig: Path
+    apiserver: Process
+    authority: Authority
+    client: TlsFiles
+    http: aiohttp.ClientSession
+    providers: dict[str, Process] = field(default_factory=dict)
+    addresses: dict[str, str] = field(default_factory=dict)
+
+    # -- objects ---------------------------------------------------------------------------------------------------
+
+    async def create(self, kind: str, name: str, spec: Object, namespace: str = NAMESPACE) -> None:
+        """Create an object of ours."""
+        path = f"/apis/{GROUP}/namespaces/{namespace}/{_plural(kind)}"
+        await self.api.request("POST", path, body=manifest(kind, name, spec, namespace))
+
+    async def furnish(self, namespace: str) -> None:
+        """Make a namespace with what its machines refer to; providers of the bench's own serve it."""
+        await self.api.request("POST", "/api/v1/namespaces", body={"metadata": {"name": namespace}})
+        source = {"http": {"url": "http://images.example/guest.qcow2"}}
+        small = {"cpu": 1, "memory": "256Mi", "diskDefaults": {"size": "1Gi"}}
+        await self.create("VMClass", "small", small, namespace)
+        await self.create("VMImage", "guest", {"source": source}, namespace)
+        await self.create("VMNetworkAttachment", "lan", {"network": {"libvirt": {"networkName": "lan"}}}, namespace)
+
+    async def many(self, requests: Iterable[Mapping[str, Any]], clients: int = CLIENTS) -> list[float]:
+        """Make requests, so many at a time; answers with when each was acknowledged, by the wall clock."""
+        waiting, answered = iter(list(enumerate(requests))), {}
+
+        async def client() -> None:
+            for number, request in waiting:
+                await self.api.request(**request)
+                answered[number] = time.time()
+
+        async with asyncio.TaskGroup() as group:
+            for _ in range(clients):
+                group.create_task(client())
+        return [answered[number] for number in sorted(answered)]
+
+    async def revision(self) -> int:
+        """How often anything was written since the store was made."""
+        body = json.loads(await self.api.request("GET", VMS, params={"limit": "1"}))
+        return int(body["metadata"]["resourceVersion"])
+
+    # -- processes -------------------------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def provider(self, name: str, *flags: str) -> AsyncIterator[Process]:
+        """A fake hypervisor behind a provider server, and the Provider object that names it."""
+        tls = self.authority.issue(self.home / name, f"provider-{name}", sans=["127.0.0.1", "localhost"])
+        ready, log = self.home / f"{name}.ready", self.home / f"{name}.log"
+        command = [
+            script("virtrigaud-provider-fake"),
+            *("--owner", OWNER, "--listen-address", "127.0.0.1:0", "--ready-file", str(ready)),
+            *("--tls-cert", str(tls.cert), "--tls-key", str(tls.key), "--tls-ca", str(tls.ca)),
+            *("--metrics-address", "127.0.0.1:0", *flags),
+        ]
+        async with started(f"provider {name}", command, log) as process:
+            await until(ready.exists, process)
+            self.addresses[name] = ready.read_text().strip()
+            process.metrics = _said(log, "provider.metrics")
+            self.providers[name] = process
+            await self.create("Provider", name, _provider(self.addresses[name]))
+            yield process
+
+    @asynccontextmanager
+    async def controller(self, *flags: str) -> AsyncIterator[Process]:
+        """The controller, its caches filled."""
+        ready, log = self.home / "controller.ready", self.home / "controller.log"
+        ready.unlink(missing_ok=True)
+        command = [
+            script("virtrigaud-controller"),
+            *("--kubeconfig", str(self.kubeconfig), "--home", str(self.home / "state"), "--owner", OWNER),
+            *("--runtime", "process", "--no-leader-elect", "--ready-file", str(ready), *flags),
+        ]
+        async with started("controller", command, log) as process:
+            await until(ready.exists, process)
+            process.metrics = ready.read_text().strip()
+            yield process
+
+    @asynccontextmanager
+    async def machines(self, provider: str) -> AsyncIterator[Stub]:
+        """The provider spoken to directly, without a controller."""
+        async with rpc.connect(self.addresses[provider], self.client, registry=None) as channel:
+            yield rpc.stub(channel, f"{PACKAGE}.MachineService")
+
+    async def metric(self, process: Process, family: str, **labels: str) -> float:
+        """Sum of a process's metric over all series that have these labels."""
+        async with self.http.get(f"http://{process.metrics}/metrics") as response:
+            text = await response.text()
+        return sum(
+            sample.value
+            for metric in text_string_to_metric_families(text)
+            for sample in metric.samples
+            if sample.name == family and labels.items() <= sample.labels.items()
+        )
+
+    async def calls(self, process: Process) -> float:
+        """Calls that a provider has begun to answer, by itself counted; health, which is one per provider, aside."""
+        every = await self.metric(process, "virtrigaud_rpc_server_started_total")
+        return every - await self.metric(
+            process, "virtrigaud_rpc_server_started_total", service=f"{PACKAGE}.ProviderService"
+        )
+
+
+@asynccontextmanager
+async def rig(home: Path) -> AsyncIterator[Rig]:
+    """An API server with our kinds, and what machines refer to; no provider and no controller yet."""
+    authority = Authority.create(home / "ca")
+    client = authority.issue(home / "client", CONTROLLER)
+    async with AsyncExitStack() as stack:
+        apiserver, kubeconfig = await stack.enter_async_context(_apiserver(home, authority))
+        api = await stack.enter_async_context(connect(str(kubeconfig)))
+        http = await stack.enter_async_context(aiohttp.ClientSession())
+        found = Rig(home, api, kubeconfig, apiserver, authority, client, http)
+        await found.furnish(NAMESPACE)
+        files = {"tls.crt": client.cert, "tls.key": client.key, "ca.crt": client.ca}
+        data = {name: base64.b64encode(path.read_bytes()).decode() for name, path in files.items()}
+        body = {"metadata": {"name": "client"}, "type": "kubernetes.io/tls", "data": data}
+        await api.request("POST", f"/api/v1/namespaces/{NAMESPACE}/secrets", body=body)
+        yield found
+
+
+@asynccontextmanager
+async def _apiserver(home: Path, authority: Authority) -> AsyncIterator[tuple[Process, Path]]:
+    tls = authority.issue(home / "apiserver", "virtrigaud-apiserver", sans=["127.0.0.1", "localhost"])
+    token, tokens, endpoint = secrets.token_hex(16), home / "tokens.csv", home / "data" / "endpoint"
+    tokens.touch(mode=0o600)
+    tokens.write_text(f'{token},admin,admin,"system:masters"\n')
+    command = [
+        script("virtrigaud-apiserver"),
+        *("--data-dir", str(home / "data"), "--listen", "127.0.0.1:0", "--crds", str(CRDS)),
+        *("--tls-cert", str(tls.cert), "--tls-key", str(tls.key), "--token-file", str(tokens)),
+    ]
+    async with started("API server", command, home / "apiserver.log") as process:
+        await until(endpoint.exists, process)
+        kubeconfig, address = home / "kubeconfig", endpoint.read_text().strip()
+        kubeconfig.write_text(
+            f"""apiVersion: v1
+kind: Config
+current-context: bench
+clusters: [{{name: bench, cluster: {{server: "https://{address}", certificate-authority: {tls.ca}}}}}]
+contexts: [{{name: bench, context: {{cluster: bench, user: bench, namespace: {NAMESPACE}}}}}]
+users: [{{name: bench, user: {{token: {token}}}}}]
+"""
+        )
+        yield process, kubeconfig
+
+
+def _provider(address: str) -> Object:
+    tls = {"enabled": True, "secretRef": {"name": "client"}}
+    runtime = {"mode": "External", "address": address, "service": {"tls": tls}}
+    return {"type": "fake", "endpoint": "fake://bench", "runtime": runtime, "consumerNamespaceSelector": {}}
+
+
+def _said(log: Path, event: str) -> str:
+    """host:port that a process told in its log."""
+    for line in log.read_text().splitlines():
+        told = json.loads(line)
+        if told["event"] == event:
+            return f"{told['host']}:{told['port']}"
+    raise LookupError(f"{log} tells no {event}")
+
+
+def _plural(kind: str) -> str:
+    return {"VMClass": "vmclasses"}.get(kind, f"{kind.lower()}s")
+
+
+def manifest(kind: str, name: str, spec: Object, namespace: str = NAMESPACE) -> Object:
+    """An object, whole."""
+    return {"apiVersion": GROUP, "kind": kind, "metadata": {"name": name, "namespace": namespace}, "spec": spec}
+
+
+def machine(name: str, provider: str = "one", namespace: str = NAMESPACE) -> Object:
+    """A small machine that shall run, as the quickstart has it."""
+    spec = {
+        "providerRef": {"name": provider, "namespace": NAMESPACE},
+        "classRef": {"name": "small"},
+        "imageRef": {"name": "guest"},
+        "networks": [{"name": "eth0", "networkRef": {"name": "lan"}}],
+        "powerState": "On",
+    }
+    return manifest("VirtualMachine", name, spec, namespace)
+
+
+def environment(rig: Rig) -> dict[str, str]:
+    """For kubectl."""
+    return {**os.environ, "KUBECONFIG": str(rig.kubeconfig), "HOME": str(rig.home)}

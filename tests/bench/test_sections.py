@@ -1,0 +1,32 @@
+"""Each section runs: its figures are asked for at tiny sizes, and judged nowhere."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+
+import pytest
+
+from . import fairness, fleet, throughput
+from .figures import Figure, table
+
+
+def complete(figures: list[Figure]) -> bool:
+    """Each can be drawn and says how it was taken."""
+    assert table(figures)
+    return all(figure.value >= 0 and figure.taken for figure in figures)
+
+
+@pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not installed")
+async def test_throughput_is_measured() -> None:
+    assert complete(await throughput.measure(count=4))
+
+
+async def test_fairness_is_measured() -> None:
+    assert complete(await fairness.measure(others=5, probes=2, pause=0.0))
+
+
+async def test_idle_fleets_and_their_growth_are_measured() -> None:
+    seen = await fleet.fleet(2, idle=0.2)
+    twice = dataclasses.replace(seen, size=4)
+    assert complete([*fleet.idle_figures(seen, 0.2), *fleet.growth_figures([seen, twice], 0.2)])
