@@ -47,9 +47,16 @@ class _Http(uvicorn.Server):
         yield
 
 
-def _bind(settings: Settings) -> socket.socket:
+def bind(settings: Settings) -> socket.socket:
+    """A socket on the address of the settings, not listening yet.
+
+    Raises:
+        StartError: the address cannot be had.
+    """
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
+    # The protocol is named, because asyncio sets TCP_NODELAY only on sockets that name it. Without it, a body that
+    # follows its headers waits for the client's delayed acknowledgement: 40 ms for each answer.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((settings.host, settings.port))
@@ -195,7 +202,7 @@ async def serve(settings: Settings) -> None:
     store = Store(settings.data_dir)
     store.lock()
     endpoint.unlink(missing_ok=True)  # one that a killed server left behind
-    listener = _bind(settings)
+    listener = bind(settings)
     try:
         async with running(store, tokens, event_ttl=settings.event_ttl, crds=settings.crds) as instance:
             await _answer(settings, instance, listener, endpoint)
