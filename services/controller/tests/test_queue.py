@@ -60,6 +60,21 @@ async def test_W22_a_full_lane_leaves_the_others_alone():
     assert await taken(work) == ["sick/2"]
 
 
+async def test_who_adds_many_keys_to_a_lane_delays_nobody_else():
+    """A thousand machines of one namespace held up those of all others on the same provider."""
+    work: WorkQueue[str] = WorkQueue(ManualClock(), lambda key: "lane", 2, lambda key: key.split("/")[0])
+    for number in range(1000):
+        work.add(f"many/{number}")
+    assert await taken(work) == ["many/0", "many/1"]
+    work.add("few/1")
+    work.add("few/2")
+    seen = []
+    for key in ("many/0", "many/1", "many/2", "few/1"):
+        work.done(key)
+        seen += await taken(work)
+    assert seen == ["many/2", "few/1", "many/3", "few/2"]
+
+
 async def test_lanes_take_turns():
     work = queue(limit=10)
     for number in range(3):

@@ -76,7 +76,7 @@ class Controller:
         self.index = Index()
         self._provider_names: dict[str, Name] = {}
         self._image_names: dict[str, Name] = {}
-        self.queue: WorkQueue[Key] = WorkQueue(clock, self._lane, concurrency)
+        self.queue: WorkQueue[Key] = WorkQueue(clock, self._lane, concurrency, lambda key: key.namespace)
         self.connections = Connections(clock, rng, metrics, self._wake_uid, dial)
         secrets, writer, registry = Secrets(api), Writer(api, metrics), Registry()
         self.runtimes = dict(runtimes(secrets, self._wake_provider))

@@ -1,7 +1,8 @@
 """The work queue: equal keys never run twice at once, and no lane can starve another.
 
 A lane is whatever may hang as one (a provider, in practice). Each has a limit of keys that run at the same time; lanes
-that have work and room take turns. A key that is added while it runs is run once more afterwards.
+that have work and room take turns, and within a lane those who share it (namespaces) do: whoever adds a thousand keys
+waits for them, and nobody else does. A key that is added while it runs is run once more afterwards.
 """
 
 from __future__ import annotations
@@ -20,12 +21,22 @@ K = TypeVar("K", bound=Hashable)
 class WorkQueue(Generic[K]):
     """Keys to work on. Not thread-safe: one event loop."""
 
-    def __init__(self, clock: Clock, lane_of: Callable[[K], Hashable], lane_limit: int = 16) -> None:
-        """Args: lane_limit: keys of one lane that may run at the same time."""
+    def __init__(
+        self,
+        clock: Clock,
+        lane_of: Callable[[K], Hashable],
+        lane_limit: int = 16,
+        sharer_of: Callable[[K], Hashable] = lambda key: None,
+    ) -> None:
+        """Args:
+        lane_limit: keys of one lane that may run at the same time.
+        sharer_of: on whose behalf a key is worked on; sharers of a lane take turns.
+        """
         self._clock = clock
-        self._lane_of = lane_of
+        self._lane_of, self._sharer_of = lane_of, sharer_of
         self._limit = lane_limit
-        self._lanes: OrderedDict[Hashable, deque[K]] = OrderedDict()
+        self._lanes: OrderedDict[Hashable, OrderedDict[Hashable, deque[K]]] = OrderedDict()
+        """Keys that wait, by lane and sharer; whose turn is next comes first."""
         self._waiting: dict[K, float] = {}
         """Keys that wait for a worker, and since when (monotonic)."""
         self._busy: dict[K, Hashable] = {}
@@ -66,7 +77,8 @@ class WorkQueue(Generic[K]):
 
     def _enqueue(self, key: K) -> None:
         self._waiting[key] = self._clock.monotonic()
-        self._lanes.setdefault(self._lane_of(key), deque()).append(key)
+        lane = self._lanes.setdefault(self._lane_of(key), OrderedDict())
+        lane.setdefault(self._sharer_of(key), deque()).append(key)
         self._changed.set()
 
     # -- taking ----------------------------------------------------------------------------------------------------
@@ -80,11 +92,16 @@ class WorkQueue(Generic[K]):
             await self._changed.wait()
 
     def _next(self) -> K | None:
-        for lane, keys in self._lanes.items():
+        for lane, sharers in self._lanes.items():
             if self._running.get(lane, 0) >= self._limit:
                 continue
+            sharer, keys = next(iter(sharers.items()))
             key = keys.popleft()
             if keys:
+                sharers.move_to_end(sharer)
+            else:
+                del sharers[sharer]
+            if sharers:
                 self._lanes.move_to_end(lane)
             else:
                 del self._lanes[lane]
