@@ -12,7 +12,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
-from urllib.parse import urlencode
+from urllib.parse import urlencode, urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 import msgspec
@@ -236,6 +237,9 @@ async def connect(kubeconfig: str = "", context: str = "") -> AsyncIterator[Api]
             )
     except config.ConfigException as error:
         raise ValueError(f"no usable kubeconfig: {error}; give one with --kubeconfig") from error
+    if not _proxied(configuration.host):
+        # Otherwise aiohttp looks for proxies anew, and parses ~/.netrc twice, for every single request.
+        configuration.client_session_kwargs = {"trust_env": False}
     transport = client.ApiClient(configuration)
     async with transport:
         # The library's own pool: it carries client certificates, CA and proxy as the kubeconfig says.
@@ -244,6 +248,12 @@ async def connect(kubeconfig: str = "", context: str = "") -> AsyncIterator[Api]
             yield Api(session, configuration)
             # aiohttp closes TLS connections on the loop's next turns; leaving at once would warn about them.
             await asyncio.sleep(0)
+
+
+def _proxied(url: str) -> bool:
+    """Whether the environment names a proxy for this server."""
+    parts = urlsplit(url)
+    return parts.scheme in getproxies() and not proxy_bypass(parts.hostname or "")
 
 
 def _home_kubeconfig() -> str:
