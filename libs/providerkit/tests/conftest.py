@@ -65,7 +65,13 @@ async def _room(
     clock = clock or SystemClock()
     world = world or FakeHypervisor(clock=clock)
     driver = FakeDriver(world, owner=OWNER, guest_shutdown_seconds=guest_shutdown_seconds)
-    hub = Hub(driver, clock, operation_of=lambda uid: machines.operation_of(uid), settings=hub_settings)
+    hub = Hub(
+        driver,
+        clock,
+        operation_of=lambda uid: machines.operation_of(uid),
+        withheld=lambda uid: machines.awaited(uid),
+        settings=hub_settings,
+    )
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(driver.session())
         operations = await stack.enter_async_context(Operations(clock))

@@ -221,3 +221,55 @@ async def test_a_subscriber_that_leaves_is_forgotten(room: Room) -> None:
     await _snapshot(stream)
     await stream.aclose()
     assert not room.hub._subscribers
+
+
+async def _told(room: Room, uid: str, seen: list[v1.PowerState | None], news: asyncio.Event) -> None:
+    """Note each state of a machine that a subscriber is told of; None for its removal."""
+    async for message in room.hub.subscribe():
+        for event in message.events:
+            if event.removed == uid:
+                seen.append(None)
+            elif event.changed is not None and event.changed.id == uid:
+                seen.append(event.changed.power)
+        news.set()
+
+
+async def test_a_short_change_is_told_of_once(room: Room) -> None:
+    """Each state in between would have a controller look at the machine, and apply it again."""
+    spec, seen, news = room.spec(ON), [], asyncio.Event()
+    uid = spec.identity.uid
+    async with asyncio.timeout(10), asyncio.TaskGroup() as group:
+        reader = group.create_task(_told(room, uid, seen, news))
+        await news.wait()
+        await room.apply(spec)
+        while not seen:
+            news.clear()
+            await news.wait()
+        await room.machines.delete(spec.identity)
+        while seen[-1] is not None:
+            news.clear()
+            await news.wait()
+        reader.cancel()
+    assert seen == [ON, None]
+
+
+async def test_a_change_whose_caller_gave_up_is_told_of_as_far_as_it_is(room: Room) -> None:
+    spec, seen, news = room.spec(ON), [], asyncio.Event()
+    room.world.hang("power_on")
+    async with asyncio.timeout(10), asyncio.TaskGroup() as group:
+        reader = group.create_task(_told(room, spec.identity.uid, seen, news))
+        await news.wait()
+        caller = group.create_task(room.apply(spec))
+        while not room.world.calls["power_on"]:  # noqa: ASYNC110  # a counter of the fake
+            await asyncio.sleep(0)
+        assert seen == []
+        caller.cancel()
+        while not seen:
+            news.clear()
+            await news.wait()
+        room.world.unhang()
+        while seen[-1] is not ON:
+            news.clear()
+            await news.wait()
+        reader.cancel()
+    assert seen == [OFF, ON]

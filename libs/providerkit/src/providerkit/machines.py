@@ -128,6 +128,11 @@ class Machines:
         job = self._jobs.get(uid)
         return job.id if job is not None and job.shown else ""
 
+    def awaited(self, uid: str) -> bool:
+        """Whether work on a machine is so short, so far, that its caller still waits for the end of it."""
+        job = self._jobs.get(uid)
+        return job is not None and job.awaited > 0 and not job.shown
+
     async def get(self, uid: str) -> v1.Machine:
         """One machine as it is now, ours or not.
 
@@ -182,7 +187,7 @@ class Machines:
         apply = Apply(self._parts, request, facts)
         job = self._begin("apply", uid, apply.run, digest)
         self._applies[uid] = apply
-        if not await job.wait(self._clock, budget.left):
+        if not await self._await(uid, job, budget):
             return apply.outcome(self._show(uid, job))
         self._failures.pop(uid, None)
         return job.result()
@@ -209,7 +214,7 @@ class Machines:
                 return None
 
             job = self._begin(kind, uid, body, ahead=running)
-        if not await job.wait(self._clock, budget.left):
+        if not await self._await(uid, job, budget):
             return Gone(False, self._show(uid, job))
         job.result()
         return Gone(True)
@@ -490,6 +495,15 @@ class Machines:
         job = self._begin(kind, uid, body)
         job.begun_as = join or kind
         return job
+
+    async def _await(self, uid: str, job: Job[T], budget: _Budget) -> bool:
+        """Wait for the end of a job, or of the caller's patience; subscribers are told of the outcome alone."""
+        job.awaited += 1
+        try:
+            return await job.wait(self._clock, budget.left)
+        finally:
+            job.awaited -= 1
+            self._hub.touch(uid)
 
     def _show(self, uid: str, job: Job[T]) -> v1.Operation:
         shown = job.show()

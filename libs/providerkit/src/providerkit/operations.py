@@ -41,6 +41,8 @@ class Job(Generic[T]):
         self.cancelled = False
         self.shown = False
         """A client knows its id, so that it must be found after its end."""
+        self.awaited = 0
+        """How many callers wait for its end, and have not been shown it."""
         self.ahead: tuple[Job[object], ...] = ()
         """Jobs on the same subject that had not ended when this one began; its body waits for them."""
         self.error: ProviderError | None = None

@@ -88,7 +88,13 @@ async def serve(
     """
     clock = clock or SystemClock()
     async with driver.session(), Operations(clock) as operations, asyncio.TaskGroup() as group:
-        hub = Hub(driver, clock, operation_of=lambda uid: machines.operation_of(uid), settings=settings.hub)
+        hub = Hub(
+            driver,
+            clock,
+            operation_of=lambda uid: machines.operation_of(uid),
+            withheld=lambda uid: machines.awaited(uid),
+            settings=settings.hub,
+        )
         machines = Machines(driver, hub, operations, clock, owner=settings.owner, settings=settings.machines)
         images = Images(driver, operations, clock, owner=settings.owner, short_wait=settings.machines.short_wait)
         server = server or Server(

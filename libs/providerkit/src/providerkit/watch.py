@@ -75,11 +75,18 @@ class Hub:
         clock: Clock,
         *,
         operation_of: Callable[[str], str] = lambda uid: "",
+        withheld: Callable[[str], bool] = lambda uid: False,
         settings: HubSettings | None = None,
     ) -> None:
+        """Args:
+        operation_of: id of the operation that runs on a machine, or "".
+        withheld: whether subscribers are not to be told of a machine now, because its state is one of several that a
+            short piece of work takes it through; `touch` tells them when that has ended.
+        """
         self._driver = driver
         self._clock = clock
-        self._operation_of = operation_of
+        self._operation_of, self._withheld = operation_of, withheld
+        self._untold: set[str] = set()
         self._settings = settings or HubSettings()
         self._epoch = secrets.token_hex(6)
         self._counter = 0
@@ -166,8 +173,10 @@ class Hub:
         return self._foreign_names.get(name)
 
     def touch(self, uid: str) -> None:
-        """An operation on the machine began or ended: tell the subscribers."""
+        """Work on the machine began or ended: tell the subscribers, also of what was withheld."""
         entry = self._entries.get(uid)
+        if uid in self._untold and not self._withheld(uid):
+            self._tell(uid)
         if entry is not None and entry.machine is not None:
             self._publish(uid, entry.machine, entry.ticket)
 
@@ -301,15 +310,25 @@ class Hub:
         if entry is not None and (entry.token, entry.operation_id) == (token, operation_id):
             entry.ticket = ticket
             return
-        self._counter += 1
         self._entries[uid] = _Entry(machine, ticket, token, operation_id)
+        if machine is not None:
+            self._tombstones.pop(uid, None)
+        for event in self._listeners.get(uid, ()):
+            event.set()
+        if self._withheld(uid):
+            self._untold.add(uid)
+        else:
+            self._tell(uid)
+
+    def _tell(self, uid: str) -> None:
+        """Let subscribers know of a machine's state as it is now."""
+        self._untold.discard(uid)
+        self._counter += 1
         self._order[uid] = self._counter
         self._order.move_to_end(uid)
-        if machine is None:
+        if self._entries[uid].machine is None:
             self._bury(uid)
-        else:
-            self._tombstones.pop(uid, None)
-        for event in (*self._subscribers, *self._listeners.get(uid, ())):
+        for event in self._subscribers:
             event.set()
 
     def _bury(self, uid: str) -> None:
