@@ -70,6 +70,17 @@ class Health:
     message: str = "no probe has ended yet"
 
 
+@dataclass(frozen=True, slots=True)
+class _Settled:
+    """An apply that left nothing to do."""
+
+    asked: bytes
+    token: str
+    info: v1.GetProviderResponse | None
+    pending: list[v1.Change]
+    """What it would not do, and why."""
+
+
 Dial = Callable[[Target], Any]
 """Makes the channel to a server; Any: what `common.rpc.connect` gives, or what stands for it."""
 
@@ -129,6 +140,7 @@ class Connection:
         self.synced = asyncio.Event()
         self.failures: dict[str, tuple[str, ProviderError]] = {}
         """Kind and error of the last operation on a machine or image that failed; taken by the reconciler that acts."""
+        self._settled: dict[str, _Settled] = {}
         self._slots = asyncio.Semaphore(limits.concurrent)
         self._rate = RateLimit(clock, limits.qps, limits.burst)
         self._channel: Any = None
@@ -189,10 +201,40 @@ class Connection:
             raise HypervisorUnavailableError(f"provider {self.name} is not connected yet")
         return v1.Fence(generation=generation, instance=self.info.instance)
 
+    def settle(self, uid: str, asked: bytes, answer: v1.ApplyMachineResponse, before: v1.Machine | None) -> None:
+        """Take over what an apply answered; one that left nothing to do is good until something differs.
+
+        Args:
+            asked: digest of all that the answer depends on, but for the machine.
+            before: what was known of the machine when the provider was asked. Where the stream has told of another
+                state meanwhile, nobody knows which is newer: it is asked again.
+        """
+        machine, told = answer.machine, self.machines.get(uid)
+        self.remember(uid, machine)
+        certain = told is before or (told is not None and machine is not None and told.token == machine.token)
+        done = answer.operation is None and all(change.effect is not v1.Effect.ONLINE for change in answer.pending)
+        if certain and done and machine is not None and not machine.operation_id:
+            self._settled[uid] = _Settled(asked, machine.token, self.info, list(answer.pending))
+        else:
+            self._settled.pop(uid, None)
+
+    def settled(self, uid: str, asked: bytes) -> v1.ApplyMachineResponse | None:
+        """What an apply would answer, without asking: the same was asked before, and nothing differs since.
+
+        Only while the stream of machines, which would tell of a difference, is whole.
+        """
+        known, machine = self._settled.get(uid), self.machines.get(uid)
+        if known is None or machine is None or not self.synced.is_set() or machine.operation_id:
+            return None
+        if (known.asked, known.token) != (asked, machine.token) or known.info is not self.info:
+            return None
+        return v1.ApplyMachineResponse(machine=machine, pending=known.pending)
+
     def remember(self, uid: str, machine: v1.Machine | None) -> None:
         """Take over what a call has just seen, so that the stream's echo of it wakes nobody."""
         if machine is None:
             self.machines.pop(uid, None)
+            self._settled.pop(uid, None)
         else:
             self.machines[uid] = machine
 
@@ -309,6 +351,7 @@ class Connection:
             self._wake(uid)
 
     def _removed(self, uid: str) -> None:
+        self._settled.pop(uid, None)
         if self.machines.pop(uid, None) is not None:
             self._wake(uid)
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Callable
 from typing import Any
 
-from common import faults, v1
+from common import faults, v1, wire
 from common.clock import Clock
 from common.errors import (
     ImageNotFoundError,
@@ -124,15 +125,14 @@ class MachineReconciler:
             if failure := connection.take_failure(vm.metadata.uid):
                 raise failure
             request, ignored = await self._request(vm, provider, connection, boot)
-            vm = await self._announce(vm, provider, connection)
-            await faults.point(BEFORE_APPLY)
-            answer = await self._call(vm, connection, request)
+            asked = _asked(vm, request)
+            if (answer := connection.settled(vm.metadata.uid, asked)) is None:
+                vm = await self._announce(vm, provider, connection)
+                answer = await self._ask(vm, connection, request, asked)
         except ProviderError as error:
             if (clean := _scrubbed(error, boot)) is error:
                 raise
             raise clean from None  # its cause would show the secret
-        await faults.point(AFTER_APPLY)
-        connection.remember(vm.metadata.uid, answer.machine)
         if answer.operation is not None:
             connection.follow(answer.operation, vm.metadata.uid)
         outcome = Outcome(
@@ -284,6 +284,17 @@ class MachineReconciler:
         now = POWER.get(seen.power, "Unknown")
         return settled and told.power_state == wish and now not in (wish, "Unknown") and not seen.operation_id
 
+    async def _ask(
+        self, vm: VirtualMachine, connection: Connection, request: v1.ApplyMachineRequest, asked: bytes
+    ) -> v1.ApplyMachineResponse:
+        uid = vm.metadata.uid
+        await faults.point(BEFORE_APPLY)
+        before = connection.machines.get(uid)
+        answer = await self._call(vm, connection, request)
+        await faults.point(AFTER_APPLY)
+        connection.settle(uid, asked, answer, before)
+        return answer
+
     async def _call(
         self, vm: VirtualMachine, connection: Connection, request: v1.ApplyMachineRequest
     ) -> v1.ApplyMachineResponse:
@@ -416,6 +427,13 @@ class MachineReconciler:
         if deletion.blocked is not None and not is_true(vm.status.conditions, DELETE_BLOCKED):
             message = f"removal waits: {deletion.blocked.message}"
             self._recorder.record(subject_of(vm, self.kind), WARNING, DELETE_BLOCKED, message)
+
+
+def _asked(vm: VirtualMachine, request: v1.ApplyMachineRequest) -> bytes:
+    """Digest of what an apply's answer depends on, but for the machine; any edit of the object asks anew."""
+    meta = vm.metadata
+    edit = repr((meta.generation, sorted(meta.labels.items()), sorted(meta.annotations.items())))
+    return hashlib.sha256(edit.encode() + wire.codec(v1.ApplyMachineRequest).dumps(request)).digest()
 
 
 def _scrubbed(error: ProviderError, boot: BootSources) -> ProviderError:

@@ -1,0 +1,103 @@
+"""When a machine need not be asked of again: nothing differs, and the stream that would tell so is whole."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+import pytest
+from common import v1
+from common.clock import ManualClock
+from controller.connection import Connection, HealthPolicy, Limits, Target
+from controller.metrics import Metrics
+from prometheus_client import CollectorRegistry
+
+UID, ASKED = "m-1", b"what was asked"
+MACHINE = v1.Machine(identity=v1.MachineIdentity(uid=UID), id=UID, token="t1")
+LATER = v1.Machine(identity=v1.MachineIdentity(uid=UID), id=UID, token="t2")
+BUSY = v1.Machine(identity=v1.MachineIdentity(uid=UID), id=UID, token="t1", operation_id="o")
+RESTART = v1.Change(kind=v1.ChangeKind.SET_MEMORY, effect=v1.Effect.RESTART)
+ONLINE = v1.Change(kind=v1.ChangeKind.SET_MEMORY, effect=v1.Effect.ONLINE)
+
+
+def connection() -> Connection:
+    """One that nobody runs, whose stream is whole."""
+    found = Connection(
+        "ns/p", Target("nowhere:1", None), ManualClock(), random.Random(1), Metrics(CollectorRegistry()),
+        policy=HealthPolicy(), limits=Limits(), wake=lambda _: None, changed=lambda: None,
+    )  # fmt: skip
+    found.synced.set()
+    return found
+
+
+def told(found: Connection, machine: v1.Machine) -> None:
+    """The stream tells of a machine."""
+    found._take(v1.MachineEvent(changed=machine), None)
+
+
+def test_an_answer_is_good_until_something_differs():
+    found = connection()
+    found.settle(UID, ASKED, v1.ApplyMachineResponse(machine=MACHINE, pending=[RESTART]), None)
+    told(found, MACHINE)
+    answer = found.settled(UID, ASKED)
+    assert answer is not None
+    assert (answer.machine, answer.pending, answer.applied, answer.operation) == (MACHINE, [RESTART], [], None)
+
+
+def _broken(found: Connection) -> None:
+    found.synced.clear()
+
+
+def _able(found: Connection) -> None:
+    found.info = v1.GetProviderResponse(version="2")
+
+
+@pytest.mark.parametrize(
+    "differs",
+    [
+        lambda found: told(found, LATER),
+        lambda found: told(found, BUSY),
+        lambda found: found._removed(UID),
+        lambda found: found.remember(UID, None),
+        _broken,
+        _able,
+    ],
+    ids=["another state", "an operation", "gone", "found to be gone", "the stream is broken", "the provider can more"],
+)
+def test_it_is_asked_again_when_something_differs(differs: Callable[[Connection], None]):
+    found = connection()
+    found.settle(UID, ASKED, v1.ApplyMachineResponse(machine=MACHINE), None)
+    differs(found)
+    assert found.settled(UID, ASKED) is None
+
+
+def test_another_question_is_asked():
+    found = connection()
+    found.settle(UID, ASKED, v1.ApplyMachineResponse(machine=MACHINE), None)
+    assert found.settled(UID, b"another") is None
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        v1.ApplyMachineResponse(machine=MACHINE, operation=v1.Operation(id="o")),
+        v1.ApplyMachineResponse(machine=MACHINE, pending=[RESTART, ONLINE]),
+        v1.ApplyMachineResponse(machine=BUSY),
+        v1.ApplyMachineResponse(),
+    ],
+    ids=["an operation goes on", "something can be done yet", "other work goes on", "there is no machine"],
+)
+def test_an_answer_that_leaves_something_to_do_is_not_kept(answer: v1.ApplyMachineResponse):
+    found = connection()
+    found.settle(UID, ASKED, v1.ApplyMachineResponse(machine=MACHINE), None)
+    found.settle(UID, ASKED, answer, MACHINE)
+    assert found.settled(UID, ASKED) is None
+
+
+def test_what_the_stream_told_during_the_call_may_be_newer_than_its_answer():
+    """Somebody else's change must not be hidden behind an answer that is older than it."""
+    found = connection()
+    before = found.machines.get(UID)
+    told(found, LATER)
+    found.settle(UID, ASKED, v1.ApplyMachineResponse(machine=MACHINE), before)
+    assert found.settled(UID, ASKED) is None
