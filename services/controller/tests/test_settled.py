@@ -8,7 +8,8 @@ from collections.abc import Callable
 import pytest
 from common import v1
 from common.clock import ManualClock
-from controller.connection import Connection, HealthPolicy, Limits, Target
+from common.errors import HypervisorUnavailableError
+from controller.connection import Connection, Health, HealthPolicy, Limits, Target
 from controller.metrics import Metrics
 from prometheus_client import CollectorRegistry
 
@@ -27,6 +28,7 @@ def connection() -> Connection:
         policy=HealthPolicy(), limits=Limits(), wake=lambda _: None, changed=lambda: None,
     )  # fmt: skip
     found.synced.set()
+    found.health = Health(True)
     return found
 
 
@@ -48,6 +50,15 @@ def _broken(found: Connection) -> None:
     found.synced.clear()
 
 
+def _ill(found: Connection) -> None:
+    found.health = Health(False)
+
+
+def _failing(found: Connection) -> None:
+    for _ in range(5):
+        found.breaker.record(HypervisorUnavailableError("no answer"))
+
+
 def _able(found: Connection) -> None:
     found.info = v1.GetProviderResponse(version="2")
 
@@ -60,9 +71,20 @@ def _able(found: Connection) -> None:
         lambda found: found._removed(UID),
         lambda found: found.remember(UID, None),
         _broken,
+        _ill,
+        _failing,
         _able,
     ],
-    ids=["another state", "an operation", "gone", "found to be gone", "the stream is broken", "the provider can more"],
+    ids=[
+        "another state",
+        "an operation",
+        "gone",
+        "found to be gone",
+        "the stream is broken",
+        "it is not well",
+        "calls fail",
+        "the provider can more",
+    ],
 )
 def test_it_is_asked_again_when_something_differs(differs: Callable[[Connection], None]):
     found = connection()

@@ -18,7 +18,7 @@ from common.clock import Clock
 from common.errors import HypervisorUnavailableError, InternalError, OutcomeUnknownError, ProviderError
 from common.tls import TlsError, TlsFiles
 
-from .breaker import Breaker
+from .breaker import Breaker, State
 from .metrics import Metrics
 
 log = logging.get(__name__)
@@ -221,10 +221,12 @@ class Connection:
     def settled(self, uid: str, asked: bytes) -> v1.ApplyMachineResponse | None:
         """What an apply would answer, without asking: the same was asked before, and nothing differs since.
 
-        Only while the stream of machines, which would tell of a difference, is whole.
+        Only while the stream of machines, which would tell of a difference, is whole, and the provider is well: one
+        that hangs keeps its stream, and tells of nothing.
         """
         known, machine = self._settled.get(uid), self.machines.get(uid)
-        if known is None or machine is None or not self.synced.is_set() or machine.operation_id:
+        well = self.synced.is_set() and self.health.healthy and self.breaker.state is State.CLOSED
+        if known is None or machine is None or not well or machine.operation_id:
             return None
         if (known.asked, known.token) != (asked, machine.token) or known.info is not self.info:
             return None
