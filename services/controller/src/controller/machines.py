@@ -430,8 +430,11 @@ class MachineReconciler:
 
 
 def _asked(vm: VirtualMachine, request: v1.ApplyMachineRequest) -> bytes:
-    """Digest of what an apply's answer depends on, but for the machine; any edit of the object asks anew."""
-    meta = vm.metadata
+    """Digest of what an apply's answer depends on, but for the machine; any edit of the object asks anew.
+
+    Whether there must be a machine says nothing of one that is there.
+    """
+    meta, request = vm.metadata, dataclasses.replace(request, must_exist=False)
     edit = repr((meta.generation, sorted(meta.labels.items()), sorted(meta.annotations.items())))
     return hashlib.sha256(edit.encode() + wire.codec(v1.ApplyMachineRequest).dumps(request)).digest()
 
