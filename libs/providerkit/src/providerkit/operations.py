@@ -147,7 +147,8 @@ class Operations:
                 it was cancelled before it began.
         """
         job: Job[T] = Job(kind, subject, self._clock.now(), at_end)
-        self._prune()
+        if len(self._jobs) > 2 * MAX_ENDED:  # looking through them for each job would cost as much as the job
+            self._prune()
         self._jobs[job.id] = job  # type: ignore[assignment]  # the table does not care for the answer's type
         task = self._group.create_task(self._run(job, body), name=f"{kind} {subject}")
         job._task = task  # the job and its owner are one thing in two classes

@@ -136,9 +136,8 @@ class FakeDriver(Driver):
             self._ours(uid)
             return
         await self.world.enter("create")
-        for machine in self.world.machines.values():
-            if machine.hypervisor_name == name:
-                raise NameConflictError(f"create machine {uid}: name {name} belongs to {machine.id}, which is not ours")
+        if (machine := self.world.machines.named(name)) is not None:
+            raise NameConflictError(f"create machine {uid}: name {name} belongs to {machine.id}, which is not ours")
         self._check_networks(spec)
         sizes = [self._new_disk_size(uid, disk) for disk in spec.disks]
         known = sum(1 for disk in spec.disks if f"{uid}/{disk.name}" in self.world.volumes)
@@ -352,7 +351,7 @@ class FakeDriver(Driver):
     async def together(self, uid: str) -> AsyncIterator[None]:
         """All of it or nothing; in use where `joins_changes` is set."""
         await self.world.enter("together")
-        machine, volumes = self._ours(uid), copy.deepcopy(self.world.volumes)
+        machine, volumes = self._ours(uid), copy.deepcopy(dict(self.world.volumes))
         before = copy.deepcopy(machine)
         try:
             yield
@@ -400,7 +399,8 @@ class FakeDriver(Driver):
             if why := self._snapshots.why_no_growth(uid):
                 raise SnapshotInUseError(f"grow disk {name} of machine {uid}: {why}")
             self.world.reserve(f"grow disk {name} of machine {uid}", size_bytes - disk.size_bytes)
-            disk.size_bytes = self.world.volumes[disk.id].size_bytes = size_bytes
+            self.world.volumes.resize(disk.id, size_bytes)
+            disk.size_bytes = size_bytes
             self.world.changed(uid)
 
     async def update_disk(self, uid: str, disk: v1.DiskSpec, *, live: bool) -> None:

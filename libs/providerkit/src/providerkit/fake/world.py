@@ -10,7 +10,7 @@ import json
 import os
 import uuid
 from collections import defaultdict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from common.errors import HostFullError, HypervisorUnavailableError, ProviderErr
 
 from . import content
 from .content import Content
+from .shelves import Machines, Volumes
 
 GIB = 1 << 30
 
@@ -76,9 +77,7 @@ class FakeHypervisor:
 
     def __init__(self, *, clock: Clock | None = None, path: Path | None = None, capacity_bytes: int = 1 << 50) -> None:
         self.clock = clock or SystemClock()
-        self.machines: dict[str, v1.Machine] = {}
-        """By UID where they have one of a stamp, else by their own id."""
-        self.volumes: dict[str, Volume] = {}
+        self._machines, self._volumes = Machines(), Volumes()
         self.images: dict[str, v1.Image] = {}
         self.snapshots: dict[str, list[Taken]] = {}
         """Of each machine, parents before children."""
@@ -95,6 +94,26 @@ class FakeHypervisor:
         self._path = path
         if path is not None and path.exists():
             self._load(path)
+
+    # -- what is there ---------------------------------------------------------------------------------------------
+
+    @property
+    def machines(self) -> Machines:
+        """By UID where they have one of a stamp, else by their own id."""
+        return self._machines
+
+    @machines.setter
+    def machines(self, machines: Mapping[str, v1.Machine]) -> None:
+        self._machines = Machines(machines)
+
+    @property
+    def volumes(self) -> Volumes:
+        """By id."""
+        return self._volumes
+
+    @volumes.setter
+    def volumes(self, volumes: Mapping[str, Volume]) -> None:
+        self._volumes = Volumes(volumes)
 
     # -- for drivers -----------------------------------------------------------------------------------------------
 
@@ -138,8 +157,7 @@ class FakeHypervisor:
     @property
     def used_bytes(self) -> int:
         """Bytes that volumes and images take."""
-        volumes = sum(volume.size_bytes for volume in self.volumes.values())
-        return volumes + sum(image.size_bytes for image in self.images.values())
+        return self.volumes.total_bytes + sum(image.size_bytes for image in self.images.values())
 
     def reserve(self, what: str, size: int) -> None:
         """Make sure that so many bytes are free.
@@ -183,7 +201,8 @@ class FakeHypervisor:
         """The machine under one key goes under another: the UID that it has now, or its own id."""
         if old == new:
             return
-        self.machines[new] = self.machines.pop(old)
+        self.machines[new] = self.machines[old]
+        del self.machines[old]
         if old in self.snapshots:
             self.snapshots[new] = self.snapshots.pop(old)
 
