@@ -68,7 +68,7 @@ class ClassReconciler:
             return None
         status = msgspec.structs.replace(vmclass.status)
         status.observed_generation = vmclass.metadata.generation
-        status.used_by_vms = len(self._index.users(self.kind, *name))
+        status.used_by_vms = self._index.count(self.kind, *name)
         wishes = _wishes(class_problem(vmclass), "machines can be made with it")
         generation, now = vmclass.metadata.generation, self._clock.now()
         status.conditions = merged(vmclass.status.conditions, wishes, (READY, VALIDATED), generation, now)
@@ -94,7 +94,7 @@ class NetworkReconciler:
         problem = network_problem(network)
         status = msgspec.structs.replace(network.status)
         status.observed_generation = network.metadata.generation
-        status.connected_vms = len(self._index.users(self.kind, *name))
+        status.connected_vms = self._index.count(self.kind, *name)
         status.ready, status.phase = not problem, "Failed" if problem else "Ready"
         status.message = problem or None
         wishes = _wishes(problem, "NICs can be plugged into it")

@@ -20,7 +20,7 @@ from .connection import Connections, Dial, dial
 from .core import NAMESPACES
 from .events import Recorder
 from .images import ImageReconciler, Registry
-from .index import Index, references
+from .index import Index, image_on, references
 from .informer import Informer, Name
 from .machines import MachineReconciler
 from .metrics import Metrics
@@ -34,6 +34,8 @@ from .secrets import Secrets
 from .worker import Key, Reconciler, Worker
 from .writer import Writer
 
+COUNTING = 0.5
+"""Seconds in which an object that machines depend on counts them once, however many come and go; no machine waits."""
 FIGURES = 5.0
 """Seconds between two updates of the gauges."""
 
@@ -157,7 +159,10 @@ class Controller:
         return handler
 
     def _machine_changed(self, before: VirtualMachine | None, after: VirtualMachine | None) -> None:
-        """A machine came, went or names others now: what it depends on counts its users."""
+        """A machine came, went or names others now: what it depends on counts its users, once in a while.
+
+        An image that is needed on another Provider now is prepared there at once.
+        """
         old = set(references(before)) if before is not None else set()
         new = set(references(after)) if after is not None else set()
         deleting = (
@@ -166,8 +171,18 @@ class Controller:
             and (before.metadata.deletion_timestamp != after.metadata.deletion_timestamp)
         )
         for ref in sorted(old | new if deleting else old ^ new):
-            if ref.kind in self._by_kind and ref.kind != "Namespace":
-                self._add(ref.kind, (ref.namespace, ref.name))
+            if ref.kind not in self._by_kind or ref.kind == "Namespace":
+                continue
+            used = self._by_kind[ref.kind].get(ref.namespace, ref.name)
+            if used is not None and used.metadata.deletion_timestamp:
+                self.queue.add(Key(*ref))  # its removal may have waited for this
+            else:
+                self.queue.add_after(Key(*ref), COUNTING)
+        pair = image_on(after) if after is not None else None
+        if pair is not None and (before is None or image_on(before) != pair):
+            image, provider = pair
+            if self.index.wanted_on(*image).get(provider) == 1:
+                self._add("VMImage", image)
 
     def _dependency_changed(self, kind: str) -> Callable[[Any, Any], None]:
         def handler(before: Any, after: Any) -> None:

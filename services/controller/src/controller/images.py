@@ -171,12 +171,8 @@ class ImageReconciler:
     def _providers(self, image: VMImage) -> list[Provider]:
         """Those on which a machine is to be made from it, or was."""
         found: dict[str, Provider] = {}
-        for name in self._index.users("VMImage", image.metadata.namespace, image.metadata.name):
-            vm = self._caches.machines.get(*name)
-            if vm is None or vm.metadata.deletion_timestamp:
-                continue
-            ref = vm.spec.provider_ref
-            provider = self._caches.providers.get(ref.namespace or vm.metadata.namespace, ref.name)
+        for name in self._index.wanted_on(image.metadata.namespace, image.metadata.name):
+            provider = self._caches.providers.get(*name)
             if provider is not None and not provider.metadata.deletion_timestamp:
                 found[provider.metadata.uid] = provider
         return sorted(found.values(), key=lambda p: (p.metadata.namespace, p.metadata.name))
