@@ -10,6 +10,8 @@ import pytest
 from . import fairness, fleet, throughput
 from .figures import Figure, table
 
+pytestmark = pytest.mark.timeout(400)  # several processes start in each
+
 
 def complete(figures: list[Figure]) -> bool:
     """Each can be drawn and says how it was taken."""
