@@ -58,6 +58,27 @@ async def test_W5_a_controller_killed_before_it_lets_the_object_go(cluster: Clus
         assert not world.machines
 
 
+async def test_a_controller_that_starts_writes_nothing_to_machines_that_are_well(
+    cluster: Cluster, tmp_path: Path, namespace: str
+):
+    """Each start said of every machine that its provider was not running, and then that it was: five writes each."""
+    async with hypervisor() as (_, provider):
+        await furnish(cluster, namespace, **provider)
+        async with controller(cluster, tmp_path, *flags(namespace), **ALONE):
+            await cluster.create(VM, namespace, "web", machine())
+            await cluster.wait(VM, namespace, "web", ready)
+        before = await cluster.get(VM, namespace, "web")
+        async with controller(cluster, tmp_path, *flags(namespace), **ALONE):
+
+            async def asked() -> bool:
+                assert cluster.session is not None
+                async with cluster.session.get(f"http://{(tmp_path / 'ready').read_text().strip()}/metrics") as answer:
+                    return 'method="apply_machine"' in await answer.text()
+
+            await until(asked, "the first call about the machine")
+            assert await cluster.get(VM, namespace, "web") == before
+
+
 def world_of(home: Path, provider: Any) -> dict[str, Any]:
     """The fake hypervisor's own record."""
     path = home / "run" / "providers" / provider["metadata"]["uid"] / "world.json"

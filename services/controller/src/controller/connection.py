@@ -31,6 +31,9 @@ SILENCE = 3 * HEARTBEAT
 CALL = 30.0
 """Deadline of a call that finishes, seconds; long work is an operation and has none."""
 FIRST_RETRY, MOST_RETRY = 0.25, 15.0
+FIRST_VERDICT = 20.0
+"""Seconds after the controller's start in which machines stay what they were last said to be, until it is known whether
+their Provider can be used. Without it, each start would write to every machine that it is not, and then that it is."""
 
 
 @dataclass(frozen=True)
@@ -422,6 +425,8 @@ class Connections:
     ) -> None:
         self._clock, self._rng, self._metrics, self._wake, self._dial = clock, rng, metrics, wake, dial
         self._open: dict[str, tuple[Connection, asyncio.Task[None]]] = {}
+        self._judged: set[str] = set()
+        self._awaited: dict[str, float] = {}
         self._group: asyncio.TaskGroup | None = None
 
     async def run(self) -> None:
@@ -429,6 +434,19 @@ class Connections:
         async with asyncio.TaskGroup() as group:
             self._group = group
             await asyncio.Event().wait()
+
+    def judge(self, uid: str) -> bool:
+        """It is known whether this Provider can be used; whether that is news since this controller started."""
+        news = uid not in self._judged
+        self._judged.add(uid)
+        return news
+
+    def unjudged(self, uid: str) -> float:
+        """Seconds for which to wait, after the controller's start, until it is known whether a Provider can be used."""
+        if uid in self._judged:
+            return 0.0
+        since = self._awaited.setdefault(uid, self._clock.monotonic())
+        return max(0.0, since + FIRST_VERDICT - self._clock.monotonic())
 
     def get(self, uid: str) -> Connection | None:
         """The connection to a Provider, whether or not it answers."""
@@ -460,6 +478,7 @@ class Connections:
 
     def close(self, uid: str) -> None:
         """Let go of a Provider."""
+        self._awaited.pop(uid, None)
         entry = self._open.pop(uid, None)
         if entry is not None:
             entry[1].cancel()

@@ -10,12 +10,14 @@ class Hold(Exception):
         reason: UpperCamelCase, for the condition.
         message: for people; names what is waited for, and holds nothing that changes by itself.
         again: seconds after which to look again though nothing woke it; None leaves it to events and the slow resync.
+        quiet: nothing is known yet that the object should say; what it says stays.
     """
 
-    def __init__(self, reason: str, message: str, *, again: float | None = None) -> None:
+    def __init__(self, reason: str, message: str, *, again: float | None = None, quiet: bool = False) -> None:
         super().__init__(message)
         self.reason = reason
         self.again = again
+        self.quiet = quiet
 
 
 WAITING = "WaitingForDependencies"

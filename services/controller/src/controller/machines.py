@@ -119,6 +119,9 @@ class MachineReconciler:
     async def _apply(self, vm: VirtualMachine) -> float | None:
         vm = await self._writer.add_finalizer(self._caches.machines, vm, FINALIZER)
         provider = await self._bound(vm)
+        if vm.status.id and (wait := self._connections.unjudged(provider.metadata.uid)):
+            message = "whether its Provider can be used is not known yet"
+            raise Hold("ProviderUnavailable", message, again=wait, quiet=True)
         connection = self._connected(provider)
         boot = await self._secrets.boot_sources(vm)
         try:
@@ -233,6 +236,8 @@ class MachineReconciler:
                 if seen and seen != entry.image.id and await self._is_from(seen, image, connection):
                     return seen, []  # the image's source was edited since: a source is read once, at creation
                 return entry.image.id, []
+            if seen and (entry is None or entry.reason == "ProviderUnavailable"):
+                return seen, []  # not looked for yet, since this controller started or the provider came back
             label = f"VMImage {image.metadata.namespace}/{image.metadata.name}"
             if entry is not None and entry.problem:
                 raise Hold(WAITING, f"{label}: {entry.problem}")

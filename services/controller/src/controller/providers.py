@@ -145,6 +145,9 @@ class ProviderReconciler:
         if available and not known:  # whatever an earlier controller told: this one may have made its users wait
             self._wake_users(provider)
         self._available[provider.metadata.uid] = available
+        known = state.phase == "Failed" or (health is not None and health.healthy is not None)
+        if known and self._connections.judge(provider.metadata.uid):
+            self._wake_users(provider)
         ignored, told = find(status.conditions, FIELDS_IGNORED), find(provider.status.conditions, FIELDS_IGNORED)
         if ignored is not None and (told is None or told.message != ignored.message):
             self._recorder.record(subject_of(provider, self.kind), WARNING, FIELDS_IGNORED, ignored.message)

@@ -99,7 +99,7 @@ class Worker:
         return again
 
     async def _failed(self, reconciler: Reconciler, key: Key, error: Exception) -> float | None:
-        if isinstance(error, (ProviderError, Hold)):
+        if isinstance(error, ProviderError) or (isinstance(error, Hold) and not error.quiet):
             try:
                 await reconciler.report((key.namespace, key.name), error)
             except Exception as second:  # noqa: BLE001  # the report is as fallible as the reconcile
