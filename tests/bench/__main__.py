@@ -25,12 +25,12 @@ def sections(large: bool) -> dict[str, Measure]:
     Args:
         large: with what takes much longer.
     """
-    sizes = [*fleet.GROWTH, *([fleet.LARGE] if large else [])]
+    found = [*fleet.FOUND, *([fleet.LARGE] if large else [])]
     return {
         "throughput": throughput.measure,
         "fairness": fairness.measure,
         "idle": fleet.measure_idle,
-        "growth": partial(fleet.measure_growth, sizes),
+        "growth": partial(fleet.measure_growth, found=found),
         "proxmox": proxmox.measure,
         "vsphere": vsphere.measure,
     }

@@ -9,85 +9,86 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .figures import Curve, Figure, Reach, Reference, cpu, exponent, memory, peak_memory
+from .figures import Curve, Figure, Reach, cpu, exponent, memory, peak_memory
 from .following import following
+from .prepared import prepared
 from .rig import Process, Rig, rig
 from .throughput import Cost, costing, create, quiet
 
 SIZES = (1000, 10_000)
-GROWTH = (100, 1000, 10_000)
+MADE = (100, 1000, 5000)
+"""Sizes of fleets that are made one by one."""
+FOUND = (100, 1000, 10_000)
+"""Sizes of fleets that a controller finds."""
 LARGE = 50_000
 IDLE_SECONDS = 300.0
-GROWTH_SECONDS = 30.0
+GROWTH_SECONDS = 60.0
 RESYNC = 150.0
 """Seconds after which the controller looks at a settled machine again, up to twice as many: a quarter of the default,
-so that the time that is measured has one look at each machine at least."""
+so that five minutes have a look at each machine at least."""
 NEARLY_LINEAR = Reach(1.05)
+STARTED = "virtrigaud_rpc_server_started_total"
+PARTS = ("API server", "controller", "provider")
 
 
 @dataclass(frozen=True)
 class Fleet:
-    """What one of this size cost."""
+    """What one of this size cost that was there already."""
 
     size: int
-    making: Cost
-    idle: Cost
-    memory: tuple[float, ...]
-    """MiB of API server, controller and provider, when idle."""
     synced: float
     """Seconds from the start of a controller until its caches are filled."""
     synced_cpu: float
     settled: float
     """Seconds from the start of a controller until it has asked for each machine."""
     settled_cpu: float
+    settled_writes: int
+    """Writes to the API until then, and until nothing happens any more."""
     peak: float
     """MiB of a controller until then."""
-    empty_synced: float
-    """Seconds until the caches are filled of a controller that has nothing to fill them with."""
+    idle: Cost
+    memory: tuple[float, ...]
+    """MiB of API server, controller and provider, when idle."""
 
 
-async def fleet(size: int, idle: float, resync: float = RESYNC) -> Fleet:
-    """Make one, leave it alone, and start a controller that finds it."""
-    flags = ("--resync", f"{resync:g}s")
+async def find(size: int, idle: float, resync: float = RESYNC) -> Fleet:
+    """Start a controller beside a fleet that is there, and leave both alone."""
     with tempfile.TemporaryDirectory(prefix="bench-") as home:
-        async with rig(Path(home)) as found, found.provider("one") as provider:
-            begun = time.monotonic()
-            async with found.controller(*flags) as controller:
-                empty = time.monotonic() - begun
+        async with prepared(Path(home), size) as (found, provider):
+            revision, begun = await found.revision(), time.monotonic()
+            async with found.controller("--resync", f"{resync:g}s") as controller:
+                synced, synced_cpu = time.monotonic() - begun, cpu(controller.pid)
+                await _asked(found, provider, size)
+                settled, settled_cpu = time.monotonic() - begun, cpu(controller.pid)
+                await quiet(found, min(5.0, idle))
+                writes, peak = await found.revision() - revision, peak_memory(controller.pid)
                 parts = [found.apiserver, controller, provider]
-                making = await make(found, parts, size)
-                await asyncio.sleep(min(5.0, idle))
                 async with costing(found, parts) as resting:
                     await asyncio.sleep(idle)
                 held = tuple(memory(part.pid) for part in parts)
-            return await cold(found, provider, Fleet(size, making, resting, held, 0, 0, 0, 0, 0, empty), flags)
+    return Fleet(size, synced, synced_cpu, settled, settled_cpu, writes, peak, resting, held)
 
 
-async def make(found: Rig, parts: Sequence[Process], size: int) -> Cost:
-    """Create so many machines, and wait until nothing happens any more; what that cost."""
+async def _asked(found: Rig, provider: Process, size: int) -> None:
+    """Wait until the provider was asked to apply so many machines."""
+    async with asyncio.timeout(1800):
+        while await found.metric(provider, STARTED, method="ApplyMachine") < size:  # noqa: ASYNC110  # of a process
+            await asyncio.sleep(0.1)
+
+
+async def make(size: int) -> Cost:
+    """Make a fleet one by one; what that cost until nothing happens any more, and until the last is Ready."""
     names = [f"vm-{number}" for number in range(size)]
-    async with following(found.api, str(await found.revision())) as followed, costing(found, parts) as cost:
-        begun = time.time()
-        await found.many(create(name) for name in names)
-        took = max(await followed.wait(names, seconds=3600)) - begun
-        await quiet(found)
+    with tempfile.TemporaryDirectory(prefix="bench-") as home:
+        async with rig(Path(home)) as found, found.provider("one") as provider, found.controller() as controller:
+            parts = [found.apiserver, controller, provider]
+            async with following(found.api, str(await found.revision())) as followed, costing(found, parts) as cost:
+                begun = time.time()
+                await found.many(create(name) for name in names)
+                took = max(await followed.wait(names, seconds=3600)) - begun
+                await quiet(found)
     cost.seconds = took
     return cost
-
-
-async def cold(found: Rig, provider: Process, known: Fleet, flags: Sequence[str]) -> Fleet:
-    """A controller that finds the fleet: until its caches are filled, and until it has asked for each machine."""
-    begun, asked = time.monotonic(), await found.calls(provider)
-    async with found.controller(*flags) as controller:
-        synced, synced_cpu = time.monotonic() - begun, cpu(controller.pid)
-        async with asyncio.timeout(1800):
-            while await found.calls(provider) - asked < known.size:  # noqa: ASYNC110  # a metric of another process
-                await asyncio.sleep(0.1)
-        settled, settled_cpu = time.monotonic() - begun, cpu(controller.pid)
-        return Fleet(
-            known.size, known.making, known.idle, known.memory, synced, synced_cpu, settled, settled_cpu,
-            peak_memory(controller.pid), known.empty_synced,
-        )  # fmt: skip
 
 
 # -- the figures -------------------------------------------------------------------------------------------------------
@@ -95,17 +96,16 @@ async def cold(found: Rig, provider: Process, known: Fleet, flags: Sequence[str]
 
 async def measure_idle(sizes: Sequence[int] = SIZES, seconds: float = IDLE_SECONDS) -> list[Figure]:
     """Fleets of these sizes, for so long."""
-    return [figure for size in sizes for figure in idle_figures(await fleet(size, seconds), seconds)]
+    return [figure for size in sizes for figure in idle_figures(await find(size, seconds), seconds)]
 
 
 def idle_figures(seen: Fleet, seconds: float) -> list[Figure]:
     """Of one fleet."""
     of, idle = f"{seen.size:,} idle machines", seen.idle
     taken = (
-        f"{seconds:g} s in which nobody touches {seen.size:,} machines, each of which the controller looks at once at "
-        f"least: --resync {RESYNC:g}s, four times as often as by default"
+        f"{seconds:g} s in which nobody touches {seen.size:,} machines, while the controller looks at each again after "
+        f"{RESYNC:g} to {2 * RESYNC:g} s (--resync {RESYNC:g}s), four times as often as by default"
     )
-    shares = [used / seconds * 100 for used in idle.cpu]
     found = [
         Figure(f"API writes, {of}", idle.writes, "writes", f"{taken}; by the API server's revision.", reach=Reach(0)),
         Figure(
@@ -113,12 +113,18 @@ def idle_figures(seen: Fleet, seconds: float) -> list[Figure]:
             f"{taken}; by the provider's metrics, its own health aside.", reach=Reach(0),
         ),
     ]  # fmt: skip
-    names = ("API server", "controller", "provider")
-    for name, share, held in zip(names, shares, seen.memory, strict=True):
+    for name, used, held in zip(PARTS, idle.cpu, seen.memory, strict=True):
+        share = used / seconds * 100
         found += [
-            Figure(f"CPU of the {name}, {of}", share, "% of a core", f"{taken}; from /proc.", reach=Reach(1)),
-            Figure(f"memory of the {name}, {of}", held, "MiB", "Resident, at the end of that time.", reach=Reach(400)),
-        ]
+            Figure(
+                f"CPU of the {name}, {of}", share, "% of a core", f"{taken}; from /proc.",
+                finding=f"The {name} takes {share:.2g}% of a core beside {of}", reach=Reach(1),
+            ),
+            Figure(
+                f"memory of the {name}, {of}", held, "MiB", "Resident, at the end of that time.",
+                finding=f"The {name} holds {held:.0f} MiB beside {of}", reach=Reach(400),
+            ),
+        ]  # fmt: skip
     return found + _cold_figures(seen)
 
 
@@ -128,7 +134,8 @@ def _cold_figures(seen: Fleet) -> list[Figure]:
         Figure(
             f"start of the controller to synced, {of}", seen.synced, "s",
             "From exec until its readiness says that its caches are filled.",
-            reference=Reference("beside no machine", seen.empty_synced),
+            parts={"imports and caches": seen.synced, "asking for each machine": seen.settled - seen.synced},
+            finding=f"A controller finds {of}: synced after {seen.synced:.1f} s, settled after {seen.settled:.1f} s",
         ),
         Figure(f"CPU of the controller until synced, {of}", seen.synced_cpu, "s", "From /proc, its imports included."),
         Figure(
@@ -136,50 +143,59 @@ def _cold_figures(seen: Fleet) -> list[Figure]:
             "Until it has asked the provider for each machine, which alone tells that it is what it shall be.",
         ),
         Figure(f"CPU of the controller until settled, {of}", seen.settled_cpu, "s", "From /proc."),
+        Figure(
+            f"API writes of a start, {of}", seen.settled_writes, "writes",
+            "Until nothing happens any more: of the Provider, which has another address, and of no machine.",
+        ),
         Figure(f"peak memory of the controller, {of}", seen.peak, "MiB", "VmHWM, when settled.", reach=Reach(400)),
     ]  # fmt: skip
 
 
-async def measure_growth(sizes: Sequence[int] = GROWTH, seconds: float = GROWTH_SECONDS) -> list[Figure]:
+async def measure_growth(
+    made: Sequence[int] = MADE, found: Sequence[int] = FOUND, seconds: float = GROWTH_SECONDS
+) -> list[Figure]:
     """How costs grow with the size of the fleet."""
-    return growth_figures([await fleet(size, seconds) for size in sizes], seconds)
+    making = {size: await make(size) for size in made}
+    return growth_figures(making, [await find(size, seconds) for size in found], seconds)
 
 
-def growth_figures(fleets: Sequence[Fleet], seconds: float) -> list[Figure]:
+def growth_figures(making: dict[int, Cost], fleets: Sequence[Fleet], seconds: float) -> list[Figure]:
     """One figure per cost: its exponent."""
+    there = f"Fleets of {', '.join(f'{fleet.size:,}' for fleet in fleets)} machines that are there already"
+    one_by_one = f"Fleets of {', '.join(f'{size:,}' for size in making)} machines, made one by one"
 
-    def of(cost: str) -> str:
-        return (
-            f"Fleets of {', '.join(f'{each.size:,}' for each in fleets)} machines, each on a stack of its own; {cost}."
-        )
+    def by_size(lines: dict[str, list[float]]) -> dict[str, list[tuple[float, float]]]:
+        sizes = [float(fleet.size) for fleet in fleets]
+        return {name: list(zip(sizes, costs, strict=True)) for name, costs in lines.items()}
 
-    names = ("API server", "controller", "provider")
-    cold = {"caches filled": [f.synced for f in fleets], "each machine asked for": [f.settled for f in fleets]}
+    def by_part(costs: Sequence[tuple[float, ...]]) -> dict[str, list[float]]:
+        return {name: [each[place] for each in costs] for place, name in enumerate(PARTS)}
+
+    spent = {"all three": [(float(size), sum(cost.cpu)) for size, cost in making.items()]}
+    for place, name in enumerate(PARTS):
+        spent[name] = [(float(size), cost.cpu[place]) for size, cost in making.items()]
+    shares = [tuple(used / seconds * 100 for used in fleet.idle.cpu) for fleet in fleets]
+    filled, asked = "caches filled", "each asked for"
+    times = {filled: [fleet.synced for fleet in fleets], asked: [fleet.settled for fleet in fleets]}
+    used = {filled: [fleet.synced_cpu for fleet in fleets], asked: [fleet.settled_cpu for fleet in fleets]}
+    held = by_part([fleet.memory for fleet in fleets])
     return [
-        _grown("time to make a fleet", "s", fleets, {"all": [f.making.seconds for f in fleets]},
-               of("from the first create to the last Ready")),
-        _grown("CPU to make a fleet", "CPU, s", fleets,
-               {"all three": [sum(f.making.cpu) for f in fleets]}
-               | {name: [f.making.cpu[i] for f in fleets] for i, name in enumerate(names)},
-               of("until nothing happens any more")),
-        _grown("cold start", "s", fleets, cold, of("from the exec of a controller")),
-        _grown("CPU of a cold start", "CPU, s", fleets, {"controller": [f.settled_cpu for f in fleets]},
-               of("of the controller, until it has asked for each machine")),
-        _grown("CPU of an idle fleet", "% of a core", fleets,
-               {name: [f.idle.cpu[i] / seconds * 100 for f in fleets] for i, name in enumerate(names)},
-               of(f"for {seconds:g} s")),
-        _grown("memory", "MiB", fleets,
-               {name: [f.memory[i] for f in fleets] for i, name in enumerate(names)}, of("resident, when idle")),
-    ]  # fmt: skip
+        _grown("CPU to make a fleet", "CPU, s", spent, f"{one_by_one}; until nothing happens any more, from /proc."),
+        _grown("a cold start", "s", by_size(times), f"{there}; from the exec of a controller."),
+        _grown("CPU of a cold start", "CPU, s", by_size(used), f"{there}; of the controller, from /proc."),
+        _grown(
+            "CPU of an idle fleet", "% of a core", by_size(by_part(shares)), f"{there}; for {seconds:g} s, from /proc."
+        ),
+        _grown("memory", "MiB", by_size(held), f"{there}; resident, when idle."),
+    ]
 
 
-def _grown(what: str, unit: str, fleets: Sequence[Fleet], lines: dict[str, list[float]], taken: str) -> Figure:
-    points = {name: [(float(f.size), y) for f, y in zip(fleets, ys, strict=True)] for name, ys in lines.items()}
-    steep = {name: exponent(line) for name, line in points.items() if sum(y > 0 for _, y in line) > 1}
+def _grown(what: str, unit: str, lines: dict[str, list[tuple[float, float]]], taken: str) -> Figure:
+    steep = {name: exponent(line) for name, line in lines.items() if sum(y > 0 for _, y in line) > 1}
     worst = max(steep.values(), default=0.0)
     verb = "grows as the fleet does, or slower" if NEARLY_LINEAR.met_by(worst) else "grows faster than the fleet"
     return Figure(
         f"growth of {what}", worst, "exponent", f"{taken} The steepest line counts.",
         finding=f"{what[0].upper()}{what[1:]} {verb}: exponent {worst:.2f}",
-        reach=NEARLY_LINEAR, curve=Curve("machines", unit, points),
+        reach=NEARLY_LINEAR, curve=Curve("machines", unit, lines),
     )  # fmt: skip

@@ -24,7 +24,7 @@ from common import rpc
 from common.pki import Authority
 from common.rpc import Stub
 from common.tls import CONTROLLER, TlsFiles
-from controller.api import Api, connect
+from controller.api import MERGE, Api, ConflictError, connect
 from prometheus_client.parser import text_string_to_metric_families
 from providerkit.serving import PACKAGE
 
@@ -32,7 +32,8 @@ CRDS = Path(__file__).resolve().parents[2] / "deploy" / "crds"
 GROUP = "infra.virtrigaud.io/v1beta1"
 NAMESPACE = "bench"
 VMS = f"/apis/{GROUP}/namespaces/{NAMESPACE}/virtualmachines"
-START_SECONDS = 120.0
+START_SECONDS = 600.0
+"""Longest start of a process; a fake hypervisor of 50,000 machines reads its file for a minute."""
 OWNER = "bench"
 CLIENTS = 16
 """Requests of the bench that are under way at the same time."""
@@ -140,10 +141,16 @@ class Rig:
     # -- processes -------------------------------------------------------------------------------------------------
 
     @asynccontextmanager
-    async def provider(self, name: str, *flags: str) -> AsyncIterator[Process]:
-        """A fake hypervisor behind a provider server, and the Provider object that names it."""
+    async def provider(self, name: str, *flags: str, named: bool = True) -> AsyncIterator[Process]:
+        """A fake hypervisor behind a provider server, and the Provider object that names it.
+
+        Args:
+            named: whether there is such an object; otherwise only the bench knows of the server.
+        """
         tls = self.authority.issue(self.home / name, f"provider-{name}", sans=["127.0.0.1", "localhost"])
         ready, log = self.home / f"{name}.ready", self.home / f"{name}.log"
+        ready.unlink(missing_ok=True)
+        log.unlink(missing_ok=True)
         command = [
             script("virtrigaud-provider-fake"),
             *("--owner", OWNER, "--listen-address", "127.0.0.1:0", "--ready-file", str(ready)),
@@ -155,8 +162,18 @@ class Rig:
             self.addresses[name] = ready.read_text().strip()
             process.metrics = _said(log, "provider.metrics")
             self.providers[name] = process
-            await self.create("Provider", name, _provider(self.addresses[name]))
+            if named:
+                await self._name(name)
             yield process
+
+    async def _name(self, provider: str) -> None:
+        """Have a Provider object name this server; one of an earlier server names it from now on."""
+        spec = _provider(self.addresses[provider])
+        try:
+            await self.create("Provider", provider, spec)
+        except ConflictError:
+            path = f"/apis/{GROUP}/namespaces/{NAMESPACE}/providers/{provider}"
+            await self.api.request("PATCH", path, body={"spec": spec}, content_type=MERGE)
 
     @asynccontextmanager
     async def controller(self, *flags: str) -> AsyncIterator[Process]:
@@ -199,8 +216,12 @@ class Rig:
 
 
 @asynccontextmanager
-async def rig(home: Path) -> AsyncIterator[Rig]:
-    """An API server with our kinds, and what machines refer to; no provider and no controller yet."""
+async def rig(home: Path, *, furnished: bool = False) -> AsyncIterator[Rig]:
+    """An API server with our kinds, and what machines refer to; no provider and no controller yet.
+
+    Args:
+        furnished: it was on this directory before.
+    """
     authority = Authority.create(home / "ca")
     client = authority.issue(home / "client", CONTROLLER)
     async with AsyncExitStack() as stack:
@@ -208,6 +229,9 @@ async def rig(home: Path) -> AsyncIterator[Rig]:
         api = await stack.enter_async_context(connect(str(kubeconfig)))
         http = await stack.enter_async_context(aiohttp.ClientSession())
         found = Rig(home, api, kubeconfig, apiserver, authority, client, http)
+        if furnished:
+            yield found
+            return
         await found.furnish(NAMESPACE)
         files = {"tls.crt": client.cert, "tls.key": client.key, "ca.crt": client.ca}
         data = {name: base64.b64encode(path.read_bytes()).decode() for name, path in files.items()}
@@ -220,6 +244,7 @@ async def rig(home: Path) -> AsyncIterator[Rig]:
 async def _apiserver(home: Path, authority: Authority) -> AsyncIterator[tuple[Process, Path]]:
     tls = authority.issue(home / "apiserver", "virtrigaud-apiserver", sans=["127.0.0.1", "localhost"])
     token, tokens, endpoint = secrets.token_hex(16), home / "tokens.csv", home / "data" / "endpoint"
+    endpoint.unlink(missing_ok=True)
     tokens.touch(mode=0o600)
     tokens.write_text(f'{token},admin,admin,"system:masters"\n')
     command = [

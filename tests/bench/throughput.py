@@ -29,7 +29,7 @@ async def measure(count: int = COUNT) -> list[Figure]:
     with tempfile.TemporaryDirectory(prefix="bench-") as home:
         async with rig(Path(home)) as found:
             writes = await bare_writes(found, count)
-            async with found.provider("bare"):
+            async with found.provider("bare", named=False):
                 applies = await bare_applies(found, count)
             async with found.provider("one") as provider, found.controller() as controller:
                 parts = [found.apiserver, controller, provider]
