@@ -113,7 +113,8 @@ def _distribution(figure: Figure) -> Canvas:
     """Which share of the samples was done by when."""
     canvas, axes = _sheet(figure, 220, above=17 * len(figure.samples) + 20)
     everything = [value for samples in figure.samples.values() for value in samples if value > 0]
-    wide = everything and max(everything) > 30 * min(everything)
+    most = max([*everything, figure.reach.limit if figure.reach else 0.0], default=0.0)
+    wide = bool(everything) and most > 30 * min(everything)
     for (name, samples), colour in zip(figure.samples.items(), LINES, strict=False):
         shares = [(value, (place + 1) / len(samples)) for place, value in enumerate(sorted(samples))]
         step = max(1, len(shares) // POINTS)

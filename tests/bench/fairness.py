@@ -19,6 +19,7 @@ import msgspec
 
 from .figures import Figure, Reach, Reference, quantiles
 from .following import following
+from .record import quantity
 from .rig import GROUP, VMS, Object, Process, Rig, machine, rig
 from .throughput import create, quiet
 
@@ -68,7 +69,7 @@ def _figure(name: str, samples: list[float], idle: list[float], taken: str) -> F
     p50, p99 = quantiles(samples)
     return Figure(
         f"{name}, p99", p99, "s", taken,
-        finding=f"{name[0].upper()}{name[1:]}: half within {p50:.2g} s, 99% within {p99:.2g} s",
+        finding=f"{name[0].upper()}{name[1:]}: half within {quantity(p50, 's')}, 99% within {quantity(p99, 's')}",
         reference=Reference("nothing else to do, p99", quantiles(idle)[1]),
         reach=ONE_SECOND, samples={"meanwhile": samples, "nothing else to do": idle},
     )  # fmt: skip

@@ -100,6 +100,6 @@ class Record(Struct):
 
 
 def quantity(value: float, unit: str) -> str:
-    """As people read it: three significant digits, thousands separated, the unit behind."""
+    """As people read it: three significant digits, thousands separated, the unit behind and never on another line."""
     text = f"{value:,.0f}" if abs(value) >= 100 or value == round(value) else f"{value:.3g}"
-    return f"{text} {unit}".rstrip()
+    return f"{text}\N{NO-BREAK SPACE}{unit}" if unit else text
