@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import threading
 
 import pytest
@@ -82,3 +83,10 @@ async def test_after_a_change_that_was_given_up_none_begins_until_it_has_come_ba
                 break
             except OperationInProgressError:
                 await asyncio.sleep(0)
+
+
+async def test_a_call_belongs_to_its_callers_context() -> None:
+    """What it logs and traces carries the caller's ids."""
+    whose = contextvars.ContextVar("whose", default="nobody")
+    whose.set("caller")
+    assert await Threads(1).run(whose.get, timeout=5, doing="look") == "caller"

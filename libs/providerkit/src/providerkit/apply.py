@@ -103,7 +103,8 @@ class Apply:
         """Bring the machine as close to the spec as may be done now."""
         while True:
             job.progress(job.record.progress, "observing")
-            await self._look()
+            with tracing.span("apply.look", machine_uid=self.uid):
+                await self._look()
             changes = planner.plan(self.want, self.seen, self._can, self._limits)
             self.pending = [self._judged(change) for change in changes]
             doable = [c for c in self.pending if c.effect is _Effect.ONLINE and step_key(c) not in self._made]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import threading
 from collections import Counter
 from collections.abc import Callable
@@ -92,6 +93,7 @@ class Threads:
 
     def _start(self, call: Callable[[], T], changes: str) -> asyncio.Future[T]:
         loop = asyncio.get_running_loop()
+        context = contextvars.copy_context()  # what the call logs and traces belongs to the caller's span
         answer: asyncio.Future[T] = loop.create_future()
 
         def settle(result: T | None, error: BaseException | None) -> None:
@@ -105,7 +107,7 @@ class Threads:
         def work() -> None:
             result, failure = None, None
             try:
-                result = call()
+                result = context.run(call)
             except BaseException as error:  # noqa: BLE001  # carried to the waiter, whatever it is
                 failure = error
             # A closed loop refuses it: nobody waits any more.

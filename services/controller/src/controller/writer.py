@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, TypeVar
 
+from common import tracing
+
 from .api import Api
 from .informer import Informer
 from .metrics import Metrics
@@ -44,6 +46,7 @@ class Writer:
     async def _patch(self, cache: Informer[Any], item: Any, body: dict[str, Any], subresource: str) -> Any:
         meta = item.metadata
         self._metrics.wrote(cache.resource.kind)
-        patched = await self._api.patch(cache.resource, meta.namespace, meta.name, body, subresource=subresource)
+        with tracing.span(f"write {cache.resource.kind}", subresource=subresource):
+            patched = await self._api.patch(cache.resource, meta.namespace, meta.name, body, subresource=subresource)
         cache.store(patched, meta.resource_version)
         return patched

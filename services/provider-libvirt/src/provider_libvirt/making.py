@@ -15,7 +15,7 @@ import xml.etree.ElementTree as ET
 from dataclasses import dataclass
 
 import libvirt
-from common import v1
+from common import tracing, v1
 from common.errors import (
     ForeignMachineError,
     HostFullError,
@@ -111,8 +111,10 @@ def make_parts(connection: libvirt.virConnect, spec: v1.MachineSpec, host: Host,
     iso = nocloud.iso(nocloud.files(spec, macs)) if nocloud.needed(spec) else b""
     made: list[tuple[str, str]] = []
     try:
-        devices, disk_stamps = _disks(connection, spec, config, made)
-        boot_path = write_boot_data(connection, identity.uid, iso, config, made) if iso else ""
+        with tracing.span("libvirt.disks"):
+            devices, disk_stamps = _disks(connection, spec, config, made)
+        with tracing.span("libvirt.boot_data"):
+            boot_path = write_boot_data(connection, identity.uid, iso, config, made) if iso else ""
     except BaseException:
         undo(connection, made)
         raise
@@ -156,7 +158,8 @@ def define(connection: libvirt.virConnect, spec: v1.MachineSpec, parts: Parts, h
         serial_log=parts.serial_log,
     )
     try:
-        connection.defineXMLFlags(xml, 0 if host.is_test else libvirt.VIR_DOMAIN_DEFINE_VALIDATE)
+        with tracing.span("libvirt.define"):
+            connection.defineXMLFlags(xml, 0 if host.is_test else libvirt.VIR_DOMAIN_DEFINE_VALIDATE)
     except BaseException:
         undo(connection, list(parts.made))
         raise
