@@ -35,6 +35,7 @@ test: ## everything: set-up, lint, and every test, those on a real hypervisor in
 	$(RUN) pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 bench: ## measure everything (SECTIONS="idle growth": only these; LARGE=1: 50,000 machines, too), publish in docs/performance
+	scripts/setup.sh bench
 	cd tests && $(RUN) python -m bench $(SECTIONS) $(if $(LARGE),--large)
 
 faults: ## simulate 10,000 seeds of crashes and faults (about 45 minutes on 2 cores), and shrink those that fail

@@ -1,5 +1,5 @@
 #!/bin/bash
-# setup.sh demo|test: installs what is missing on Debian 12 or Ubuntu 24.04, and only that; see README.md.
+# setup.sh demo|test|bench: installs what is missing on Debian 12 or Ubuntu 24.04, and only that; see README.md.
 # Safe to repeat. When nothing is missing it does nothing privileged and takes less than a second.
 set -euo pipefail
 export LC_ALL=C.UTF-8 PATH="$PATH:/usr/sbin:/sbin"
@@ -7,12 +7,14 @@ export LC_ALL=C.UTF-8 PATH="$PATH:/usr/sbin:/sbin"
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 profile=${1:-}
 case $profile in
-    demo | test) ;;
+    demo | test | bench) ;;
     *)
-        echo "usage: scripts/setup.sh demo|test" >&2
+        echo "usage: scripts/setup.sh demo|test|bench" >&2
         exit 2
         ;;
 esac
+tests=
+[ "$profile" = demo ] || tests=yes # a bench needs what tests need
 mkdir -p .cache
 log=$PWD/.cache/setup.log
 : >"$log"
@@ -86,8 +88,11 @@ need seabios any_file /usr/share/seabios/bios-256k.bin
 need ovmf any_file /usr/share/OVMF/OVMF_CODE_4M.fd /usr/share/OVMF/OVMF_CODE.fd
 need dnsmasq-base has dnsmasq
 need iptables has iptables
-if [ "$profile" = test ]; then
+if [ -n "$tests" ]; then
     need iproute2 has ip # for a libvirtd in a network namespace
+fi
+if [ "$profile" = bench ]; then
+    need virtinst has virt-install # what creates are compared with
 fi
 # libvirt-python comes as source.
 need gcc has gcc
@@ -134,7 +139,7 @@ fi
 if ! has kubectl; then
     # Debian has it as kubernetes-client, Ubuntu 24.04 has not. It is a convenience: vrtg does the same.
     candidate=$(apt-cache policy kubernetes-client 2>/dev/null | sed -n 's/^ *Candidate: //p')
-    if [ "$profile" = test ] && [ -n "$candidate" ] && [ "$candidate" != "(none)" ] && may_install &&
+    if [ -n "$tests" ] && [ -n "$candidate" ] && [ "$candidate" != "(none)" ] && may_install &&
         timed "system packages: kubernetes-client (kubectl)" install_packages kubernetes-client; then
         :
     else
@@ -142,7 +147,7 @@ if ! has kubectl; then
     fi
 fi
 
-if [ "$profile" = test ] && ! has go; then
+if [ -n "$tests" ] && ! has go; then
     # Debian 12's is too old to build it. See tests/simulators/vcsim/README.md.
     step "go is not installed; tests against a simulated vCenter are skipped (Go 1.25 or newer: https://go.dev/dl)"
 fi

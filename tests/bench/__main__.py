@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from . import fairness, fleet, proxmox, throughput, vsphere
+from . import create, drift, fairness, fleet, proxmox, throughput, vsphere
 from .figures import PERFORMANCE, Figure, publish, render
 
 Measure = Callable[[], Coroutine[Any, Any, list[Figure]]]
@@ -27,6 +27,8 @@ def sections(large: bool) -> dict[str, Measure]:
     """
     found = [*fleet.FOUND, *([fleet.LARGE] if large else [])]
     return {
+        "create": create.measure,
+        "drift": drift.measure,
         "throughput": throughput.measure,
         "fairness": fairness.measure,
         "idle": fleet.measure_idle,

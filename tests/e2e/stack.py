@@ -33,6 +33,8 @@ class Embedded:
     def __init__(self, home: Path) -> None:
         self.home = home
         self.kubeconfig = home / "kubeconfig"
+        self.environment: dict[str, str] = {}
+        """Further settings of all its processes."""
 
     def up(self) -> None:
         self.vrtg("up")
@@ -42,7 +44,7 @@ class Embedded:
 
     def vrtg(self, *arguments: str) -> str:
         """Run vrtg on this stack."""
-        environment = {**os.environ, "VIRTRIGAUD_HOME": str(self.home)}
+        environment = {**os.environ, **self.environment, "VIRTRIGAUD_HOME": str(self.home)}
         environment.pop("KUBECONFIG", None)
         command = [sys.executable, "-m", "vrtg", *arguments]
         result = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=150, check=False)
