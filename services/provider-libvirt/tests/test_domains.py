@@ -235,3 +235,20 @@ def test_a_marker_that_makes_no_sense_is_none(change: dict[str, object]) -> None
 def test_an_endpoint_that_is_no_uri_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidSpecError, match="no URI"):
         remote.connection_uri("qemu+ssh://[::1/system", remote.Credentials(None), tmp_path)
+
+
+def test_two_machines_have_one_shape_and_other_devices_another() -> None:
+    """What libvirt need not check twice: the same elements and attributes, whatever they say."""
+
+    def shape(spec: v1.MachineSpec) -> domains.Shape:
+        return domains.shape(ET.tostring(build(spec), encoding="unicode"))
+
+    first = machine_spec(cpu=v1.CpuSpec(count=1), memory=v1.MemorySpec(size_bytes=64 * MIB))
+    assert shape(first) == shape(machine_spec(cpu=v1.CpuSpec(count=3), memory=v1.MemorySpec(size_bytes=512 * MIB)))
+    for other in (
+        machine_spec(firmware=v1.FirmwareSpec(type=v1.FirmwareType.UEFI)),
+        machine_spec(cpu=v1.CpuSpec(count=2, cores_per_socket=2)),
+        machine_spec(cpu=v1.CpuSpec(count=1, hot_add=True)),
+        machine_spec(description="ours"),
+    ):
+        assert shape(first) != shape(other)

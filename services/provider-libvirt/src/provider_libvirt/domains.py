@@ -92,6 +92,28 @@ def domain(
     return ET.tostring(root, encoding="unicode")
 
 
+Shape = frozenset[tuple[str, str]]
+"""Where each element of a definition is, and the names of its attributes."""
+
+
+def shape(xml: str) -> Shape:
+    """Two definitions of one shape have the same elements, with the same attributes, in the same places.
+
+    That is what libvirt's schema is needed for: without it, libvirt ignores what it does not know. Values it checks in
+    every definition that it takes.
+    """
+    found: set[tuple[str, str]] = set()
+
+    def walk(element: ET.Element, above: str) -> None:
+        where = f"{above}/{element.tag}"
+        found.add((where, " ".join(sorted(element.attrib))))
+        for child in element:
+            walk(child, where)
+
+    walk(ET.fromstring(xml), "")  # noqa: S314  # it is ours
+    return frozenset(found)
+
+
 def _text(parent: ET.Element, tag: str, text: str, **attributes: str) -> None:
     ET.SubElement(parent, tag, attributes).text = text
 

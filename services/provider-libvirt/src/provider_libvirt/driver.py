@@ -13,6 +13,7 @@ from providerkit.changes import Changes
 from providerkit.driver import Console, Driver, Progress
 
 from provider_libvirt import capable, consoles, editing, host, inventory, making, observed, power
+from provider_libvirt.domains import Shape
 from provider_libvirt.guests import Guests
 from provider_libvirt.host import Host
 from provider_libvirt.hypervisor import Hypervisor
@@ -51,6 +52,8 @@ class LibvirtDriver(Driver):
         self._virtualization = virtualization
         self._changes = Changes()
         self._host: tuple[int, Host] | None = None
+        self._valid: set[Shape] = set()
+        """Shapes of definitions that the libvirt of this connection has found valid."""
         self._pools = Pools(hypervisor)
         hypervisor.on_event(self._noticed)
         hypervisor.on_pools(self._pools_changed)
@@ -83,7 +86,7 @@ class LibvirtDriver(Driver):
         if self._host is None or self._host[0] != self.hypervisor.generation:
             generation = self.hypervisor.generation
             measured = await self.hypervisor.call("measure the host", lambda c: host.measure(c, self._virtualization))
-            self._host = (generation, measured)
+            self._host, self._valid = (generation, measured), set()
         return self._host[1]
 
     async def describe(self) -> v1.GetProviderResponse:
@@ -154,7 +157,7 @@ class LibvirtDriver(Driver):
         await self._change(
             identity.uid,
             doing,
-            lambda c: making.define(c, spec, parts, found, self._config),
+            lambda c: making.define(c, spec, parts, found, self._config, self._valid),
             timeout=CREATE_SECONDS,
         )
         await faults.point(CREATED)
