@@ -24,6 +24,7 @@ from common.errors import (
     WrongPowerStateError,
 )
 from common.settings import SettingsError, load
+from libvirtd.private import PrivateLibvirtd
 from provider_libvirt.hypervisor import Hypervisor
 from provider_libvirt.libvirt_errors import translate
 from provider_libvirt.remote import Credentials, connection_uri
@@ -194,3 +195,22 @@ def test_settings_that_cannot_work_are_refused(arguments: list[str]) -> None:
     with pytest.raises(SettingsError) as refusal:
         load(LibvirtSettings, [*BASIC, *arguments])
     assert SECRET not in str(refusal.value)
+
+
+@pytest.mark.real
+async def test_slow_calls_have_a_connection_of_their_own_that_comes_back(own_libvirtd: PrivateLibvirtd) -> None:
+    """An agent that hangs holds up nobody who shares no connection with it."""
+    hypervisor = Hypervisor(own_libvirtd.uri, clock=SystemClock())
+    async with hypervisor.session(), asyncio.timeout(60):
+        first, slow = await hypervisor.call("look", id), await hypervisor.slow_call("ask", id, timeout=10)
+        assert first != slow
+        assert await hypervisor.slow_call("ask", id, timeout=10) == slow
+        await asyncio.to_thread(own_libvirtd.restart)
+        for call in (hypervisor.slow_call, hypervisor.call):
+            while True:
+                await hypervisor.wait_connected()
+                try:
+                    assert await call("ask", lambda c: c.getLibVersion(), timeout=10) > 0
+                    break
+                except HypervisorUnavailableError:
+                    await asyncio.sleep(0.05)  # neither has noticed yet that it is gone

@@ -69,6 +69,10 @@ class Hypervisor:
         self._slow = Threads(4)
         self._questions = Threads(2)
         self._connection: libvirt.virConnect | None = None
+        self._aside: libvirt.virConnect | None = None
+        """For slow calls, opened by the first. Before libvirt 9.2 a call may have to wait until another thread's on the
+        same connection has been answered (the client can lose a wake-up), and an agent may not answer for seconds."""
+        self._opening = asyncio.Lock()
         self._lost = asyncio.Event()
         self._up = asyncio.Event()
         self._reason: ProviderError = HypervisorUnavailableError(f"libvirt at {uri}: not connected yet")
@@ -133,8 +137,8 @@ class Hypervisor:
         return await self._run(self._calls, doing, use, timeout or self.call_timeout, changes=changes)
 
     async def slow_call(self, doing: str, use: Callable[[libvirt.virConnect], T], *, timeout: float) -> T:
-        """The same for what may take long (transfers, the guest's agent), in places of its own."""
-        return await self._run(self._slow, doing, use, timeout)
+        """The same for what may take long (transfers, the guest's agent), on places and a connection of its own."""
+        return await self._run(self._slow, doing, use, timeout, connection=await self._open_aside(doing))
 
     async def _run(
         self,
@@ -144,8 +148,9 @@ class Hypervisor:
         timeout: float,
         *,
         changes: str = "",
+        connection: libvirt.virConnect | None = None,
     ) -> T:
-        connection = self._connection
+        connection = connection or self._connection
         if connection is None:
             raise self._unavailable(doing)
 
@@ -175,6 +180,29 @@ class Hypervisor:
     def _drop(self, connection: libvirt.virConnect) -> None:
         if self._connection is connection:
             self._lost.set()
+        elif self._aside is connection:
+            self._close_aside()
+
+    async def _open_aside(self, doing: str) -> libvirt.virConnect | None:
+        """The connection for slow calls; None where the first must do: a driver in this process has no line."""
+        async with self._opening:
+            generation = self.generation
+            if self._aside is None and self._connection is not None and not self.endpoint.startswith("test:"):
+                try:
+                    async with asyncio.timeout(CONNECT_SECONDS):
+                        opened = await self._open(events=False)
+                except TimeoutError:
+                    raise HypervisorUnavailableError(f"{doing}: no second connection in time") from None
+                if self._connection is None or generation != self.generation:
+                    _close_behind(opened)
+                    raise self._unavailable(doing)
+                self._aside = opened
+            return self._aside
+
+    def _close_aside(self) -> None:
+        if self._aside is not None:
+            _close_behind(self._aside)
+            self._aside = None
 
     # -- the keeper ------------------------------------------------------------------------------------------------
 
@@ -207,9 +235,10 @@ class Hypervisor:
                 self._connection = None
                 self._up.clear()
                 _close_behind(connection)
+                self._close_aside()
                 del connection
 
-    async def _open(self) -> libvirt.virConnect:
+    async def _open(self, *, events: bool = True) -> libvirt.virConnect:
         """Connect; however long the hypervisor takes, there is only one attempt at a time."""
         loop = asyncio.get_running_loop()
         uri = connection_uri(self.endpoint, self._credentials, self._scratch)
@@ -230,7 +259,8 @@ class Hypervisor:
             try:
                 with mapped(f"connect to {self.endpoint}"):
                     connection = _open_blocking(uri, credentials, lambda lost: loop_call(self._drop, lost))
-                    self._subscribe(connection, loop_call)
+                    if events:
+                        self._subscribe(connection, loop_call)
             except BaseException as error:  # noqa: BLE001  # carried to the waiter, whatever it is
                 failure = error
             with contextlib.suppress(RuntimeError):  # a closed loop: nobody waits any more
@@ -241,13 +271,16 @@ class Hypervisor:
                 loop.call_soon_threadsafe(callback, *args)
 
         threading.Thread(target=work, name="libvirt-open", daemon=True).start()
-        while True:
-            done, _ = await asyncio.wait({answer}, timeout=CONNECT_SECONDS)
-            if done:
-                return answer.result()
-            self._reason = HypervisorUnavailableError(
-                f"libvirt at {self.endpoint}: no answer to the connection attempt"
-            )
+        try:
+            while True:
+                done, _ = await asyncio.wait({answer}, timeout=CONNECT_SECONDS)
+                if done:
+                    return answer.result()
+                self._reason = HypervisorUnavailableError(
+                    f"libvirt at {self.endpoint}: no answer to the connection attempt"
+                )
+        finally:
+            answer.cancel()  # whoever gave up does not want what comes later
 
     def _subscribe(self, connection: libvirt.virConnect, loop_call: Callable[..., None]) -> None:
         """Events of domains and pools: every kind that shows in what we report."""
@@ -322,7 +355,9 @@ def _close_behind(connection: libvirt.virConnect) -> None:
     """Close without waiting: a hanging libvirtd may never answer."""
 
     def close() -> None:
-        for callback in list(connection.domainEventCallbackID):  # each holds a reference that keeps the line open
+        for callback in list(
+            getattr(connection, "domainEventCallbackID", ())
+        ):  # each holds a reference that keeps the line open
             with contextlib.suppress(libvirt.libvirtError):
                 connection.domainEventDeregisterAny(callback)
         for callback in list(getattr(connection, "storagePoolEventCallbackID", ())):
