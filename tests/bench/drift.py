@@ -2,7 +2,7 @@
 
 Machines are suspended and cut off by calls on a connection of the bench, at random moments; the controller says so in
 the status (`powerState`, Ready=False for PowerDrift), and puts the machine right, which makes room for the next change.
-A change that an apply happens to find is put right at once: then the status stays as it was, and an Event tells.
+A change that an apply happens to find first is put right at once, and the status stays as it was.
 """
 
 from __future__ import annotations
