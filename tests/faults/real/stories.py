@@ -165,6 +165,6 @@ def strike_of(rng: random.Random, site: Site | type[Site], what: str, whom: str)
             points = CONTROLLER_POINTS if whom == LEADER else (*PROVIDER_POINTS, *site.points, *site.points)
             return Strike(0.0, what, whom, detail=f"{rng.choice(points)}:kill:{rng.randint(1, 2)}")
         case "full":
-            return Strike(rng.uniform(0.0, 1.0), what, whom, rng.uniform(2.0, 5.0), str(rng.choice(NEARLY_FULL)))
+            return Strike(rng.uniform(0.0, 1.0), what, whom, rng.uniform(1.0, 2.5), str(rng.choice(NEARLY_FULL)))
         case _:
             return Strike(at, what, whom, rng.uniform(1.0, 6.0))
