@@ -16,7 +16,7 @@ from .rig import Process, Rig, rig
 from .throughput import Cost, costing, create, quiet
 
 SIZES = (1000, 10_000)
-MADE = (100, 1000, 5000)
+MADE = (100, 1000, 10_000)
 """Sizes of fleets that are made one by one."""
 FOUND = (100, 1000, 10_000)
 """Sizes of fleets that a controller finds."""
