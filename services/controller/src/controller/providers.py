@@ -142,12 +142,12 @@ class ProviderReconciler:
             message = status_message(status)
             kind, reason = (NORMAL, "Available") if available else (WARNING, "Unavailable")
             self._recorder.record(subject_of(provider, self.kind), kind, reason, message)
-        if available and not known:  # whatever an earlier controller told: this one may have made its users wait
+        judged = state.phase == "Failed" or (health is not None and health.healthy is not None)
+        first = judged and self._connections.judge(provider.metadata.uid)
+        # Whatever an earlier controller told: this one may have made its users wait, for a verdict if for nothing else.
+        if first or (available and not known):
             self._wake_users(provider)
         self._available[provider.metadata.uid] = available
-        known = state.phase == "Failed" or (health is not None and health.healthy is not None)
-        if known and self._connections.judge(provider.metadata.uid):
-            self._wake_users(provider)
         ignored, told = find(status.conditions, FIELDS_IGNORED), find(provider.status.conditions, FIELDS_IGNORED)
         if ignored is not None and (told is None or told.message != ignored.message):
             self._recorder.record(subject_of(provider, self.kind), WARNING, FIELDS_IGNORED, ignored.message)
