@@ -355,9 +355,8 @@ def _close_behind(connection: libvirt.virConnect) -> None:
     """Close without waiting: a hanging libvirtd may never answer."""
 
     def close() -> None:
-        for callback in list(
-            getattr(connection, "domainEventCallbackID", ())
-        ):  # each holds a reference that keeps the line open
+        # Each holds a reference that keeps the line open.
+        for callback in list(getattr(connection, "domainEventCallbackID", ())):
             with contextlib.suppress(libvirt.libvirtError):
                 connection.domainEventDeregisterAny(callback)
         for callback in list(getattr(connection, "storagePoolEventCallbackID", ())):
