@@ -318,3 +318,89 @@ async def test_a_refusal_with_numbers_beyond_all_bounds_is_one():
     error = error_from(503, b'{"code": ' + b"9" * 5000 + b"}", "GET /x", "\u00b2")
     assert isinstance(error, ApiUnavailableError)
     assert error.retry_after is None
+
+
+# -- who wrote -----------------------------------------------------------------------------------------------------
+
+
+class Heard:
+    """An informer that is told by hand what a watch or a list would, and what it tells of others' writes."""
+
+    def __init__(self) -> None:
+        self.informer: Informer[VMClass] = Informer(None, CLASSES, SystemClock(), random.Random(1))  # type: ignore[arg-type]  # never asked
+        self.others: list[str] = []
+        self.informer.subscribe_others(lambda name: self.others.append(name[1]))
+
+    def item(self, version: int) -> dict[str, Any]:
+        meta = {"name": "a", "namespace": "shop", "uid": "u", "resourceVersion": str(version)}
+        return {"metadata": meta, "spec": CLASS, "status": {"usedByVMs": version}}
+
+    def watched(self, version: int) -> None:
+        """As a line of the watch brings it."""
+        raw = msgspec.Raw(msgspec.json.encode(self.item(version)))
+        if not self.informer._echo(Meta(name="a", namespace="shop", resource_version=str(version))):
+            self.informer._take(raw)
+
+    def listed(self, version: int) -> None:
+        self.informer._own.clear()
+        self.informer._take(msgspec.Raw(msgspec.json.encode(self.item(version))))
+
+    def answered(self, version: int, instead_of: int) -> None:
+        """As our own write is answered."""
+        self.informer.store(msgspec.convert(self.item(version), VMClass), str(instead_of))
+
+    @property
+    def version(self) -> str:
+        found = self.informer.get("shop", "a")
+        assert found is not None
+        return found.metadata.resource_version
+
+
+async def test_our_own_writes_are_no_news_however_late_the_watch_shows_them():
+    heard = Heard()
+    heard.listed(1)
+    heard.others.clear()
+    heard.answered(2, 1)
+    heard.answered(3, 2)
+    heard.watched(2)
+    assert heard.version == "3"  # not back to the past
+    heard.watched(3)
+    assert heard.others == []
+    assert not heard.informer._own
+
+
+async def test_a_status_that_somebody_else_wrote_is_news():
+    """Of a leader that was stopped, and woke up when another led: the object said what it had left, for ever."""
+    heard = Heard()
+    heard.listed(1)
+    heard.others.clear()
+    heard.answered(2, 1)
+    heard.watched(2)
+    heard.watched(3)
+    assert heard.others == ["a"]
+    assert heard.version == "3"
+
+
+async def test_while_a_write_has_no_answer_nobody_can_tell():
+    heard = Heard()
+    heard.listed(1)
+    heard.others.clear()
+    with heard.informer.writing(("shop", "a")):
+        heard.watched(2)  # the watch is faster than the answer
+        heard.answered(2, 1)
+    assert heard.others == []
+    with heard.informer.writing(("shop", "a")):  # whose answer never comes
+        heard.watched(3)
+        assert heard.others == []
+    assert heard.others == ["a"]
+
+
+async def test_a_list_that_shows_the_past_is_followed_by_our_write_once_more():
+    heard = Heard()
+    heard.listed(1)
+    heard.informer._own.clear()  # a list begins
+    heard.answered(2, 1)  # we write meanwhile
+    heard.informer._take(msgspec.Raw(msgspec.json.encode(heard.item(1))))  # it shows what was before
+    assert heard.version == "1"
+    heard.watched(2)
+    assert heard.version == "2"

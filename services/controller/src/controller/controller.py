@@ -138,6 +138,7 @@ class Controller:
         for cache in self._by_kind.values():
             if cache is not self.caches.namespaces:
                 cache.subscribe(self._changed(cache.resource.kind))
+                cache.subscribe_others(self._written(cache.resource.kind))
         self.caches.machines.subscribe(self._machine_changed)
         for cache in self.caches.all():
             if cache is not self.caches.machines:
@@ -157,6 +158,10 @@ class Controller:
                 self._add(kind, name)
 
         return handler
+
+    def _written(self, kind: str) -> Callable[[Name], None]:
+        """Somebody else wrote, be it a status: a person, or a leader that does not know of its end yet."""
+        return lambda name: self._add(kind, name)
 
     def _machine_changed(self, before: VirtualMachine | None, after: VirtualMachine | None) -> None:
         """A machine came, went or names others now: what it depends on counts its users, once in a while.

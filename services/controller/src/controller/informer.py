@@ -7,8 +7,10 @@ acts on what it said before. `bad` tells it from one that is gone.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -108,12 +110,22 @@ class Informer(Generic[O]):
         self._version = ""
         """Where a watch goes on; empty to list anew. Moves with each event: one that breaks off must not show the past
         again, in which a deleted object lives."""
+        self._own: dict[Name, set[str]] = {}
+        """Versions that we wrote ourselves and the watch has not shown yet."""
+        self._writing: Counter[Name] = Counter()
+        self._doubted: set[Name] = set()
+        """Changed while we write them: by us, or by somebody else."""
+        self._others: list[Callable[[Name], None]] = []
         self.synced = asyncio.Event()
         self.bad: dict[Name, BadObject] = {}
 
     def subscribe(self, handler: Handler[O]) -> None:
         """Call `handler` on every change from now on, the first list included."""
         self._handlers.append(handler)
+
+    def subscribe_others(self, handler: Callable[[Name], None]) -> None:
+        """Call `handler` when an object is not as we left it: somebody else wrote to it, be it to its status alone."""
+        self._others.append(handler)
 
     def get(self, namespace: str, name: str) -> O | None:
         """The cached object."""
@@ -126,6 +138,20 @@ class Informer(Generic[O]):
     def __len__(self) -> int:
         return len(self._items)
 
+    @contextlib.contextmanager
+    def writing(self, name: Name) -> Iterator[None]:
+        """Held while we write to an object: until we have the answer, nobody can tell our change from another's."""
+        self._writing[name] += 1
+        try:
+            yield
+        finally:
+            self._writing[name] -= 1
+            if not self._writing[name]:
+                del self._writing[name]
+                if name in self._doubted:
+                    self._doubted.discard(name)
+                    self._tell_others(name)
+
     def store(self, item: O, instead_of: str) -> None:
         """Take over what the API answered to our own write, so that the next look does not see the past.
 
@@ -133,9 +159,12 @@ class Informer(Generic[O]):
             instead_of: resource version that the write was based on. If the cache holds another by now, the watch was
                 faster than the answer: what it brought may be newer (a deletion), and must not be undone.
         """
-        name = (item.metadata.namespace, item.metadata.name)
+        name, version = (item.metadata.namespace, item.metadata.name), item.metadata.resource_version
         cached = self._items.get(name)
-        if cached is not None and cached.metadata.resource_version == instead_of:
+        if cached is not None and cached.metadata.resource_version == version:
+            self._doubted.discard(name)  # it was our change that the watch has shown
+        elif cached is not None and cached.metadata.resource_version == instead_of:
+            self._own.setdefault(name, set()).add(version)
             self._set(name, item)
 
     # -- list and watch --------------------------------------------------------------------------------------------
@@ -163,6 +192,7 @@ class Informer(Generic[O]):
     async def _list(self) -> str:
         """All pages; answers the resource version to watch from. A page token that expires begins anew (410)."""
         found: set[Name] = set()
+        self._own.clear()  # what a list shows, no watch shows again
         token = version = ""
         while True:
             params = self._selected | {"limit": str(self._page)} | ({"continue": token} if token else {})
@@ -199,7 +229,7 @@ class Informer(Generic[O]):
             if event.type == "DELETED":
                 self.bad.pop((meta.namespace, meta.name), None)
                 self._remove((meta.namespace, meta.name))
-            elif event.type in ("ADDED", "MODIFIED"):
+            elif event.type in ("ADDED", "MODIFIED") and not self._echo(meta):
                 self._take(event.object)
             self._version = meta.resource_version or self._version
 
@@ -210,6 +240,18 @@ class Informer(Generic[O]):
         except _UNREADABLE as error:
             raise RefusedError(f"{self.resource.kind}: the API server's answer does not decode: {error}") from error
 
+    def _echo(self, meta: Meta) -> bool:
+        """Whether a watch shows what we wrote ourselves, and the cache has that, or what we wrote after it."""
+        name, version = (meta.namespace, meta.name), meta.resource_version
+        own, cached = self._own.get(name, set()), self._items.get(name)
+        if version not in own or cached is None:
+            return False
+        known = cached.metadata.resource_version in own  # not so after a list that shows the past once more
+        own.discard(version)
+        if not own:
+            del self._own[name]
+        return known
+
     # -- the cache -------------------------------------------------------------------------------------------------
 
     def _take(self, raw: msgspec.Raw) -> Name:
@@ -219,7 +261,11 @@ class Informer(Generic[O]):
             return self._reject(raw, str(error))
         name = (item.metadata.namespace, item.metadata.name)
         self.bad.pop(name, None)
-        self._set(name, item)
+        if self._set(name, item):
+            if name in self._writing:
+                self._doubted.add(name)
+            else:
+                self._tell_others(name)
         return name
 
     def _reject(self, raw: msgspec.Raw, error: str) -> Name:
@@ -232,17 +278,20 @@ class Informer(Generic[O]):
         self._remove(name)
         return name
 
-    def _set(self, name: Name, item: O) -> None:
+    def _set(self, name: Name, item: O) -> bool:
+        """Whether it is another one than before."""
         before = self._items.get(name)
         if before is not None and before.metadata.resource_version == item.metadata.resource_version:
-            return
+            return False
         if before is not None and before.metadata.uid != item.metadata.uid:
             self._remove(name)
             before = None
         self._items[name] = item
         self._tell(before, item)
+        return True
 
     def _remove(self, name: Name) -> None:
+        self._own.pop(name, None)
         before = self._items.pop(name, None)
         if before is not None:
             self._tell(before, None)
@@ -250,3 +299,7 @@ class Informer(Generic[O]):
     def _tell(self, before: O | None, after: O | None) -> None:
         for handler in self._handlers:
             handler(before, after)
+
+    def _tell_others(self, name: Name) -> None:
+        for handler in self._others:
+            handler(name)

@@ -95,17 +95,14 @@ class Leader:
             await self._clock.sleep(settings.retry * (1 + self._rng.random() / 5))
 
     async def _renew(self, renewed: float) -> None:
-        """Renew until it fails for `renew_deadline` seconds in all; then return."""
+        """Renew until it fails for `renew_deadline` seconds in all; then return at once."""
         settings = self._settings
-        while True:
-            await self._clock.sleep(settings.retry)
-            left = renewed + settings.renew_deadline - self._clock.monotonic()
-            if left <= 0:
-                log.error("leader.lost", identity=settings.identity)
-                return
+        while (left := renewed + settings.renew_deadline - self._clock.monotonic()) > 0:
+            await self._clock.sleep(min(settings.retry, left))
             begun = self._clock.monotonic()
+            left = renewed + settings.renew_deadline - begun
             try:
-                async with asyncio.timeout(left):
+                async with asyncio.timeout(max(left, 0.0)):
                     lease = await self._api.get(LEASES, settings.namespace, settings.name)
                     if lease is not None and self._holder(lease) not in ("", settings.identity):
                         log.error("leader.lost", identity=settings.identity, holder=self._holder(lease))
@@ -114,6 +111,7 @@ class Leader:
                         renewed = begun  # the Lease counts from when it was asked for, not from when that was heard
             except (ApiError, TimeoutError) as error:
                 log.warning("leader.renewal.failed", error=str(error) or "no answer in time")
+        log.error("leader.lost", identity=settings.identity)
 
     async def _release(self) -> None:
         """Leave the Lease to the next one at once; if that fails it simply expires."""

@@ -46,7 +46,10 @@ class Writer:
     async def _patch(self, cache: Informer[Any], item: Any, body: dict[str, Any], subresource: str) -> Any:
         meta = item.metadata
         self._metrics.wrote(cache.resource.kind)
-        with tracing.span(f"write {cache.resource.kind}", subresource=subresource):
-            patched = await self._api.patch(cache.resource, meta.namespace, meta.name, body, subresource=subresource)
-        cache.store(patched, meta.resource_version)
+        with cache.writing((meta.namespace, meta.name)):
+            with tracing.span(f"write {cache.resource.kind}", subresource=subresource):
+                patched = await self._api.patch(
+                    cache.resource, meta.namespace, meta.name, body, subresource=subresource
+                )
+            cache.store(patched, meta.resource_version)
         return patched
