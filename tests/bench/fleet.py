@@ -156,10 +156,10 @@ async def measure_growth(
 ) -> list[Figure]:
     """How costs grow with the size of the fleet."""
     making = {size: await make(size) for size in made}
-    return growth_figures(making, [await find(size, seconds) for size in found], seconds)
+    return growth_figures(making, [await find(size, seconds) for size in found])
 
 
-def growth_figures(making: dict[int, Cost], fleets: Sequence[Fleet], seconds: float) -> list[Figure]:
+def growth_figures(making: dict[int, Cost], fleets: Sequence[Fleet]) -> list[Figure]:
     """One figure per cost: its exponent."""
     there = f"Fleets of {', '.join(f'{fleet.size:,}' for fleet in fleets)} machines that are there already"
     one_by_one = f"Fleets of {', '.join(f'{size:,}' for size in making)} machines, made one by one"
@@ -174,7 +174,8 @@ def growth_figures(making: dict[int, Cost], fleets: Sequence[Fleet], seconds: fl
     spent = {"all three": [(float(size), sum(cost.cpu)) for size, cost in making.items()]}
     for place, name in enumerate(PARTS):
         spent[name] = [(float(size), cost.cpu[place]) for size, cost in making.items()]
-    shares = [tuple(used / seconds * 100 for used in fleet.idle.cpu) for fleet in fleets]
+    shares = [tuple(used / fleet.idle.seconds * 100 for used in fleet.idle.cpu) for fleet in fleets]
+    spans = " to ".join(f"{each:g}" for each in dict.fromkeys(sorted(round(fleet.idle.seconds) for fleet in fleets)))
     filled, asked = "caches filled", "each asked for"
     times = {filled: [fleet.synced for fleet in fleets], asked: [fleet.settled for fleet in fleets]}
     used = {filled: [fleet.synced_cpu for fleet in fleets], asked: [fleet.settled_cpu for fleet in fleets]}
@@ -184,7 +185,7 @@ def growth_figures(making: dict[int, Cost], fleets: Sequence[Fleet], seconds: fl
         _grown("a cold start", "s", by_size(times), f"{there}; from the exec of a controller."),
         _grown("CPU of a cold start", "CPU, s", by_size(used), f"{there}; of the controller, from /proc."),
         _grown(
-            "CPU of an idle fleet", "% of a core", by_size(by_part(shares)), f"{there}; for {seconds:g} s, from /proc."
+            "CPU of an idle fleet", "% of a core", by_size(by_part(shares)), f"{there}; for {spans} s, from /proc."
         ),
         _grown("memory", "MiB", by_size(held), f"{there}; resident, when idle."),
     ]

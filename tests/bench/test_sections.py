@@ -32,4 +32,4 @@ async def test_idle_fleets_and_their_growth_are_measured() -> None:
     seen = await fleet.find(3, idle=0.2)
     made = await fleet.make(1)
     assert complete(fleet.idle_figures(seen, 0.2))
-    assert complete(fleet.growth_figures({1: made, 2: made}, [seen, dataclasses.replace(seen, size=6)], 0.2))
+    assert complete(fleet.growth_figures({1: made, 2: made}, [seen, dataclasses.replace(seen, size=6)]))
