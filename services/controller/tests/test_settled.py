@@ -93,6 +93,21 @@ def test_it_is_asked_again_when_something_differs(differs: Callable[[Connection]
     assert found.settled(UID, ASKED) is None
 
 
+def test_a_report_stands_while_machine_and_ground_are_the_same():
+    found = connection()
+    found.settle(UID, ASKED, v1.ApplyMachineResponse(machine=MACHINE), None)
+    assert not found.stands(UID, None)
+    assert not found.stands(UID, ("vm", 1))
+    found.note(UID, ("vm", 1))
+    assert found.stands(UID, ("vm", 1))
+    assert not found.stands(UID, ("vm", 2))
+    found.failures[UID] = ("reshape", HypervisorUnavailableError("no answer"))
+    assert not found.stands(UID, ("vm", 1))
+    found.take_failure(UID)
+    told(found, LATER)
+    assert not found.stands(UID, ("vm", 1))
+
+
 def test_another_question_is_asked():
     found = connection()
     found.settle(UID, ASKED, v1.ApplyMachineResponse(machine=MACHINE), None)

@@ -73,7 +73,7 @@ class Health:
     message: str = "no probe has ended yet"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Settled:
     """An apply that left nothing to do."""
 
@@ -82,6 +82,8 @@ class _Settled:
     info: v1.GetProviderResponse | None
     pending: list[v1.Change]
     """What it would not do, and why."""
+    ground: object | None = None
+    """What the look rested on that has been reported since; None where that is not known."""
 
 
 Dial = Callable[[Target], Any]
@@ -227,13 +229,28 @@ class Connection:
         Only while the stream of machines, which would tell of a difference, is whole, and the provider is well: one
         that hangs keeps its stream, and tells of nothing.
         """
+        known = self._good(uid)
+        if known is None or known.asked != asked:
+            return None
+        return v1.ApplyMachineResponse(machine=self.machines[uid], pending=known.pending)
+
+    def _good(self, uid: str) -> _Settled | None:
+        """The answer that is kept of a machine, if the machine has not changed since."""
         known, machine = self._settled.get(uid), self.machines.get(uid)
         well = self.synced.is_set() and self.health.healthy and self.breaker.state is State.CLOSED
         if known is None or machine is None or not well or machine.operation_id:
             return None
-        if (known.asked, known.token) != (asked, machine.token) or known.info is not self.info:
-            return None
-        return v1.ApplyMachineResponse(machine=machine, pending=known.pending)
+        return known if known.token == machine.token and known.info is self.info else None
+
+    def note(self, uid: str, ground: object | None) -> None:
+        """What was just reported of a machine rested on this."""
+        if (known := self._settled.get(uid)) is not None:
+            known.ground = ground
+
+    def stands(self, uid: str, ground: object | None) -> bool:
+        """Nothing differs from what was last reported: neither the machine nor the ground of the report."""
+        known = self._good(uid)
+        return known is not None and ground is not None and known.ground == ground and uid not in self.failures
 
     def remember(self, uid: str, machine: v1.Machine | None) -> None:
         """Take over what a call has just seen, so that the stream's echo of it wakes nobody."""

@@ -124,6 +124,8 @@ class MachineReconciler:
             raise Hold("ProviderUnavailable", message, again=wait, quiet=True)
         connection = self._connected(provider)
         boot = await self._secrets.boot_sources(vm)
+        if connection.stands(vm.metadata.uid, self._ground(vm, provider, boot)):
+            return None
         try:
             if failure := connection.take_failure(vm.metadata.uid):
                 raise failure
@@ -145,8 +147,24 @@ class MachineReconciler:
             applied=answer.applied,
             ignored=ignored,
         )
-        await self._report(vm, outcome)
+        written = await self._report(vm, outcome)
+        connection.note(vm.metadata.uid, self._ground(written, provider, boot))
         return FOLLOW_UP if answer.operation is not None else None
+
+    def _ground(self, vm: VirtualMachine, provider: Provider, boot: BootSources) -> object | None:
+        """All that a look at a machine rests on, but for the machine; None where that is not known as a whole.
+
+        While it is the same, so is what comes of the look: the slow resync of a large fleet costs next to nothing.
+        """
+        if boot != BootSources():
+            return None  # of a Secret we are not told when it changes
+        try:
+            used = [provider, self._references.vmclass(vm), *self._references.networks(vm).values()]
+            image = self._references.image(vm)
+        except Hold:
+            return None
+        entry = self._registry.get(image, provider.metadata.uid) if image is not None else None
+        return vm, image is None, entry, [(each.metadata.uid, each.metadata.generation) for each in used]
 
     async def _bound(self, vm: VirtualMachine) -> Provider:
         """The provider that has, or shall have, the machine. Raises: Hold: the spec names another than it is on."""
