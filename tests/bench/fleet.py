@@ -23,9 +23,9 @@ FOUND = (100, 1000, 10_000)
 LARGE = 50_000
 IDLE_SECONDS = 300.0
 GROWTH_SECONDS = 60.0
-RESYNC = 150.0
-"""Seconds after which the controller looks at a settled machine again, up to twice as many: a quarter of the default,
-so that five minutes have a look at each machine at least."""
+RESYNC = 225.0
+"""Seconds after which the controller looks at a settled machine again, up to twice as many. By default it is 600, and
+the first five minutes have no look at all; with this, they have as many as any five minutes in the long run."""
 NEARLY_LINEAR = Reach(1.05)
 STARTED = "virtrigaud_rpc_server_started_total"
 PARTS = ("API server", "controller", "provider")
@@ -104,7 +104,7 @@ def idle_figures(seen: Fleet, seconds: float) -> list[Figure]:
     of, idle = f"{seen.size:,} idle machines", seen.idle
     taken = (
         f"{seconds:g} s in which nobody touches {seen.size:,} machines, while the controller looks at each again after "
-        f"{RESYNC:g} to {2 * RESYNC:g} s (--resync {RESYNC:g}s), four times as often as by default"
+        f"{RESYNC:g} to {2 * RESYNC:g} s (--resync {RESYNC:g}s): as many looks in 300 s as by default in the long run"
     )
     found = [
         Figure(f"API writes, {of}", idle.writes, "writes", f"{taken}; by the API server's revision.", reach=Reach(0)),
@@ -184,9 +184,7 @@ def growth_figures(making: dict[int, Cost], fleets: Sequence[Fleet]) -> list[Fig
         _grown("CPU to make a fleet", "CPU, s", spent, f"{one_by_one}; until nothing happens any more, from /proc."),
         _grown("a cold start", "s", by_size(times), f"{there}; from the exec of a controller."),
         _grown("CPU of a cold start", "CPU, s", by_size(used), f"{there}; of the controller, from /proc."),
-        _grown(
-            "CPU of an idle fleet", "% of a core", by_size(by_part(shares)), f"{there}; for {spans} s, from /proc."
-        ),
+        _grown("CPU of an idle fleet", "% of a core", by_size(by_part(shares)), f"{there}; for {spans} s, from /proc."),
         _grown("memory", "MiB", by_size(held), f"{there}; resident, when idle."),
     ]
 
