@@ -148,7 +148,7 @@ def _labelled(name: str, samples: list[float], unit: str) -> str:
 def _growth(figure: Figure, curve: Curve) -> Canvas:
     """Points on a log-log scale, each line with what fits it."""
     canvas, axes = _sheet(figure, 250)
-    for (name, points), colour in zip(curve.lines.items(), LINES, strict=False):
+    for place, ((name, points), colour) in enumerate(zip(curve.lines.items(), LINES, strict=False)):
         positive = [(x, y) for x, y in points if y > 0]
         if len(positive) < 2:
             continue
@@ -160,7 +160,13 @@ def _growth(figure: Figure, curve: Curve) -> Canvas:
         )
         for x, y in positive:
             axes.annotate(
-                quantity(y, ""), (x, y), xytext=(0, 8), textcoords="offset points", ha="center", color=MUTED, size=9
+                quantity(y, ""),
+                (x, y),
+                xytext=(0, 8 if place == 0 else -15),
+                textcoords="offset points",
+                ha="center",
+                color=MUTED,
+                size=9,
             )
     axes.set_xscale("log")
     axes.set_yscale("log")
