@@ -25,10 +25,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.real)
 
 
-@pytest.fixture(scope="session")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
-    """A real Kubernetes API. Building it takes minutes, once."""
-    running, reason = Cluster(tmp_path_factory.mktemp("cluster")), ""
+def start_cluster(home: Path) -> Iterator[Cluster]:
+    """The body of a fixture of any scope: a real Kubernetes API. Building it takes minutes, once."""
+    running, reason = Cluster(home), ""
     try:
         running.__enter__()
     except GoUnavailableError as error:
@@ -39,6 +38,12 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         yield running
     finally:
         running.close()
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """The cluster that the stack is on."""
+    yield from start_cluster(tmp_path_factory.mktemp("cluster"))
 
 
 @pytest.fixture(scope="session")

@@ -77,7 +77,8 @@ class Kubelet:
             while True:
                 pods = json.loads(await self._api.request("GET", f"/api/v1/namespaces/{self._namespace}/pods"))["items"]
                 for pod in pods:
-                    await self._look(pod)
+                    with contextlib.suppress(NotFoundError):  # it has gone meanwhile
+                        await self._look(pod)
                 gone = self.running.keys() - {pod["metadata"]["uid"] for pod in pods}
                 for uid in gone:
                     await self._end(uid)
@@ -90,9 +91,8 @@ class Kubelet:
         meta = pod["metadata"]
         if meta.get("deletionTimestamp"):
             await self._end(meta["uid"])
-            with contextlib.suppress(NotFoundError):
-                body = {"gracePeriodSeconds": 0, "preconditions": {"uid": meta["uid"]}}
-                await self._api.request("DELETE", _path(pod), body=body)
+            body = {"gracePeriodSeconds": 0, "preconditions": {"uid": meta["uid"]}}
+            await self._api.request("DELETE", _path(pod), body=body)
         elif meta["uid"] not in self.running and pod["status"].get("phase") == "Pending":
             await self._start(pod)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from prometheus_client import CollectorRegistry
 
 from .chart import NAMESPACE, RELEASE, install
 from .cluster import Cluster
+from .conftest import start_cluster
 from .kubelet import Kubelet, kubelet
 
 CANARY = "canary-of-the-hypervisor-password"
@@ -90,6 +91,12 @@ class Site:
 
     async def ready(self, name: str = "lab") -> Object:
         return await self.until("providers", name, is_ready)
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """One of our own: on the other, the stack's controller would make servers, too."""
+    yield from start_cluster(tmp_path_factory.mktemp("cluster"))
 
 
 def is_ready(found: Object | None) -> bool:
