@@ -282,12 +282,12 @@ class SimulatedApi(Api):
         """Lines of a watch, late, or cut off in the middle. Raises: ApiError; a timeout ends it quietly."""
         collection, namespace, _, _ = _parse(path)
         schedule = self._cluster.schedule
-        found = await schedule.api_before(f"WATCH {path}")
-        if found.isdecimal():
-            raise error_from(int(found), b"", f"watch {path}")
         source = self._cluster.watch(collection, namespace, int(params.get("resourceVersion") or 0))
         try:
             async with asyncio.timeout(timeout):
+                found = await schedule.api_before(f"WATCH {path}")
+                if found.isdecimal():
+                    raise error_from(int(found), b"", f"watch {path}")
                 async for line in source:
                     if await schedule.watch_line(path):
                         raise ApiUnavailableError(f"watch {path}: cut off")

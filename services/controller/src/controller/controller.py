@@ -82,11 +82,12 @@ class Controller:
         self.connections = Connections(clock, rng, metrics, self._wake_uid, dial)
         secrets, writer, registry = Secrets(api), Writer(api, metrics), Registry()
         self.runtimes = dict(runtimes(secrets, self._wake_provider))
+        self._machines = MachineReconciler(
+            self.caches, References(self.caches), self.connections, registry, secrets, writer, self.recorder, clock,
+            lambda: owner, lambda name: self._add("VMImage", name),
+        )  # fmt: skip
         reconcilers: list[Reconciler] = [
-            MachineReconciler(
-                self.caches, References(self.caches), self.connections, registry, secrets, writer, self.recorder, clock,
-                lambda: owner, lambda name: self._add("VMImage", name),
-            ),
+            self._machines,
             ImageReconciler(
                 self.caches, self.index, self.connections, registry, secrets, writer, self.recorder, clock,
                 lambda: owner, self._wake_machines,
@@ -100,7 +101,7 @@ class Controller:
             *(NotYetReconciler(cache, writer, clock) for cache in self._not_yet),
         ]  # fmt: skip
         table = {reconciler.kind: reconciler for reconciler in reconcilers}
-        self.worker = Worker(self.queue, table, clock, rng, metrics, resync, self._exists)
+        self.worker = Worker(self.queue, table, clock, rng, metrics, resync, self._exists, self._stands)
         self._wire()
 
     # -- running ---------------------------------------------------------------------------------------------------
@@ -240,6 +241,9 @@ class Controller:
 
     def _exists(self, key: Key) -> bool:
         return self._by_kind[key.kind].get(key.namespace, key.name) is not None
+
+    def _stands(self, key: Key) -> bool:
+        return key.kind == self._machines.kind and self._machines.stands((key.namespace, key.name))
 
     def _lane(self, key: Key) -> str:
         """What can hang as one: the machines of one provider. Everything else has lanes of its own."""

@@ -96,6 +96,19 @@ class MachineReconciler:
             return await self._delete(vm)
         return await self._apply(vm)
 
+    def stands(self, name: Name) -> bool:
+        """Whether nothing differs from what was last reported of a machine, so that a look can be spared."""
+        vm = self._caches.machines.get(*name)
+        connection = self._connection_of(vm) if vm is not None else None
+        if vm is None or connection is None or vm.metadata.deletion_timestamp:
+            return False
+        try:
+            provider = self._references.provider(vm)
+        except Hold:
+            return False
+        # What rests on Secrets is never noted as ground: of their changes nobody tells.
+        return connection.stands(vm.metadata.uid, self._ground(vm, provider, BootSources()))
+
     async def report(self, name: Name, error: ProviderError | Hold) -> None:
         """What stopped the reconcile, as conditions."""
         vm = self._caches.machines.get(*name)
@@ -124,8 +137,6 @@ class MachineReconciler:
             raise Hold("ProviderUnavailable", message, again=wait, quiet=True)
         connection = self._connected(provider)
         boot = await self._secrets.boot_sources(vm)
-        if connection.stands(vm.metadata.uid, self._ground(vm, provider, boot)):
-            return None
         try:
             if failure := connection.take_failure(vm.metadata.uid):
                 raise failure

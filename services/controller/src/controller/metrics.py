@@ -59,6 +59,10 @@ class Metrics:
             self._reconciles.labels(kind, outcome).inc()
             self._seconds.labels(kind).observe(time.monotonic() - begun)
 
+    def unchanged(self, kind: str) -> None:
+        """Count a look that found at once that nothing differs."""
+        self._reconciles.labels(kind, "unchanged").inc()
+
     @contextmanager
     def rpc(self, provider: str, method: str) -> Iterator[None]:
         """Time one call and count its outcome."""

@@ -57,9 +57,14 @@ class Worker:
         metrics: Metrics,
         resync: float,
         exists: Callable[[Key], bool],
+        stands: Callable[[Key], bool],
     ) -> None:
-        """Args: resync: seconds after which a settled object is looked at again, jittered; a safety net."""
-        self._queue, self._reconcilers, self._clock, self._rng, self._exists = queue, reconcilers, clock, rng, exists
+        """Args:
+        resync: seconds after which a settled object is looked at again, jittered; a safety net.
+        stands: whether nothing differs from the last look, so that this one can be spared.
+        """
+        self._queue, self._reconcilers, self._clock, self._rng = queue, reconcilers, clock, rng
+        self._exists, self._stands = exists, stands
         self._metrics, self._resync = metrics, resync
         self.backoff = Backoff(rng)
 
@@ -69,13 +74,22 @@ class Worker:
             group.create_task(self._queue.run(), name="queue timers")
             while True:
                 key = await self._queue.get()
-                group.create_task(self._work(key), name=f"{key.kind} {key.namespace}/{key.name}")
+                if self._stands(key):
+                    self._metrics.unchanged(key.kind)
+                    self._ended(key, None)
+                    await asyncio.sleep(0)  # a large fleet must not hold up everything else
+                else:
+                    group.create_task(self._work(key), name=f"{key.kind} {key.namespace}/{key.name}")
 
     async def _work(self, key: Key) -> None:
+        delay = None
         try:
             delay = await self._reconcile(key)
         finally:
-            self._queue.done(key)
+            self._ended(key, delay)
+
+    def _ended(self, key: Key, delay: float | None) -> None:
+        self._queue.done(key)
         if not self._exists(key):
             self.backoff.succeeded(key)
             return
