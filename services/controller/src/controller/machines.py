@@ -267,10 +267,11 @@ class MachineReconciler:
                 return entry.image.id, []
             if seen and (entry is None or entry.reason == "ProviderUnavailable"):
                 return seen, []  # not looked for yet, since this controller started or the provider came back
-            label = f"VMImage {image.metadata.namespace}/{image.metadata.name}"
+            where = f"{provider.metadata.namespace}/{provider.metadata.name}"
+            label = f"VMImage {image.metadata.namespace}/{image.metadata.name} on Provider {where}"
             if entry is not None and entry.problem:
                 raise Hold(WAITING, f"{label}: {entry.problem}")
-            raise Hold(WAITING, f"{label} is being prepared on this provider")
+            raise Hold(WAITING, f"{label} is being prepared")
         except Hold as hold:
             if not seen:
                 raise
