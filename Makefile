@@ -31,6 +31,7 @@ down: ## end the demo: its machine, the stack, and the libvirt that it started
 test: ## everything: set-up, lint, and every test, those on a real hypervisor included
 	scripts/setup.sh test
 	$(MAKE) lint
+	cd tests && $(RUN) python -m cluster
 	cd tests && $(RUN) python -m faults 0 $(SEEDS) --workers $(WORKERS)
 	$(RUN) pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 

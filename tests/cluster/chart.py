@@ -20,6 +20,11 @@ NAMESPACE, RELEASE = "virtrigaud-system", "virtrigaud"
 Object = dict[str, Any]  # Any: JSON
 
 
+def executable() -> Path:
+    """helm itself, built if it is not yet. Raises: GoUnavailableError."""
+    return released("helm.sh/helm/v4/cmd/helm", HELM)
+
+
 def helm(*arguments: str, home: Path, cluster: Cluster | None = None) -> subprocess.CompletedProcess[str]:
     """Run helm, with a home of its own.
 
@@ -34,7 +39,7 @@ def helm(*arguments: str, home: Path, cluster: Cluster | None = None) -> subproc
     }
     if cluster is not None:
         environment["KUBECONFIG"] = str(cluster.kubeconfig)
-    command = [str(released("helm.sh/helm/v4/cmd/helm", HELM)), *arguments]
+    command = [str(executable()), *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, env=environment)
 
 

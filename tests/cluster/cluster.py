@@ -47,10 +47,9 @@ class Cluster:
             GoUnavailableError: it cannot be built here.
             RuntimeError: it did not start; the text holds the log.
         """
-        linker = f"-X k8s.io/component-base/version.gitVersion={_version()}"
-        programs = [program(SOURCES, name, linker=linker) for name in PROGRAMS]
+        executables = programs()
         try:
-            self._start(*programs)
+            self._start(*executables)
         except BaseException:
             self.close()
             raise
@@ -162,6 +161,12 @@ class Cluster:
                 if time.monotonic() > end:
                     raise RuntimeError(f"no answer to {path}: {error}\n{self.log()}") from error
             time.sleep(0.1)
+
+
+def programs() -> list[Path]:
+    """etcd, kube-apiserver and kube-controller-manager, built if they are not yet. Raises: GoUnavailableError."""
+    linker = f"-X k8s.io/component-base/version.gitVersion={_version()}"
+    return [program(SOURCES, name, linker=linker) for name in PROGRAMS]
 
 
 def _version() -> str:
