@@ -36,6 +36,7 @@ class Admin:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.si._stub.poolSize = 0  # a call of another thread closes its connection when it comes back
         Disconnect(self.si)
 
     def every(self, kind: Any = vim.VirtualMachine) -> list[Any]:

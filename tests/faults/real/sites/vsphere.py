@@ -44,6 +44,8 @@ class VsphereSite(Site):
 
     def close(self) -> None:
         self._server.kill()
+        if self._admin is not None:
+            self._admin.__exit__()
 
     def flags(self) -> list[str]:
         placed = [f"--default-cluster={CLUSTER}", f"--default-network={NETWORK}"]
