@@ -10,14 +10,20 @@ from dataclasses import replace
 from typing import Any
 
 from common import v1
+from common.clock import ManualClock
 from common.errors import BrokenImageError, HypervisorUnavailableError, NotSupportedError, ProviderError
 from provider_proxmox import comment, keeping, observed, rfb, snapshot_tree, stamp
 from provider_proxmox.config import disks, nics, properties, sizes
 from provider_proxmox.config.properties import Property
 from provider_proxmox.content import native, nbd
 from provider_proxmox.images import imagestamp, references, vmdk
-from provider_proxmox.session import index, line, pve_errors, reading, tasks
+from provider_proxmox.session import agents, index, line, pve_errors, reading, tasks
+from provider_proxmox.session.clusterlog import ClusterLog
+from provider_proxmox.session.details import Details
 from provider_proxmox.session.index import Index, Node, Storage
+from provider_proxmox.session.leases import Leases
+from provider_proxmox.session.rows import GarbledError
+from provider_proxmox.session.ticker import Ticker
 from provider_proxmox.stamp import DiskStamp, NicStamp, Stamp
 
 from fuzz.libvirt import on_wire
@@ -163,7 +169,7 @@ _AGENT = {
 _SNAPSHOT = [{"name": str, "parent": str, "snaptime": int, "vmstate": int, "description": str, "snapstate": str}]
 
 
-@target("proxmox.guest", [json.dumps(GUEST)], inputs=1500)
+@target("proxmox.guest", [json.dumps(GUEST)], refuses=(GarbledError,), inputs=1500)
 def guest(data: bytes, machine: Callable[..., v1.Machine] = observed.machine) -> None:
     """Whatever people wrote into a configuration can be told on the wire, and is ours only by a whole stamp."""
     given = line.decoded(data)
@@ -176,7 +182,7 @@ def guest(data: bytes, machine: Callable[..., v1.Machine] = observed.machine) ->
     rows += [
         {"key": key, "delete": 1} if each is None else {"key": key, "pending": each} for key, each in pending.items()
     ]
-    one = reading._guest(101, "pve1", {"status": "running", "name": "web"}, rows)
+    one = reading.parsed(101, "pve1", {"status": "running", "name": "web"}, rows, "read a guest")
     one = replace(one, agent=of_type(given.get("agent"), _AGENT))
     known = Index()
     known.nodes["pve1"] = Node("pve1")
@@ -193,6 +199,97 @@ def guest(data: bytes, machine: Callable[..., v1.Machine] = observed.machine) ->
         on_wire(snapshot_tree.told(node, OWNER))
     known.drop(101)
     assert not known.with_uid(UID)
+
+
+# -- lists of a cluster ------------------------------------------------------------------------------------------------
+
+LISTS = {
+    "cluster/resources": [
+        {"type": "node", "node": "pve1", "status": "online", "maxcpu": 8, "cpu": 0.1, "maxmem": 1 << 34, "mem": 1},
+        {"type": "storage", "node": "pve1", "storage": "local", "status": "available", "maxdisk": 9, "shared": 0},
+        {"type": "qemu", "vmid": 101, "node": "pve1", "name": "web", "tags": "a", "lock": "", "pool": "p"},
+        {"type": "sdn", "sdn": "zone"},
+    ],
+    "cluster/tasks": [{"upid": "UPID:pve1:0003A2D4:0051E1F8:66B1C0DE:qmstart:101:root@pam:", "status": "OK"}],
+    "cluster/log": [{"node": "pve1", "uid": 1, "time": 1_753_000_000, "msg": "update VM 101: -memory 512"}],
+    "cluster/sdn/ipams/pve/status": [{"mac": "BC:24:11:00:00:01", "ip": "192.0.2.9", "gateway": 0}],
+    "nodes/pve1/qemu": [{"vmid": 101, "status": "running", "name": "web", "qmpstatus": "running"}],
+    "nodes/pve1/network": [{"iface": "vmbr0", "type": "bridge"}, {"iface": "net1", "type": "vnet"}],
+    "nodes/pve1/qemu/101/status/current": {"status": "running", "name": "web", "ha": {"managed": 0}},
+    "nodes/pve1/qemu/101/pending": [{"key": "memory", "value": "512"}, {"key": "digest", "value": "d2"}],
+    "nodes/pve1/qemu/101/snapshot": [{"name": "s1", "snaptime": 1}, {"name": "current"}],
+}  # fmt: skip
+GARBLED = [
+    json.dumps(LISTS | {path: [{}, None, {"vmid": "x", "type": "qemu"}, *rows]})
+    for path, rows in LISTS.items()
+    if isinstance(rows, list)
+]
+
+
+class _Hasty(ManualClock):
+    """Nobody waits."""
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(0)
+
+
+@target("proxmox.lists", [json.dumps(LISTS), *GARBLED], inputs=600)
+def lists(data: bytes, parsed: Callable[..., index.Guest] = reading.parsed) -> None:
+    """No answer ends the looks at a cluster, and no garbled one has a guest gone of which the cluster knows."""
+    given = line.decoded(data)
+    given = given if isinstance(given, dict) else {}
+
+    async def get(_doing: str, path: str, /, **_params: object) -> Any:
+        if path == "cluster/nextid":
+            raise pve_errors.VmidTakenError("taken")
+        return given.get(path)
+
+    async def look() -> Index:
+        known, clock = Index(), _Hasty()
+        reader = reading.Reader(get, known, clock=clock)
+        one = parsed(
+            101, "pve1", {"status": "running"}, [{"key": "description", "value": stamp.written("", STAMP)}], ""
+        )
+        reader.put(reader.begin(), one)
+        details = Details(known, reader, clock=clock, concurrency=2)
+        ticker = Ticker(get, known, reader, details, clock=clock, tick=1.0)
+        await ticker._tried(ticker._first_look)
+        ticker.known.set()
+        log = ClusterLog(get, details.check)
+        for look in (
+            ticker._look_at_tasks, ticker._look_at_resources, lambda: ticker._look_at_node("pve1"),
+            log.look, log.look, Leases(get, known).look, details.rotate, lambda: details.check(101),
+            lambda: reader.refresh(101, "read"),
+        ):  # fmt: skip
+            await ticker._tried(look)
+        return known
+
+    containers = any(
+        isinstance(row, dict) and row.get("type") == "lxc" for row in _rows(given.get("cluster/resources"))
+    )
+    known = asyncio.run(look())
+    assert containers or known.with_uid(UID) or 101 in known.guests
+    for each in known.guests.values():
+        on_wire(observed.machine(each, known, OWNER))
+
+
+def _rows(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+AGENT = {"result": [{"name": "eth0", "hardware-address": "bc:24:11:00:00:01", "ip-addresses": [{"ip-address": "::1"}]}]}
+
+
+@target("proxmox.agent", [json.dumps(AGENT), json.dumps({"result": {"pretty-name": "Debian"}})])
+def agent(data: bytes) -> None:
+    """Whatever a guest says of itself can be told."""
+    said = line.decoded(data)
+    one = index.Guest(101, "pve1", status="running", config={"net0": "virtio=BC:24:11:00:00:01,bridge=vmbr0"})
+    answers = {"interfaces": agents.interfaces_of(said), "hostname": said, "osinfo": agents._result(said)}
+    on_wire(observed.machine(replace(one, agent=answers), Index(), OWNER))
+    for interface in answers["interfaces"]:
+        for address in interface["ip-addresses"]:
+            address.get("ip-address")
 
 
 # -- tasks and refusals ------------------------------------------------------------------------------------------------

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ from provider_proxmox.session.login import Endpoint
 from provider_proxmox.session.pace import BUDGET, FULL_SECONDS, NETWORKS_SECONDS, pace
 from provider_proxmox.session.pve import Pve
 from provider_proxmox.session.reading import Reader
+from provider_proxmox.session.ticker import BLIND_SECONDS
 from simulators.proxmox import Proxmox, World, proxmox
-from simulators.proxmox.calls import Call
+from simulators.proxmox.calls import Call, Page
 from simulators.proxmox.client import client
 from simulators.proxmox.errors import PveError, refused
 from simulators.proxmox.faults import Fault
@@ -229,6 +231,75 @@ async def test_a_guest_that_cannot_be_read_is_tried_more_and_more_rarely(seen: W
     seen.server.checks.clear()
     await seen.go(240, lambda: seen.guest(100).status == "running", step=0.5)
     assert seen.guest(100).status == "running"
+
+
+GARBLED: list[Any] = [{}, None, "row", {"vmid": None}, {"vmid": [1]}, {"vmid": "../1"}, {"type": "qemu", "name": "x"}]
+NODES: list[Any] = [{"type": "node"}, {"type": "node", "node": 5}, {"type": "node", "node": "pve1", "maxcpu": "many"}]
+
+
+@pytest.mark.parametrize(
+    ("template", "rows"),
+    [
+        ("/nodes/{node}/qemu", GARBLED),
+        ("/nodes/{node}/network", GARBLED),
+        ("/cluster/resources", [*GARBLED, *NODES, {"type": "storage", "node": "pve1"}]),
+        ("/cluster/tasks", [*GARBLED, {"upid": []}, {"upid": "UPID:"}]),
+        ("/cluster/log", [*GARBLED, {"msg": {}}, {"msg": "update VM " + "9" * 5000 + ": "}]),
+    ],
+)
+async def test_rows_that_make_no_sense_cost_the_others_nothing(seen: Watched, template: str, rows: list[Any]) -> None:
+    """Every look goes on, everything is seen as before, and nothing is gone."""
+    _alter(seen, template, lambda data: [*rows, *data])
+    async with client(seen.server) as person:
+        await seen.go(SOON)
+        await person.put("/nodes/pve3/qemu/103/config", name="other")
+        await seen.go(60, lambda: seen.guest(103).name == "other")
+        assert seen.guest(103).name == "other"
+        await seen.go(BLIND_SECONDS)
+    assert set(seen.pve.known("observe shop/web").guests) == {100, 101, 102, 103}
+    assert all(guest.status == "stopped" for guest in seen.pve.index.guests.values())
+    assert set(seen.pve.index.nodes) == {"pve1", "pve2", "pve3"}
+
+
+async def test_a_guest_whose_rows_make_no_sense_is_not_gone(seen: Watched) -> None:
+    """A list that has it without its number: it is read by itself, and stays."""
+
+    def nameless(data: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return [{key: value for key, value in row.items() if key != "vmid"} for row in data]
+
+    for template in ("/nodes/{node}/qemu", "/cluster/resources"):
+        _alter(seen, template, nameless)
+    await seen.go(BLIND_SECONDS)
+    assert set(seen.pve.known("observe shop/web").guests) == {100, 101, 102, 103}
+    assert all(guest.status == "stopped" for guest in seen.pve.index.guests.values())
+
+
+async def test_one_guest_that_makes_no_sense_is_unknown_alone(seen: Watched) -> None:
+    """Half of its configuration would be a lie; the others are told as before."""
+    _alter(seen, "/nodes/{node}/qemu/{vmid}/pending", lambda data: [{"value": "1"}, *data], vmid=103)
+    async with client(seen.server) as person:
+        await person.put("/nodes/pve3/qemu/103/config", name="other")
+        await seen.go(SOON * 2, lambda: seen.guest(103).status == "unknown")
+    assert seen.guest(103).status == "unknown"
+    assert seen.guest(103).name == "vm103"
+    seen.server.answers.clear()
+    await seen.go(120, lambda: seen.guest(103).name == "other", step=0.5)
+    assert seen.guest(103).status == "stopped"
+
+
+def _alter(seen: Watched, template: str, change: Callable[[Any], Any], vmid: int | None = None) -> None:
+    """Have the lists that we get changed on their way."""
+
+    def alter(call: Call, answer: Any) -> Any:
+        if (
+            call.route.template != template
+            or call.method != "GET"
+            or str(vmid or "") not in ("", call.path.get("vmid"))
+        ):
+            return answer
+        return replace(answer, rows=change(answer.rows)) if isinstance(answer, Page) else change(answer)
+
+    seen.server.answers.append(alter)
 
 
 async def test_one_guests_node_is_not_the_cluster(seen: Watched) -> None:

@@ -62,6 +62,7 @@ class Proxmox:
         faults: what goes wrong with calls to come.
         bugs: what no handler may raise; a test that met one fails at its end.
         checks: called with every call that may be made, before its handler; they raise a PveError to refuse it.
+        answers: called with every answer of a handler; they make another one of it, however garbled.
         schema: of the product, which judges every parameter; None where it is not at hand.
     """
 
@@ -69,6 +70,7 @@ class Proxmox:
         self.world = world
         self.requests: list[Logged] = []
         self.checks: list[Callable[[Call], None]] = []
+        self.answers: list[Callable[[Call, Any], Any]] = []
         self.faults: list[Fault] = []
         self.bugs: list[Exception] = []
         self.schema = Schema.find()
@@ -185,6 +187,8 @@ class Proxmox:
         except Exception as bug:
             self.bugs.append(bug)
             raise
+        for alter in self.answers:
+            answer = alter(call, answer)
         if isinstance(answer, Page):
             return _json({"data": answer.rows} | ({"total": answer.total} if answer.total else {}))
         return answer if isinstance(answer, web.StreamResponse) else _json({"data": answer})

@@ -18,6 +18,7 @@ from providerkit.waiting import wait_event
 
 from provider_proxmox.session.index import Guest, Index
 from provider_proxmox.session.reading import Reader
+from provider_proxmox.session.rows import text
 
 log = logging.get(__name__)
 
@@ -121,7 +122,7 @@ class Agents:
 
     async def _learn(self, guest: Guest) -> bool:
         doing = f"ask the agent of guest {guest.vmid}"
-        interfaces = _interfaces(await self._ask(doing, guest, "network-get-interfaces"))
+        interfaces = interfaces_of(await self._ask(doing, guest, "network-get-interfaces"))
         known = guest.agent
         if "osinfo" in known:
             agent = {**known, "interfaces": interfaces}
@@ -144,15 +145,19 @@ def _result(answer: Any) -> dict[str, Any]:
     return result if isinstance(result, dict) else {}
 
 
-def _interfaces(answer: Any) -> list[dict[str, Any]]:
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def interfaces_of(answer: Any) -> list[dict[str, Any]]:
     """Without their counters, which change all the time."""
     result = answer.get("result") if isinstance(answer, dict) else None
     return [
         {
-            "name": str(each.get("name") or ""),
-            "hardware-address": str(each.get("hardware-address") or ""),
-            "ip-addresses": each.get("ip-addresses") or [],
+            "name": text(each.get("name")),
+            "hardware-address": text(each.get("hardware-address")),
+            "ip-addresses": [address for address in _list(each.get("ip-addresses")) if isinstance(address, dict)],
         }
-        for each in (result if isinstance(result, list) else ())
+        for each in _list(result)
         if isinstance(each, dict)
     ]

@@ -7,6 +7,7 @@ a task and without a trace in any list.
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 from common import logging
 from common.clock import Clock
@@ -14,6 +15,7 @@ from common.errors import HypervisorUnavailableError, PermissionMissingError, Pr
 
 from provider_proxmox.session.index import Guest, Index
 from provider_proxmox.session.reading import Reader
+from provider_proxmox.session.rows import GarbledError
 
 log = logging.get(__name__)
 
@@ -76,13 +78,13 @@ class Details:
         finally:
             self._places.release()
 
-    async def read_listed(self, number: int, node: str, row: dict[str, object]) -> None:
+    async def read_listed(self, number: int, node: str, row: dict[str, Any]) -> None:
         """Read what a row of the full list of a node lacks: at the start, when everything is read."""
         async with self._places:
             try:
                 await self._reader.read_listed(number, node, row, "read the guests")
             except ProviderError as error:
-                self.lay_aside(int(str(row["vmid"])), node, error)
+                self.lay_aside(row["vmid"], node, error)
 
     def lay_aside(self, vmid: int, node: str, error: ProviderError) -> None:
         """It could not be read: it is there, nobody knows how, and the next list that shows it begins anew."""
@@ -94,7 +96,7 @@ class Details:
         _, pause = self._aside.get(vmid, (0.0, FIRST_PAUSE))
         if hidden:
             pause = max(pause, HIDDEN_PAUSE)
-        elif isinstance(error, HypervisorUnavailableError):
+        elif isinstance(error, HypervisorUnavailableError) and not isinstance(error, GarbledError):
             pause = FIRST_PAUSE  # that is about its node, which says when it is back
         self._aside[vmid] = self._clock.monotonic() + pause, min(pause * 2, LONGEST_PAUSE)
         self._reader.signatures.pop(vmid, None)
@@ -139,6 +141,8 @@ class Details:
         try:
             if await self._reader.digest(guest, "look at a configuration") != guest.digest:
                 self.stale(guest.vmid)
+        except GarbledError:
+            self.stale(guest.vmid)
         except HypervisorUnavailableError:
             raise
         except ProviderError:

@@ -10,6 +10,7 @@ from common.errors import NotSupportedError, PermissionMissingError, ResourceNot
 
 from provider_proxmox.session.index import Guest, Index
 from provider_proxmox.session.reading import Ask
+from provider_proxmox.session.rows import Rows, text
 
 log = logging.get(__name__)
 
@@ -24,6 +25,7 @@ class Leases:
         self.on_change: Callable[[Guest], None] = lambda _guest: None
         """Told of each guest whose addresses changed."""
         self._get = get
+        self._rows = Rows()
         self._index = index
         self._refused = ""
 
@@ -36,7 +38,7 @@ class Leases:
         if not any(VNET in kinds.values() for kinds in self._index.networks.values()):
             return
         try:
-            rows = await self._get("look at the addresses", PATH)
+            rows = self._rows.take(await self._get("look at the addresses", PATH), "look at the addresses")
         except (NotSupportedError, PermissionMissingError, ResourceNotFoundError) as error:
             if str(error) != self._refused:
                 log.warning("pve.leases.refused", error=str(error))
@@ -47,7 +49,7 @@ class Leases:
     def _take(self, rows: list[dict[str, Any]]) -> None:
         found: dict[str, set[str]] = {}
         for row in rows:
-            mac, address = str(row.get("mac") or "").lower(), str(row.get("ip") or "")
+            mac, address = text(row.get("mac")).lower(), text(row.get("ip"))
             if mac and address and not row.get("gateway"):
                 found.setdefault(mac, set()).add(address)
         leases = {mac: tuple(sorted(addresses)) for mac, addresses in found.items()}

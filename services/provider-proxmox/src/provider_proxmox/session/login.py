@@ -17,6 +17,8 @@ from typing import Any
 
 from common.errors import CredentialsRefusedError
 
+from provider_proxmox.session.rows import GarbledError, mapping, text
+
 RENEW_SECONDS = 3600.0
 """A ticket of this age is made anew; it holds for two hours. Source: PVE::AccessControl."""
 
@@ -136,21 +138,26 @@ def token_login(credentials: Credentials) -> Login:
     return Login(credentials, {"Authorization": secret})
 
 
-def ticket_login(credentials: Credentials, answer: dict[str, Any], now: float) -> Login:
+def ticket_login(credentials: Credentials, said: object, now: float) -> Login:
     """What goes with each request of a ticket.
 
     Args:
-        answer: of `POST access/ticket`.
+        said: the answer of `POST access/ticket`.
     Raises:
         CredentialsRefusedError: it takes a second factor, which nobody is there to give.
+        GarbledError: there is no ticket in it.
     """
+    answer = mapping(said, f"log in as {credentials.username}")
     if answer.get("NeedTFA"):
         raise CredentialsRefusedError(
             f"log in as {credentials.username}: the user has a second factor; use an API token instead"
         )
+    ticket, csrf = (text(answer.get(key)) for key in ("ticket", "CSRFPreventionToken"))
+    if not ticket or not csrf:
+        raise GarbledError(f"log in as {credentials.username}: the answer has no ticket")
     return Login(
         credentials,
-        {"Cookie": f"PVEAuthCookie={answer['ticket']}"},
-        csrf=str(answer["CSRFPreventionToken"]),
+        {"Cookie": f"PVEAuthCookie={ticket}"},
+        csrf=csrf,
         renew_at=now + RENEW_SECONDS,
     )

@@ -322,8 +322,8 @@ class Pve:
                 self._scanned = begun
 
     async def _scan(self, doing: str) -> None:
-        rows = await self._look(doing, "cluster/resources", type="vm")
-        unknown = {int(row["vmid"]): str(row["node"]) for row in rows if row.get("type") == "qemu"}
+        rows = await self._reader.listed(doing)
+        unknown = {row["vmid"]: row["node"] for row in rows if row.get("type") == "qemu"}
         for vmid, node in unknown.items():
             if vmid not in self.index.guests:
                 with contextlib.suppress(HypervisorUnavailableError):  # then the ticker keeps it as one that is unread
@@ -332,8 +332,8 @@ class Pve:
     async def pool_of(self, vmid: int, doing: str) -> str:
         """The pool that a guest is in now, which the index then knows as well; empty for none."""
         number = self._reader.begin()
-        rows = await self._look(doing, "cluster/resources", type="vm")
-        pool = next((str(row.get("pool") or "") for row in rows if row.get("vmid") == vmid), "")
+        rows = await self._reader.listed(doing)
+        pool = next((str(row.get("pool") or "") for row in rows if row["vmid"] == vmid), "")
         guest = self.index.guests.get(vmid)
         if guest is not None and guest.pool != pool:
             self._reader.put(number, replace(guest, pool=pool))

@@ -14,8 +14,10 @@ from typing import Any
 from common.clock import Clock
 from common.errors import HypervisorUnavailableError, MachineNotFoundError, PermissionMissingError
 
+from provider_proxmox.session import rows as row_of
 from provider_proxmox.session.index import Guest, Index
 from provider_proxmox.session.pve_errors import NodeAwayError, VmidTakenError
+from provider_proxmox.session.rows import GarbledError, Rows, every, mapping
 
 Ask = Callable[..., Awaitable[Any]]
 """Pve.get, as far as it is needed here: doing, path, parameters."""
@@ -42,6 +44,7 @@ class Reader:
         self.on_change: Callable[[Guest | None, Guest | None], None] = lambda _before, _after: None
         """Told of each guest that differs from what was known."""
         self._get = get
+        self._rows = Rows()
         self._index = index
         self._clock = clock
         self._order = itertools.count(1)
@@ -131,11 +134,11 @@ class Reader:
     async def _lost(self, vmid: int, doing: str) -> None:
         """A VMID is taken, and by no guest that can be read."""
         number = self.begin()
-        rows = await self._get(doing, "cluster/resources", type="vm")
-        found = next((row for row in rows if row.get("vmid") == vmid), None)
+        rows = await self.listed(doing)
+        found = next((row for row in rows if row["vmid"] == vmid), None)
         if found is None:
             raise PermissionMissingError(f"{doing}: our user lacks VM.Audit on /vms/{vmid}, which is there")
-        if found.get("type") == "qemu":
+        if found.get("type") != "lxc":
             raise HypervisorUnavailableError(
                 f"{doing}: guest {vmid} is not where the cluster says; it may be moving", retry_after=2.0
             )
@@ -151,19 +154,23 @@ class Reader:
 
     async def where(self, vmid: int, doing: str) -> str | None:
         """The node that has it now; None when none has, or we may not see it."""
-        rows = await self._get(doing, "cluster/resources", type="vm")
-        found = next((row for row in rows if row.get("vmid") == vmid and row.get("type") == "qemu"), None)
-        return str(found["node"]) if found is not None else None
+        found = (row for row in await self.listed(doing) if row["vmid"] == vmid and row.get("type") == "qemu")
+        return next((row["node"] for row in found), None)
+
+    async def listed(self, doing: str) -> list[dict[str, Any]]:
+        """Rows of the guests and containers that the cluster lists: with their VMIDs and nodes."""
+        said = await self._get(doing, "cluster/resources", type="vm")
+        return self._rows.take(said, "list the guests", vmid=row_of.vmid, node=row_of.node)
 
     async def digest(self, guest: Guest, doing: str) -> str:
         """Of its configuration as it is now, in one call."""
-        rows = await self._get(doing, f"{guest.path}/pending")
-        return next((str(row["value"]) for row in rows if row.get("key") == "digest"), "")
+        rows = every(await self._get(doing, f"{guest.path}/pending"), doing, key=row_of.word)
+        return next((row_of.text(row.get("value")) for row in rows if row["key"] == "digest"), "")
 
     async def read_listed(self, number: int, node: str, row: dict[str, Any], doing: str) -> Guest | None:
         """Read what a row of the full list of a node lacks; None when it went away meanwhile."""
         try:
-            return await self._read(number, int(row["vmid"]), node, doing, status=row)
+            return await self._read(number, row["vmid"], node, doing, status=row)
         except MachineNotFoundError:
             return None
 
@@ -172,14 +179,14 @@ class Reader:
         # The status first: a change in between then shows in the next list, as it differs from this status.
         listed = status is not None
         if status is None:
-            status = await self._get(doing, f"{path}/status/current")
+            status = mapping(await self._get(doing, f"{path}/status/current"), doing)
         rows = await self._get(doing, f"{path}/pending")
-        guest = _guest(vmid, node, status, rows)
+        guest = parsed(vmid, node, status, rows, doing)
         known = self._index.guests.get(vmid)
         if known is not None and known.digest == guest.digest:
             guest = replace(guest, snapshots=known.snapshots)
         elif not listed or guest.stamp is not None:  # nobody asks for those of all the others at a start
-            guest = replace(guest, snapshots=_snapshots(await self._get(doing, f"{path}/snapshot")))
+            guest = replace(guest, snapshots=snapshots(await self._get(doing, f"{path}/snapshot"), doing))
         if (known := self._index.guests.get(vmid)) is not None:  # what is learnt in other ways
             agent = known.agent if guest.status == "running" else {}
             guest = replace(guest, pool=known.pool, agent=agent)
@@ -188,14 +195,23 @@ class Reader:
         return self.put(number, guest)
 
 
-def _guest(vmid: int, node: str, status: dict[str, Any], rows: list[dict[str, Any]]) -> Guest:
-    config = {str(row["key"]): row["value"] for row in rows if "value" in row}
+def parsed(vmid: int, node: str, status: dict[str, Any], said: object, doing: str) -> Guest:
+    """A guest of its status and its configuration.
+
+    Raises:
+        GarbledError: a part of it makes no sense; without that the rest would be a lie.
+    """
+    rows = every(said, doing, key=row_of.word)
+    config = {row["key"]: row["value"] for row in rows if row.get("value") is not None}
     pending = {
-        str(row["key"]): None if row.get("delete") else row["pending"]
+        row["key"]: None if row.get("delete") else row["pending"]
         for row in rows
-        if row.get("delete") or "pending" in row
+        if row.get("delete") or row.get("pending") is not None
     }
-    ha = status.get("ha") or {}
+    for key, value in (*config.items(), *pending.items()):
+        if value is not None and not isinstance(value, str | int | float):
+            raise GarbledError(f"{doing}: `{key}` of guest {vmid} is no text", retry_after=5.0)
+    ha = mapping(status.get("ha") or {}, doing)
     return Guest(
         vmid=vmid,
         node=node,
@@ -210,5 +226,10 @@ def _guest(vmid: int, node: str, status: dict[str, Any], rows: list[dict[str, An
     )
 
 
-def _snapshots(rows: list[dict[str, Any]]) -> tuple[dict[str, Any], ...]:
-    return tuple(row for row in rows if row.get("name") != "current")
+def snapshots(said: object, doing: str) -> tuple[dict[str, Any], ...]:
+    """A guest's, without "current".
+
+    Raises:
+        GarbledError: one has no name.
+    """
+    return tuple(row for row in every(said, doing, name=row_of.word) if row["name"] != "current")

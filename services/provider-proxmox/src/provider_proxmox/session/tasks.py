@@ -19,7 +19,9 @@ from common.errors import HypervisorUnavailableError, OutcomeUnknownError, Provi
 from providerkit.driver import Progress
 from providerkit.waiting import wait_event
 
+from provider_proxmox.session import rows as row_of
 from provider_proxmox.session.pve_errors import NoSuchTaskError, from_text
+from provider_proxmox.session.rows import Rows, mapping
 
 log = logging.get(__name__)
 
@@ -117,6 +119,7 @@ class Tasks:
 
     def __init__(self, get: Ask, delete: Ask, *, clock: Clock, task_timeout: float) -> None:
         self._get = get
+        self._rows = Rows()
         self._delete = delete
         self._clock = clock
         self._task_timeout = task_timeout
@@ -186,9 +189,10 @@ class Tasks:
         while True:
             await self._clock.sleep(_LOG_EVERY)
             with contextlib.suppress(ProviderError):  # what it says is nice to know, no more
-                lines = await self._get("read a task's log", path, start=start, limit=_LOG_LINES)
-                start = max([start, *(int(line["n"]) for line in lines)])
-                parts = [part for line in lines if (part := part_done(str(line["t"]))) is not None]
+                said = await self._get("read a task's log", path, start=start, limit=_LOG_LINES)
+                lines = self._rows.take(said, "read a task's log", n=row_of.whole, t=row_of.text)
+                start = max([start, *(line["n"] for line in lines)])
+                parts = [part for line in lines if (part := part_done(line["t"])) is not None]
                 if parts and parts[-1] > most:
                     most = parts[-1]
                     tell(most)
@@ -213,7 +217,8 @@ class Tasks:
     async def running(self, doing: str, node: str, vmid: int) -> list[Upid]:
         """Tasks that work on this guest now, whoever began them: after a restart, or after a reply that got lost."""
         rows = await self._get(doing, f"nodes/{node}/tasks", source="active", vmid=vmid)
-        found = (parse_upid(row.get("upid")) for row in rows if "endtime" not in row)
+        rows = self._rows.take(rows, "list the tasks of a guest", upid=row_of.word)
+        found = (parse_upid(row["upid"]) for row in rows if "endtime" not in row)
         return [upid for upid in found if upid is not None]
 
     # -- looking ---------------------------------------------------------------------------------------------------
@@ -250,7 +255,8 @@ class Tasks:
     async def _look(self) -> None:
         open_ = [wait for wait in self._waits if not wait.done.is_set()]
         if len(open_) >= TOGETHER:
-            rows = await self._get("look at the tasks", "cluster/tasks")
+            said = await self._get("look at the tasks", "cluster/tasks")
+            rows = self._rows.take(said, "look at the tasks", upid=row_of.word)
             self.take(rows)
             self.on_list(rows)
             # Those that failed are asked for their whole text; a list forgets what ended long ago.
@@ -263,7 +269,7 @@ class Tasks:
     async def _look_at(self, wait: _Wait) -> None:
         path = f"nodes/{wait.upid.node}/tasks/{wait.upid.text}/status"
         try:
-            said = await self._get("look at a task", path)
+            said = mapping(await self._get("look at a task", path), "look at a task")
         except NoSuchTaskError as error:
             wait.fail(error)
         except ProviderError as error:

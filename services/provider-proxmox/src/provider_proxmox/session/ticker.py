@@ -21,11 +21,13 @@ from common.clock import Clock
 from common.errors import CredentialsRefusedError, HypervisorUnavailableError, PermissionMissingError, ProviderError
 from providerkit.waiting import wait_event
 
+from provider_proxmox.session import rows as row_of
 from provider_proxmox.session.details import Details
 from provider_proxmox.session.index import Guest, Index, Node, Storage
 from provider_proxmox.session.line import UnreachableError
 from provider_proxmox.session.pace import BUSY_SECONDS, FULL_SECONDS, NETWORKS_SECONDS, Pace, pace
 from provider_proxmox.session.reading import Ask, Reader, signature
+from provider_proxmox.session.rows import Rows
 from provider_proxmox.session.tasks import parse_upid
 
 log = logging.get(__name__)
@@ -62,6 +64,7 @@ class Ticker:
         self.on_tasks: Callable[[list[dict[str, Any]]], None] = lambda _rows: None
         """Gets each list of the cluster's tasks."""
         self._get = get
+        self._rows = Rows()
         self._index = index
         self._reader = reader
         self._details = details
@@ -210,7 +213,7 @@ class Ticker:
     async def _first_look_at(self, node: str) -> None:
         number = self._reader.begin()
         try:
-            rows = await self._get("list the guests", f"nodes/{node}/qemu", full=True)
+            rows = await self._guests_on(node, full=True)
             await self._look_at_networks(node)
         except ProviderError as error:
             self._node_failed(node, error)
@@ -237,7 +240,7 @@ class Ticker:
         self._looking.add(node)
         number = self._reader.begin()
         try:
-            rows = await self._get("list the guests", f"nodes/{node}/qemu", full=self._is_full_due(node) or None)
+            rows = await self._guests_on(node, full=self._is_full_due(node) or None)
             if self._networks_due.get(node, 0.0) <= self._clock.monotonic():
                 await self._look_at_networks(node)
         except (UnreachableError, CredentialsRefusedError) as error:
@@ -251,6 +254,10 @@ class Ticker:
         finally:
             self._looking.discard(node)
 
+    async def _guests_on(self, node: str, *, full: bool | None) -> list[dict[str, Any]]:
+        said = await self._get("list the guests", f"nodes/{node}/qemu", full=full)
+        return self._rows.take(said, f"list the guests of {node}", vmid=row_of.vmid)
+
     def _is_full_due(self, node: str) -> bool:
         """Whether the next list shall tell what QEMU says, too: paused, or stopped by an error of a disk."""
         now = self._clock.monotonic()
@@ -260,7 +267,7 @@ class Ticker:
         return due
 
     def _take_list(self, number: int, node: str, rows: list[dict[str, Any]]) -> None:
-        listed = {int(row["vmid"]): row for row in rows}
+        listed = {row["vmid"]: row for row in rows}
         for vmid, row in listed.items():
             known = self._index.guests.get(vmid)
             if not self._reader.is_news(number, vmid):
@@ -299,20 +306,24 @@ class Ticker:
     async def _look_at_networks(self, node: str) -> None:
         self._networks_due[node] = self._clock.monotonic() + NETWORKS_SECONDS
         with contextlib.suppress(PermissionMissingError):
-            rows = await self._get("list the networks", f"nodes/{node}/network", type="any_bridge")
-            self._index.networks[node] = {str(row["iface"]): str(row.get("type", "bridge")) for row in rows}
+            said = await self._get("list the networks", f"nodes/{node}/network", type="any_bridge")
+            rows = self._rows.take(said, f"list the networks of {node}", iface=row_of.word)
+            self._index.networks[node] = {row["iface"]: str(row.get("type", "bridge")) for row in rows}
 
     # -- resources -------------------------------------------------------------------------------------------------
 
     async def _look_at_resources(self) -> None:
         number = self._reader.begin()
-        rows = await self._get("look at the resources", "cluster/resources")
+        doing = "look at the resources"
+        said = await self._get(doing, "cluster/resources")
+        rows = self._rows.take(said, doing, type=row_of.word)
         self._answered()
-        self._take_nodes([row for row in rows if row.get("type") == "node"])
-        self._index.storages = {
-            (str(row["node"]), str(row["storage"])): _storage(row) for row in rows if row.get("type") == "storage"
-        }
-        guests = {int(row["vmid"]): row for row in rows if row.get("type") == "qemu"}
+        of = {kind: [row for row in rows if row["type"] == kind] for kind in ("node", "storage", "qemu")}
+        nodes = self._rows.take(of["node"], doing, node=row_of.node)
+        self._take_nodes(nodes, complete=len(rows) == len(said) and len(nodes) == len(of["node"]))
+        storages = self._rows.take(of["storage"], doing, node=row_of.node, storage=row_of.word)
+        self._index.storages = {(row["node"], row["storage"]): _storage(row) for row in storages}
+        guests = {row["vmid"]: row for row in self._rows.take(of["qemu"], doing, vmid=row_of.vmid, node=row_of.node)}
         for vmid, row in guests.items():
             self._take_resource(number, vmid, row)
         self._told = {vmid: told for vmid, told in self._told.items() if vmid in guests}
@@ -320,7 +331,8 @@ class Ticker:
             if self._reader.is_news(number, vmid):
                 self._missing(vmid)
 
-    def _take_nodes(self, rows: list[dict[str, Any]]) -> None:
+    def _take_nodes(self, rows: list[dict[str, Any]], *, complete: bool) -> None:
+        """Args: complete: no row was left out, so that a node without one has left the cluster."""
         for row in rows:
             node = _node(row)
             if self._failures.get(node.name, 0) >= AWAY_AFTER:
@@ -328,12 +340,12 @@ class Ticker:
             self._index.nodes[node.name] = node
             if not node.online:
                 self._lose(node.name)
-        for gone in set(self._index.nodes) - {str(row["node"]) for row in rows}:
+        for gone in set(self._index.nodes) - {row["node"] for row in rows} if complete else ():
             self._lose(gone)
             del self._index.nodes[gone]
 
     def _take_resource(self, number: int, vmid: int, row: dict[str, Any]) -> None:
-        guest, node = self._index.guests.get(vmid), str(row["node"])
+        guest, node = self._index.guests.get(vmid), row["node"]
         pool, told = str(row.get("pool") or ""), (str(row.get("tags") or ""), str(row.get("lock") or ""))
         before, self._told[vmid] = self._told.get(vmid), told
         if guest is None:
@@ -355,7 +367,8 @@ class Ticker:
     # -- tasks -----------------------------------------------------------------------------------------------------
 
     async def _look_at_tasks(self) -> None:
-        rows = await self._get("look at the tasks", "cluster/tasks")
+        said = await self._get("look at the tasks", "cluster/tasks")
+        rows = self._rows.take(said, "look at the tasks", upid=row_of.word)
         self._answered()
         self.take_tasks(rows)
         self.on_tasks(rows)
@@ -379,23 +392,23 @@ class Ticker:
 
 def _node(row: dict[str, Any]) -> Node:
     return Node(
-        name=str(row["node"]),
+        name=row["node"],
         online=row.get("status") == "online",
-        cpus=int(row.get("maxcpu") or 0),
-        cpu_load=float(row.get("cpu") or 0.0),
-        memory_bytes=int(row.get("maxmem") or 0),
-        memory_used_bytes=int(row.get("mem") or 0),
+        cpus=row_of.whole(row.get("maxcpu")),
+        cpu_load=row_of.real(row.get("cpu")),
+        memory_bytes=row_of.whole(row.get("maxmem")),
+        memory_used_bytes=row_of.whole(row.get("mem")),
     )
 
 
 def _storage(row: dict[str, Any]) -> Storage:
-    capacity, used = int(row.get("maxdisk") or 0), int(row.get("disk") or 0)
+    capacity, used = row_of.whole(row.get("maxdisk")), row_of.whole(row.get("disk"))
     return Storage(
-        name=str(row["storage"]),
-        node=str(row["node"]),
+        name=row["storage"],
+        node=row["node"],
         kind=str(row.get("plugintype") or ""),
         content=frozenset(filter(None, str(row.get("content") or "").split(","))),
-        shared=bool(int(row.get("shared") or 0)),
+        shared=bool(row_of.whole(row.get("shared"))),
         active=row.get("status") == "available",
         capacity_bytes=capacity,
         free_bytes=max(capacity - used, 0),
