@@ -64,13 +64,21 @@ def show(path: Path) -> str:
         if kind == "f:":
             out += f".{value}"
         elif kind == "k:":
-            pairs = ",".join(f"{k}={json.dumps(v)}" for k, v in sorted(json.loads(value).items()))
-            out += f"[{pairs}]"
+            out += f"[{_pairs(value)}]"
         elif kind == "v:":
             out += f"[={value}]"
         else:
             out += f"[{value}]"
     return out
+
+
+def _pairs(key: str) -> str:
+    """A key for people; one that is none, as clients may send what they like, as it is."""
+    try:
+        found = json.loads(key)
+    except (ValueError, RecursionError):
+        return key
+    return ",".join(f"{k}={json.dumps(v)}" for k, v in sorted(found.items())) if isinstance(found, dict) else key
 
 
 def _granular_map(schema: Schema | None) -> bool:
