@@ -127,6 +127,17 @@ def test_W18_delays_grow_to_a_bound_with_jitter(action: Action):
     assert (backoff.failed("key", action) or 0.0) <= pace.first * 1.25
 
 
+def test_only_failures_of_one_version_add_up():
+    backoff = Backoff(random.Random(1))
+    slow = PACES[Action.BACK_OFF_SLOWLY]
+    assert slow is not None
+    for version in range(1, 20):  # edits while a storage is full: each is as good as the first
+        assert (backoff.failed("key", Action.BACK_OFF_SLOWLY, version=version) or 0) <= slow.first * 1.25
+    for _ in range(12):
+        delay = backoff.failed("key", Action.BACK_OFF_SLOWLY, version=20) or 0
+    assert delay >= slow.most * 0.75
+
+
 def test_stop_means_no_repetition_and_a_wish_to_wait_is_obeyed():
     backoff = Backoff(random.Random(1))
     assert backoff.failed("key", Action.STOP) is None

@@ -27,19 +27,26 @@ JITTER = 0.25
 
 
 class Backoff:
-    """Failures in a row per key."""
+    """Failures in a row per key, of one version of it: what was edited since has not failed yet."""
 
     def __init__(self, rng: random.Random) -> None:
         self._rng = rng
-        self._failures: dict[Hashable, int] = {}
+        self._failures: dict[Hashable, tuple[Hashable, int]] = {}
 
-    def failed(self, key: Hashable, action: Action, retry_after: float | None = None) -> float | None:
-        """Seconds until the next try; None: only a change of the object, or the slow resync, makes sense."""
+    def failed(
+        self, key: Hashable, action: Action, retry_after: float | None = None, version: Hashable = None
+    ) -> float | None:
+        """Seconds until the next try; None: only a change of the object, or the slow resync, makes sense.
+
+        Args: version: of the object that was tried: its generation.
+        """
         pace = PACES[action]
         if pace is None:
             return None
-        count = self._failures.get(key, 0)
-        self._failures[key] = count + 1
+        before, count = self._failures.get(key, (version, 0))
+        if before != version:
+            count = 0
+        self._failures[key] = (version, count + 1)
         delay: float = min(pace.most, pace.first * 2 ** min(count, 32))
         delay *= 1 + self._rng.uniform(-JITTER, JITTER)
         return max(delay, retry_after or 0.0)

@@ -101,7 +101,7 @@ class Controller:
             *(NotYetReconciler(cache, writer, clock) for cache in self._not_yet),
         ]  # fmt: skip
         table = {reconciler.kind: reconciler for reconciler in reconcilers}
-        self.worker = Worker(self.queue, table, clock, rng, metrics, resync, self._exists, self._stands)
+        self.worker = Worker(self.queue, table, clock, rng, metrics, resync, self._version, self._stands)
         self._wire()
 
     # -- running ---------------------------------------------------------------------------------------------------
@@ -239,8 +239,9 @@ class Controller:
     def _add(self, kind: str, name: Name) -> None:
         self.queue.add(Key(kind, *name))
 
-    def _exists(self, key: Key) -> bool:
-        return self._by_kind[key.kind].get(key.namespace, key.name) is not None
+    def _version(self, key: Key) -> int | None:
+        item = self._by_kind[key.kind].get(key.namespace, key.name)
+        return item.metadata.generation if item is not None else None
 
     def _stands(self, key: Key) -> bool:
         return key.kind == self._machines.kind and self._machines.stands((key.namespace, key.name))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import NamedTuple, Protocol
 
 from common import logging, status, tracing
@@ -56,15 +57,16 @@ class Worker:
         rng: random.Random,
         metrics: Metrics,
         resync: float,
-        exists: Callable[[Key], bool],
+        version: Callable[[Key], int | None],
         stands: Callable[[Key], bool],
     ) -> None:
         """Args:
         resync: seconds after which a settled object is looked at again, jittered; a safety net.
+        version: generation of an object; None for one that is gone.
         stands: whether nothing differs from the last look, so that this one can be spared.
         """
         self._queue, self._reconcilers, self._clock, self._rng = queue, reconcilers, clock, rng
-        self._exists, self._stands = exists, stands
+        self._version, self._stands = version, stands
         self._metrics, self._resync = metrics, resync
         self.backoff = Backoff(rng)
 
@@ -90,7 +92,7 @@ class Worker:
 
     def _ended(self, key: Key, delay: float | None) -> None:
         self._queue.done(key)
-        if not self._exists(key):
+        if self._version(key) is None:
             self.backoff.succeeded(key)
             return
         if delay is None:
@@ -100,7 +102,7 @@ class Worker:
     async def _reconcile(self, key: Key) -> float | None:
         """Seconds until the next look; None: the slow resync."""
         reconciler = self._reconcilers[key.kind]
-        name = (key.namespace, key.name)
+        name, version = (key.namespace, key.name), self._version(key)
         try:
             with (
                 tracing.span(f"reconcile {key.kind}", k8s__namespace=key.namespace, k8s__object=key.name),
@@ -108,19 +110,20 @@ class Worker:
             ):
                 again = await reconciler.reconcile(name)
         except Exception as error:  # noqa: BLE001  # this is the one place that must outlive any reconcile
-            return await self._failed(reconciler, key, error)
+            return await self._failed(reconciler, key, version, error)
         self.backoff.succeeded(key)
         return again
 
-    async def _failed(self, reconciler: Reconciler, key: Key, error: Exception) -> float | None:
+    async def _failed(self, reconciler: Reconciler, key: Key, version: int | None, error: Exception) -> float | None:
         if isinstance(error, ProviderError) or (isinstance(error, Hold) and not error.quiet):
             try:
                 await reconciler.report((key.namespace, key.name), error)
             except Exception as second:  # noqa: BLE001  # the report is as fallible as the reconcile
-                return self._delay(key, second)
-        return self._delay(key, error)
+                return self._delay(key, version, second)
+        return self._delay(key, version, error)
 
-    def _delay(self, key: Key, error: Exception) -> float | None:
+    def _delay(self, key: Key, version: int | None, error: Exception) -> float | None:
+        failed = partial(self.backoff.failed, key, version=version)
         where = {"kind": key.kind, "namespace": key.namespace, "name": key.name}
         match error:
             case Hold():
@@ -128,17 +131,17 @@ class Worker:
                 return error.again
             case ProviderError():
                 log.info("reconcile.failed", reason=error.reason, error=str(error), **where)
-                return self.backoff.failed(key, status.action(error), error.retry_after)
+                return failed(status.action(error), error.retry_after)
             case ConflictError():
-                return self.backoff.failed(key, Action.LOOK_AGAIN)
+                return failed(Action.LOOK_AGAIN)
             case NotFoundError():
                 return None  # the object went while it was worked on; its deletion wakes whoever cares
             case ApiUnavailableError():
                 log.info("reconcile.api_unavailable", error=str(error), **where)
-                return self.backoff.failed(key, Action.BACK_OFF, error.retry_after)
+                return failed(Action.BACK_OFF, error.retry_after)
             case ApiError():
                 log.warning("reconcile.refused", error=str(error), **where)
-                return self.backoff.failed(key, Action.BACK_OFF_SLOWLY)
+                return failed(Action.BACK_OFF_SLOWLY)
             case _:
                 log.error("reconcile.bug", exc_info=error, **where)
-                return self.backoff.failed(key, Action.BACK_OFF_SLOWLY)
+                return failed(Action.BACK_OFF_SLOWLY)
