@@ -130,6 +130,18 @@ async def test_W1_W21_drift_is_seen_and_healed(cluster: Cluster, home: Path, nam
         assert "Created" in await cluster.reasons(namespace, "web")
 
 
+async def test_drift_that_an_apply_happens_to_find_is_told(cluster: Cluster, home: Path, namespace: str):
+    """Nobody told of it: an apply that was asked for something else met it, and put it right."""
+    async with hypervisor() as (world, provider):
+        await furnish(cluster, namespace, **provider)
+        vm = await made(cluster, namespace)
+        world.machines[uid(vm)].power = v1.PowerState.OFF
+        await cluster.patch(VM, namespace, "web", {"metadata": {"labels": {"look": "again"}}})
+        await until(lambda: _has(cluster, namespace, "web", "PowerDrift"), "the event")
+        assert world.machines[uid(vm)].power is v1.PowerState.ON
+        await cluster.wait(VM, namespace, "web", ready)
+
+
 async def _has(cluster: Cluster, namespace: str, name: str, reason: str) -> bool:
     return reason in await cluster.reasons(namespace, name)
 

@@ -151,6 +151,7 @@ def test_W21_transitions_become_events():
     assert reasons(vm(), Outcome(machine=seen())) == []
     assert reasons(vm(), Outcome(machine=seen(v1.PowerState.OFF))) == ["PowerChanged"]
     assert reasons(vm(), Outcome(machine=seen(v1.PowerState.OFF), drifted=True)) == ["PowerDrift"]
+    assert reasons(vm(), Outcome(machine=seen(), healed="power on")) == ["PowerDrift"]
     assert reasons(vm(), Outcome(machine=seen(), applied=[GROW])) == ["Reconfigured"]
     assert reasons(vm(), Outcome(machine=seen(), pending=[GROW])) == ["RestartRequired"]
     assert reasons(vm(), Outcome(problem=AWAY)) == ["ProviderUnavailable"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from common import faults, v1, wire
@@ -157,6 +157,7 @@ class MachineReconciler:
             pending=answer.pending,
             applied=answer.applied,
             ignored=ignored,
+            healed=_healed(vm, answer.applied),
         )
         written = await self._report(vm, outcome)
         connection.note(vm.metadata.uid, self._ground(written, provider, boot))
@@ -313,11 +314,9 @@ class MachineReconciler:
 
     def _drifted(self, vm: VirtualMachine, seen: v1.Machine) -> bool:
         """The power is not as last reported, though the machine was settled and nobody changed the spec."""
-        told = vm.status
-        settled = is_true(told.conditions, READY) and told.observed_generation == vm.metadata.generation
         wish = {"OffGraceful": "Off"}.get(vm.spec.power_state or "On", vm.spec.power_state or "On")
         now = POWER.get(seen.power, "Unknown")
-        return settled and told.power_state == wish and now not in (wish, "Unknown") and not seen.operation_id
+        return _settled(vm) and vm.status.power_state == wish and now not in (wish, "Unknown") and not seen.operation_id
 
     async def _ask(
         self, vm: VirtualMachine, connection: Connection, request: v1.ApplyMachineRequest, asked: bytes
@@ -472,6 +471,21 @@ def _asked(vm: VirtualMachine, request: v1.ApplyMachineRequest) -> bytes:
     meta, request = vm.metadata, dataclasses.replace(request, must_exist=False)
     edit = repr((meta.generation, sorted(meta.labels.items()), sorted(meta.annotations.items())))
     return hashlib.sha256(edit.encode() + wire.codec(v1.ApplyMachineRequest).dumps(request)).digest()
+
+
+def _settled(vm: VirtualMachine) -> bool:
+    """All was last reported to be as the spec says, and nobody changed that since."""
+    return is_true(vm.status.conditions, READY) and vm.status.observed_generation == vm.metadata.generation
+
+
+def _healed(vm: VirtualMachine, applied: Sequence[v1.Change]) -> str:
+    """How an apply put the power right of a settled machine, which nothing had told before; empty if it did not.
+
+    A restart, which what the spec refers to may ask for, switches a machine on as well.
+    """
+    if not _settled(vm) or any(change.kind is v1.ChangeKind.RESTART for change in applied):
+        return ""
+    return "; ".join(change.message for change in applied if change.kind is v1.ChangeKind.SET_POWER)
 
 
 def _scrubbed(error: ProviderError, boot: BootSources) -> ProviderError:

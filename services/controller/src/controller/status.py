@@ -96,6 +96,8 @@ class Outcome:
     problem: Problem | None = None
     drifted: bool = False
     """The power was seen to differ though nobody changed the spec; it is about to be put right."""
+    healed: str = ""
+    """The same, met by an apply: how that put it right."""
 
 
 @dataclass(frozen=True)
@@ -179,6 +181,9 @@ def happenings(before: VirtualMachineStatus, after: VirtualMachineStatus, outcom
         found.append(Happening(WARNING, "Recreated", f"the machine was missing and was made anew as {after.id}"))
     if outcome.drifted:
         message = f"the machine was {after.power_state} though the spec did not change; putting it right"
+        found.append(Happening(WARNING, "PowerDrift", message))
+    elif outcome.healed:
+        message = f"the power was not what it shall be though the spec did not change; put right: {outcome.healed}"
         found.append(Happening(WARNING, "PowerDrift", message))
     elif before.power_state and after.power_state not in (None, "Unknown", before.power_state):
         found.append(Happening(NORMAL, "PowerChanged", f"power went from {before.power_state} to {after.power_state}"))
