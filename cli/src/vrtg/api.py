@@ -39,7 +39,7 @@ class Api:
         except ValueError:
             sound = False
         if not sound:
-            raise CommandError(f'"{target.server}" in the kubeconfig is no address of an API server')
+            raise CommandError(f"{_shown(target.server)} in the kubeconfig is no address of an API server")
         self._connection: http.client.HTTPConnection | None = None
 
     # -- verbs -----------------------------------------------------------------------------------------------------
@@ -317,3 +317,9 @@ def _temporary(content: bytes) -> Iterator[str]:
         yield path
     finally:
         os.unlink(path)
+
+
+def _shown(server: str) -> str:
+    """A server of a kubeconfig, for people: without what a slip of the quotes, or a user, may have put into it."""
+    plain = len(server) <= 200 and server.isprintable() and not set(server) & set(" @\"'{}")
+    return f'"{server}"' if plain else "what stands as `server`"
