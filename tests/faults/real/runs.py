@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
+from .claims import Claims
 from .installation import Installation
 from .people import People
 from .stories import draw
@@ -17,6 +18,8 @@ CONVERGE_SECONDS = 150.0
 QUIET_SECONDS, QUIET_LIMIT = 2.5, 90.0
 LOOK_SECONDS = 0.7
 """Between two looks at the hypervisor."""
+LISTEN_SECONDS = 3.0
+"""Between two looks at what the statuses claim."""
 
 
 class Violation(AssertionError):
@@ -32,6 +35,7 @@ class Runs:
         self._loud, self._began = loud, time.monotonic()
         self.people = People(installation, self.say)
         self.striker = Striker(installation, self.say)
+        self.claims = Claims()
         self._theirs = ""
 
     def say(self, what: str) -> None:
@@ -81,9 +85,10 @@ class Runs:
     async def watched(self) -> AsyncIterator[None]:
         """Inside, what dies is started again, and what must hold at every moment is looked at."""
         async with asyncio.TaskGroup() as group:
-            watch = group.create_task(self._watch(), name="watch")
+            watches = [group.create_task(watch(), name="watch") for watch in (self._watch, self._listen)]
             yield
-            watch.cancel()
+            for watch in watches:
+                watch.cancel()
 
     async def settle(self) -> None:
         """Everything comes right, and then there is silence."""
@@ -119,9 +124,17 @@ class Runs:
                 looked = time.monotonic()
             await asyncio.sleep(0.1)
 
+    async def _listen(self) -> None:
+        """No status lies for long, not in the middle of the faults either."""
+        while True:
+            await asyncio.sleep(LISTEN_SECONDS)
+            if lie := self.claims.judge(await self.people.told()):
+                raise Violation(lie)
+
     async def _look(self) -> None:
         """At most one machine per UID, and what was to be kept is there."""
         found = await asyncio.to_thread(self.installation.site.found)
+        self.claims.see(time.monotonic(), found)
         uids = [machine.uid for machine in found if machine.uid]
         if doubles := {uid for uid in uids if uids.count(uid) > 1}:
             raise Violation(f"more than one machine of a UID: {[each for each in found if each.uid in doubles]}")

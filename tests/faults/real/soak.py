@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from dataclasses import replace
 
+from .claims import LATE_SECONDS, Claims
 from .footprints import Footprints
 from .runs import Runs, Violation
 from .stories import HYPERVISOR, Strike, edited, first_spec, kinds_of, strike_of
@@ -38,6 +39,7 @@ class Soak:
 
     def __init__(self, runs: Runs, seed: int, seconds: float) -> None:
         self._runs, self._rng, self._seconds = runs, random.Random(seed), seconds
+        runs.claims = Claims(LATE_SECONDS + LONG)
         self._began = time.monotonic()
         self._made = 0
         self._footprints = Footprints()

@@ -9,11 +9,13 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+from e2e.stack import Object
 
+from .claims import LATE_SECONDS, Claims
 from .footprints import MIB, MOST_GROWTH_MIB, Footprints
 from .network import Network, Weather
 from .programs import Footprint, Program
-from .sites import SITES
+from .sites import SITES, Found
 from .stories import draw, kinds_of
 
 LIMIT = 20.0
@@ -104,6 +106,47 @@ def test_a_program_that_is_stopped_and_killed_leaves_nothing(tmp_path: Path) -> 
     program.pause()
     program.end()
     assert (program.pid, program.verdict) == (0, "killed by SIGTERM")
+
+
+def told(power: str, ready: str = "True") -> Object:
+    """A machine's object."""
+    status = {"powerState": power, "conditions": [{"type": "Ready", "status": ready}]}
+    return {"metadata": {"uid": "u-1", "name": "web"}, "status": status}
+
+
+def shown(*, on: bool, busy: bool = False) -> list[Found]:
+    return [Found("u-1", "shop.web", True, on, 1, 192, (), busy)]
+
+
+def test_a_status_that_stays_wrong_is_a_lie() -> None:
+    """Late it may be; and what changes, what nobody looked at, and what is not claimed, is no lie."""
+    claims = Claims()
+    for second in range(0, int(LATE_SECONDS) + 30, 5):
+        claims.see(second, shown(on=False))
+        lie = claims.judge([told("On")])
+        assert bool(lie) is (second >= LATE_SECONDS), second
+        assert not claims.judge([told("Off")])
+        assert not claims.judge([told("On", ready="False")])
+    assert claims.judged
+
+
+@pytest.mark.parametrize("interrupted", ["flips", "gaps", "busy"])
+def test_what_was_true_in_between_is_no_lie(interrupted: str) -> None:
+    claims = Claims()
+    for second in range(0, int(LATE_SECONDS) * 2, 5):
+        if interrupted != "gaps" or second % 60 >= 20:
+            turn = second % 60 == 0
+            claims.see(second, shown(on=interrupted == "flips" and turn, busy=interrupted == "busy" and turn))
+        assert not claims.judge([told("On")])
+
+
+def test_a_machine_that_is_not_there_is_not_ready() -> None:
+    claims = Claims()
+    lies = []
+    for second in range(0, int(LATE_SECONDS) + 30, 5):
+        claims.see(second, [])
+        lies.append(claims.judge([told("On")]))
+    assert "absent" in lies[-1]
 
 
 def grown(first: int, last: int) -> list[str]:
