@@ -13,6 +13,7 @@ from common.clock import Clock
 from common.errors import (
     ForeignMachineError,
     HypervisorUnavailableError,
+    ImageNotFoundError,
     MachineNotFoundError,
     NameConflictError,
     OperationInProgressError,
@@ -27,7 +28,7 @@ from providerkit.planner import (
     hypervisor_name,
 )
 
-from .hypervisor import Guest, Hypervisor, Task
+from .hypervisor import Guest, Hypervisor, Image, Task
 
 T = TypeVar("T")
 
@@ -35,6 +36,7 @@ ON, OFF, SUSPENDED = v1.PowerState.ON, v1.PowerState.OFF, v1.PowerState.SUSPENDE
 POLL = 0.5
 
 BEGUN = faults.declare("simulated.create.begun", "the guest is being made, and nobody has noted the task")
+FILLED = faults.declare("simulated.image.begun", "the image is being filled, and nobody has noted the task")
 DESTROYED = faults.declare("simulated.destroy.begun", "the guest is being removed, and nobody has noted the task")
 
 CAPABILITIES = v1.Capabilities(
@@ -83,7 +85,7 @@ class SimulatedDriver(Driver):
 
     async def observe_all(self) -> list[v1.Machine]:
         every = await self._call("observe_all", lambda: [each.seen() for each in self.hypervisor.guests.values()])
-        return [self._seen(guest) for guest in every if guest.made or guest.machine.identity is None]
+        return [self._seen(guest) for guest in every if guest.made]
 
     def changes(self) -> AsyncIterator[str | None]:
         return self.hypervisor.events()
@@ -107,9 +109,12 @@ class SimulatedDriver(Driver):
             return
         name = hypervisor_name(spec.identity)
         other = await self._call("find_name", lambda: [each.seen() for each in self.hypervisor.called(name)])
-        if other and other[0].uid != uid:
+        if other and uid not in (other[0].uid, other[0].maker):
             raise NameConflictError(f"create machine {uid}: the name belongs to guest {other[0].number}")
         boot, begin = repr(spec.boot_data), self.hypervisor.begin_create
+        for disk in spec.disks:
+            if disk.image is not None and await self.get_image(disk.image.id) is None:
+                raise ImageNotFoundError(f"create machine {uid}: image {disk.image.id} is not there")
         task = await self._call("create", lambda: begin(self._new(spec, name), list(spec.disks), boot))
         await faults.point(BEGUN)
         await self._wait(task, f"create machine {uid}")
@@ -131,15 +136,19 @@ class SimulatedDriver(Driver):
 
     async def destroy(self, uid: str, progress: Progress) -> None:
         for guest in await self._find(uid):
-            if guest.machine.identity is None or guest.machine.identity.owner != self._owner:
+            identity = guest.machine.identity
+            if guest.uid and (identity is None or identity.owner != self._owner):
                 raise ForeignMachineError(f"destroy machine {uid}: it does not carry our stamp")
             while guest.busy and await self._is_busy(guest.number):
                 await self._clock.sleep(POLL)
             await self._remove(guest.number, uid)
 
     async def _find(self, uid: str) -> list[Guest]:
-        """As they are now, half-made ones too."""
-        return await self._call("find", lambda: [each.seen() for each in self.hypervisor.with_uid(uid)])
+        """As they are now, half-made ones too, stamped or not."""
+        return await self._call("find", lambda: [each.seen() for each in self._traces(uid)])
+
+    def _traces(self, uid: str) -> list[Guest]:
+        return [*self.hypervisor.with_uid(uid), *self.hypervisor.begun_for(uid)]
 
     async def _is_busy(self, number: int) -> bool:
         guest = await self._call("look", lambda: copy.copy(self.hypervisor.guests.get(number)))
@@ -148,7 +157,7 @@ class SimulatedDriver(Driver):
     async def _remove(self, number: int, uid: str) -> None:
         def begin() -> Task | None:
             guest = self.hypervisor.guests.get(number)
-            if guest is None or guest.uid != uid:
+            if guest is None or uid not in (guest.uid, guest.maker):
                 return None
             return self.hypervisor.begin_destroy(number, self._doomed(guest))
 
@@ -159,7 +168,8 @@ class SimulatedDriver(Driver):
 
     def _doomed(self, guest: Guest) -> list[str]:
         """Volumes that go with it: all that were made for it, plugged in or not."""
-        return [volume.id for volume in self.hypervisor.volumes.values() if volume.maker == guest.uid]
+        uid = guest.uid or guest.maker
+        return [volume.id for volume in self.hypervisor.volumes.values() if volume.maker == uid]
 
     async def _wait(self, task: Task, doing: str) -> None:
         """Ask until it has ended; one that is forgotten has ended in its own way.
@@ -281,23 +291,40 @@ class SimulatedDriver(Driver):
     async def note(self, uid: str, key: str, value: str) -> None:
         await self._edit("note", uid, lambda machine: hardware.record(machine, key, value))
 
-    # -- images: every URL is a small image that is ready at once ------------------------------------------------------
+    # -- images: every URL is a small image ----------------------------------------------------------------------------
 
     async def image_id(self, request: v1.PrepareImageRequest) -> str:
         return f"image-{request.uid}"
 
     async def prepare_image(self, request: v1.PrepareImageRequest, progress: Progress) -> v1.Image:
-        await self._call("prepare_image", lambda: None)
-        return self._image(f"image-{request.uid}")
-
-    async def get_image(self, image_id: str) -> v1.Image | None:
+        image_id = await self.image_id(request)
+        while not await self._whole(image_id):
+            task = await self._call("prepare_image", lambda: self.hypervisor.begin_image(image_id))
+            await faults.point(FILLED)
+            await self._wait(task, f"prepare image {image_id}")
         return self._image(image_id)
 
+    async def _whole(self, image_id: str) -> bool:
+        """It is ready to be used. What a broken preparation left is cleared away."""
+        while (image := await self._look_at_image(image_id)) is not None and image.busy:
+            await self._clock.sleep(POLL)
+        if image is not None and not image.made:
+            await self._call("drop_image", lambda: self.hypervisor.drop_half_image(image_id))
+        return image is not None and image.made
+
+    async def _look_at_image(self, image_id: str) -> Image | None:
+        return await self._call("look_image", lambda: copy.copy(self.hypervisor.images.get(image_id)))
+
+    async def get_image(self, image_id: str) -> v1.Image | None:
+        image = await self._look_at_image(image_id)
+        return self._image(image_id) if image is not None and image.made and not image.busy else None
+
     async def list_images(self) -> list[v1.Image]:
-        return []
+        every = await self._call("list_images", lambda: [copy.copy(each) for each in self.hypervisor.images.values()])
+        return [self._image(image.id) for image in every if image.made]
 
     async def delete_image(self, image_id: str) -> None:
-        await self._call("delete_image", lambda: None)
+        await self._call("delete_image", lambda: self.hypervisor.images.pop(image_id, None))
 
     def _image(self, image_id: str) -> v1.Image:
         size = 1 << 28

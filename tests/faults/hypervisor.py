@@ -24,6 +24,8 @@ from .schedule import LATE, LOST, Schedule, alive
 
 T = TypeVar("T")
 GIB = 1 << 30
+HALF, BARE = "half", "bare"
+"""How a task breaks off: when a part is there that says whose it is; before it says so."""
 CLIENT_SECONDS = 10.0
 """How long a client waits for a call that the hypervisor has not begun."""
 
@@ -35,6 +37,20 @@ class Volume:
     id: str
     maker: str
     size: int
+    half: bool = False
+    """It was copied from an image that was not whole."""
+
+
+@dataclass
+class Image:
+    """A file that machines are made of, under the name that its preparation gave it."""
+
+    id: str
+    stamped: bool = False
+    """It says what it is; before that only its name does."""
+    made: bool = False
+    """Its content is whole."""
+    busy: str = ""
 
 
 @dataclass
@@ -43,6 +59,8 @@ class Guest:
 
     number: int
     machine: v1.Machine
+    maker: str = ""
+    """UID for which it is being made while it carries no stamp: the names of its volumes say so."""
     made: bool = True
     """Every step of its making is done."""
     busy: str = ""
@@ -76,6 +94,7 @@ class Hypervisor:
         self.schedule, self.name = schedule, name
         self.guests: dict[int, Guest] = {}
         self.volumes: dict[str, Volume] = {}
+        self.images: dict[str, Image] = {}
         self.tasks: dict[str, Task] = {}
         self.calls = 0
         self.verbs: dict[str, int] = {}
@@ -86,6 +105,8 @@ class Hypervisor:
         """Volumes that nobody but their owner may delete, and what they are."""
         self.retained: set[str] = set()
         """UIDs of machines that were released: their guests and volumes are people's from then on."""
+        self.released: set[int] = set()
+        """The guests of those."""
         self.available = True
         self._numbers = itertools.count(1)
         self._task_ids = itertools.count(1)
@@ -194,8 +215,41 @@ class Hypervisor:
     def with_uid(self, uid: str) -> list[Guest]:
         return [guest for guest in self.guests.values() if guest.uid == uid]
 
+    def begun_for(self, uid: str) -> list[Guest]:
+        """Guests without a stamp that a broken making, or one under way, has left."""
+        return [guest for guest in self.guests.values() if not guest.uid and guest.maker == uid]
+
+    def begin_image(self, image_id: str) -> Task:
+        """Fill a file; it is stamped on the way.
+
+        Raises:
+            NameConflictError: there is one of this name.
+        """
+        if image_id in self.images:
+            raise NameConflictError(f"there is an image {image_id}")
+        image = self.images[image_id] = Image(image_id)
+
+        async def fill(fault: str) -> str:
+            await asyncio.sleep(0.5)
+            if fault == BARE:
+                return "the download broke off"
+            image.stamped = True
+            await asyncio.sleep(0.5)
+            image.made = fault != HALF
+            return "the download broke off" if fault == HALF else ""
+
+        return self._begin(image, 0, fill)
+
+    def drop_half_image(self, image_id: str) -> None:
+        """Remove a file that nobody fills any more."""
+        image = self.images.get(image_id)
+        if image is not None and not image.busy and not image.made:
+            del self.images[image_id]
+
     def begin_create(self, machine: v1.Machine, disks: list[v1.DiskSpec], boot_data: str = "") -> Task:
-        """The guest is there at once, stamped; its disks take a while. Errors quote the boot data, as real ones may.
+        """The guest is there at once; its disks take a while. Errors quote the boot data, as real ones may.
+
+        Some are stamped from the start. Others are copied first, and say whose they are only by their volumes' names.
 
         Raises:
             NameConflictError: the name is taken.
@@ -203,49 +257,61 @@ class Hypervisor:
         if other := self.called(machine.hypervisor_name):
             raise NameConflictError(f"the name {machine.hypervisor_name} belongs to guest {other[0].number}")
         number = next(self._numbers)
-        guest = Guest(number, machine, made=False)
+        guest, identity = Guest(number, machine, made=False), machine.identity
         machine.id = f"guest-{number}"
         self.guests[number] = guest
+        copied = bool(disks) and disks[0].existing is None
+        if copied and identity is not None and self.schedule.fraction("copied", self.name, number) < 0.5:
+            guest.maker, machine.identity = identity.uid, None
+            self.add_disk(guest, disks[0])
 
-        async def make(half: bool) -> str:
-            for disk in disks[:1] if half else disks:
+        async def make(fault: str) -> str:
+            await asyncio.sleep(0.5)
+            if fault == BARE:
+                return f"the task ended at its beginning, at {boot_data!r}"
+            if guest.number in self.guests:
+                machine.identity = identity
+                self.tell(guest.uid)
+            for disk in disks[:1] if fault == HALF else disks:
                 await asyncio.sleep(0.5)
                 if guest.number not in self.guests:
                     return "the guest was removed"
                 self.add_disk(guest, disk)
-            guest.made = not half
-            return f"the task ended half-way, at {boot_data!r}" if half else ""
+            guest.made = fault != HALF
+            return f"the task ended half-way, at {boot_data!r}" if fault == HALF else ""
 
-        return self._begin(guest, make)
+        return self._begin(guest, number, make)
 
     def begin_destroy(self, number: int, volumes: Collection[str]) -> Task:
         """Power off, remove the guest and these volumes."""
         guest = self.guests[number]
 
-        async def unmake(half: bool) -> str:
-            for volume in list(volumes)[: 1 if half else None]:
+        async def unmake(fault: str) -> str:
+            if fault == BARE:
+                return "the task ended at its beginning"
+            for volume in list(volumes)[: 1 if fault == HALF else None]:
                 self.volumes.pop(volume, None)
-            if not half:
+            if fault != HALF:
                 self.guests.pop(number, None)
-            return "the task ended half-way" if half else ""
+            return "the task ended half-way" if fault == HALF else ""
 
-        return self._begin(guest, unmake)
+        return self._begin(guest, number, unmake)
 
-    def _begin(self, guest: Guest, work: Callable[[bool], Coroutine[Any, Any, str]]) -> Task:
-        """Args: work: told whether it ends half-way; answers with an error."""
-        task = Task(f"task-{next(self._task_ids)}", guest.number)
-        guest.busy = task.id
+    def _begin(self, thing: Guest | Image, number: int, work: Callable[[str], Coroutine[Any, Any, str]]) -> Task:
+        """Args: work: told how it shall break off, if it shall; answers with an error."""
+        task = Task(f"task-{next(self._task_ids)}", number)
+        thing.busy = task.id
         self.tasks[task.id] = task
-        fault = self.schedule.fault(f"task {self.name}", ["half", "forgotten"], rate=5 * self.schedule.rate)
+        fault = self.schedule.fault(f"task {self.name}", [HALF, BARE, "forgotten"], rate=5 * self.schedule.rate)
         if fault == "forgotten":
             del self.tasks[task.id]
 
         async def run() -> None:
             await asyncio.sleep(1.0 + self.schedule.fraction("task", self.name, task.id) * 5.0)
-            task.error = await work(fault == "half")
-            guest.busy = ""
+            task.error = await work(fault or "")
+            thing.busy = ""
             task.ended.set()
-            self.tell(guest.uid)
+            self.tell(thing.uid if isinstance(thing, Guest) else None)
 
         self.spawn(run)
         return task
@@ -256,7 +322,10 @@ class Hypervisor:
             return
         volume = self.volumes.get(disk.existing.id) if disk.existing is not None else None
         if volume is None:
-            volume = Volume(f"volume-{guest.number}-{disk.name}", guest.uid, disk.size_bytes or GIB)
+            image = self.images.get(disk.image.id) if disk.image is not None else None
+            half = disk.image is not None and (image is None or not image.made)
+            maker = guest.uid or guest.maker
+            volume = Volume(f"volume-{guest.number}-{disk.name}", maker, disk.size_bytes or GIB, half)
             self.volumes.setdefault(volume.id, volume)
         hardware.plug_disk(guest.machine, disk, FakeVolume(volume.id, volume.maker, disk.name, volume.size))
         self.tell(guest.uid)
@@ -290,7 +359,8 @@ class Hypervisor:
         """Take the stamp off: from now on guest and volumes are people's."""
         guest = self.guests[number]
         self.retained.add(guest.uid)
-        guest.machine.identity = None
+        self.released.add(number)
+        guest.machine.identity, guest.maker = None, ""
         self.tell(None)
 
     def rename_foreign(self) -> None:

@@ -64,6 +64,7 @@ class Invariants:
                 if guest.uid:
                     stamped.setdefault(guest.uid, []).append(guest)
             self._foreign(site, hypervisor)
+            self._sound(site, hypervisor)
         for uid, guests in stamped.items():
             if len(guests) > 1:
                 self.violate(f"{len(guests)} guests carry the stamp of {uid}")
@@ -89,6 +90,13 @@ class Invariants:
             if volume not in hypervisor.volumes:
                 self.violate(f"{what} was deleted: {volume}")
 
+    def _sound(self, site: str, hypervisor: Hypervisor) -> None:
+        """No machine stands on half an image."""
+        for guest in hypervisor.guests.values():
+            for disk in guest.machine.disks:
+                if (volume := hypervisor.volumes.get(disk.id)) is not None and volume.half:
+                    self.violate(f"guest {site}/{guest.number} stands on half an image")
+
     def _written(self, collection: str, body: dict[str, Any], encoded: bytes) -> None:
         plural = collection.rpartition("/")[2]
         if plural != "secrets" and CANARY.encode() in encoded:
@@ -97,6 +105,15 @@ class Invariants:
         # Of a status that is written, by us: what a person writes beside an old one claims nothing anew.
         if here() is not None and plural == "virtualmachines" and (status := body.get("status")):
             self._believable(body, status)
+        if here() is not None and plural == "vmimages":
+            self._ready_images(body)
+
+    def _ready_images(self, image: dict[str, Any]) -> None:
+        """An image that is told to be on a provider is there, and whole: nothing takes it away again."""
+        for site in image.get("status", {}).get("availableOn", []):
+            there = self._sites[site.rpartition("/")[2]].images.get(f"image-{image['metadata']['uid']}")
+            if there is None or not there.made:
+                self.violate(f"image {image['metadata']['name']} is told to be ready on {site}, and is not")
 
     def _led(self, plural: str, body: dict[str, Any]) -> None:
         """A controller that writes has the Lease, or had it a moment ago, or has slept and not noticed yet."""
@@ -139,14 +156,30 @@ class Invariants:
         for provider in self._cluster.of("providers"):
             if (ready := _condition(provider, "Ready")).get("status") != "True":
                 return f"Provider {provider['metadata']['name']} is not Ready: {ready}"
+        if why := self._images_lacking():
+            return why
         for hypervisor in self._sites.values():
             for guest in hypervisor.guests.values():
                 if guest.uid and guest.uid not in uids:
                     return f"guest {guest.number} belongs to nobody"
+                if not guest.uid and guest.number not in hypervisor.foreign.keys() | hypervisor.released:
+                    return f"guest {guest.number}, without a stamp, belongs to nobody"
             living = uids | hypervisor.retained
             for volume in hypervisor.volumes.values():
                 if volume.maker and volume.maker not in living:
                     return f"volume {volume.id} belongs to nobody"
+        return ""
+
+    def _images_lacking(self) -> str:
+        """Where an image is wanted, it is whole and told to be; half of one may wait where nobody wants it."""
+        wanted = {spec["providerRef"]["name"] for spec in self._user.wanted.values() if "imageRef" in spec}
+        for site in sorted(wanted):
+            for image in self._sites[site].images.values():
+                if not image.made:
+                    return f"image {image.id} is half made on {site}"
+            for told in self._cluster.of("vmimages"):
+                if f"{SPACE}/{site}" not in told.get("status", {}).get("availableOn", []):
+                    return f"image {told['metadata']['name']} is not told to be on {site}: {told.get('status')}"
         return ""
 
     def _unlike(self, vm: dict[str, Any], spec: dict[str, Any]) -> str:

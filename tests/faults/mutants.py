@@ -11,6 +11,7 @@ from typing import Any
 from common import logging, v1
 from common.errors import HypervisorUnavailableError, ProviderError
 from controller import machines as machines_module
+from controller.informer import Informer
 from controller.leader import Leader
 from controller.machines import MachineReconciler
 from controller.status import Outcome
@@ -66,6 +67,34 @@ class TakesHalfForWhole(SimulatedDriver):
 
     async def _settled(self, uid: str) -> bool:
         return bool(await self._find(uid))
+
+
+class TakesAwayForAbsent(SimulatedDriver):
+    """Takes a hypervisor that does not answer for one that does not have the machine."""
+
+    async def observe(self, uid: str) -> v1.Machine | None:
+        with contextlib.suppress(HypervisorUnavailableError):
+            return await super().observe(uid)
+        return None
+
+    async def _find(self, uid: str) -> list[Guest]:
+        with contextlib.suppress(HypervisorUnavailableError):
+            return await super()._find(uid)
+        return []
+
+
+class OverlooksTheUnstamped(SimulatedDriver):
+    """Does not know what it has begun before that carries its stamp."""
+
+    def _traces(self, uid: str) -> list[Guest]:
+        return self.hypervisor.with_uid(uid)
+
+
+class TakesHalfImages(SimulatedDriver):
+    """Counts an image as ready when there is a file of its name."""
+
+    async def get_image(self, image_id: str) -> v1.Image | None:
+        return self._image(image_id) if await self._look_at_image(image_id) is not None else None
 
 
 class TakesTheName(SimulatedDriver):
@@ -205,6 +234,17 @@ def _apply_what_goes(right: Any) -> Any:
     return wrong
 
 
+def _resume_at_the_beginning(right: Any) -> Any:
+    async def wrong(self: Any) -> None:
+        began = self._version
+        try:
+            await right(self)
+        finally:
+            self._version = began
+
+    return wrong
+
+
 def _scrub_nothing(right: Any) -> Any:
     return lambda error, boot: error
 
@@ -243,7 +283,7 @@ def _driver(made: type[SimulatedDriver], *, focus: str = "", rate: float = 0.03,
 
 
 _APPLY, _CREATE, _UNSEEN = "rpc MachineService/ApplyMachine$", "verb .*create$", "world|verb .*observe"
-_LEASE, _TASK = "leases/", "^task "
+_LEASE, _TASK, _LOOKS = "leases/", "^task ", "^world|verb .*(find|observe)$"
 
 MUTANTS: dict[str, Mutant] = {
     made.__name__: _driver(made)
@@ -252,10 +292,15 @@ MUTANTS: dict[str, Mutant] = {
         ReleasesNothing, LogsBootData, ForgetsTags,
     )
 } | {
-    TakesHalfForWhole.__name__: _driver(TakesHalfForWhole, focus=_TASK, rate=0.1)
+    made.__name__: _driver(made, focus=_TASK, rate=0.1)
+    for made in (TakesHalfForWhole, OverlooksTheUnstamped, TakesHalfImages)
 } | {
     made.__name__: _driver(made, focus=_UNSEEN, rate=0.2, first=30) for made in (TakesTheName, DestroysByName)
 } | {
+    TakesAwayForAbsent.__name__: _driver(TakesAwayForAbsent, focus=_LOOKS, rate=0.3, first=20),
+    "resumes a watch where it began": _altered(
+        Informer, "_watch", _resume_at_the_beginning, focus="^watch .*virtualmachines", rate=0.1
+    ),
     "forgets the finalizer": _altered(Writer, "add_finalizer", _forget_finalizer),
     "writes the status each time": _altered(Writer, "status", _status_each_time),
     "writes the status before the act": _altered(MachineReconciler, "_announce", _status_first),
