@@ -217,5 +217,7 @@ async def test_one_trace_from_the_reconcile_to_the_provider(cluster: Cluster, tm
         service, at = by_id[at.parent_span_id]
         chain.append((service, at.name))
     assert {service for service, _ in chain} == {"virtrigaud-controller"}
-    assert [name for _, name in chain][-2:] == ["provider apply_machine", "reconcile VirtualMachine"]
+    assert [name for _, name in chain][-3:] == [
+        "provider apply_machine", "reconcile VirtualMachine", "spec VirtualMachine",
+    ]  # fmt: skip
     assert at.trace_id == served.trace_id

@@ -1,28 +1,35 @@
-"""OpenTelemetry traces: off unless a service sets them up.
+"""OpenTelemetry traces: sent nowhere unless a service sets them up.
 
-When on, W3C trace context crosses gRPC, tasks and `asyncio.to_thread`, and its ids stand in every log record.
+W3C trace context crosses gRPC, tasks and `asyncio.to_thread`, and its ids stand in every log record, whether or not
+spans are kept.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import hashlib
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any
 
 import grpc.aio
 from opentelemetry import propagate, trace
+from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 from opentelemetry.instrumentation.grpc import aio_server_interceptor
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
-from opentelemetry.sdk.trace.sampling import ParentBased, TraceIdRatioBased
-from opentelemetry.trace import Span, SpanKind, Status, StatusCode
+from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
+from opentelemetry.sdk.trace.sampling import Decision, ParentBased, TraceIdRatioBased
+from opentelemetry.trace import NonRecordingSpan, Span, SpanContext, SpanKind, Status, StatusCode, TraceFlags
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from common import redact
 
 _SCOPE = "virtrigaud"
+_W3C = TraceContextTextMapPropagator()
 
 
 class Tracing:
@@ -67,6 +74,7 @@ def setup(
     provider = TracerProvider(
         resource=Resource.create({"service.name": service, "service.version": version}),
         sampler=ParentBased(TraceIdRatioBased(ratio)),
+        id_generator=_Ids(),
     )
     for processor in processors:
         provider.add_span_processor(processor)
@@ -74,7 +82,7 @@ def setup(
         exporter = OTLPSpanExporter(endpoint=otlp_endpoint, insecure=otlp_endpoint.startswith("http://"))
         provider.add_span_processor(BatchSpanProcessor(exporter))
     trace.set_tracer_provider(provider)
-    propagate.set_global_textmap(TraceContextTextMapPropagator())
+    propagate.set_global_textmap(_W3C)
     return Tracing(provider)
 
 
@@ -105,6 +113,79 @@ def span(name: str, kind: SpanKind = SpanKind.INTERNAL, **attributes: object) ->
             raise
 
 
+@dataclass(frozen=True, slots=True)
+class Root:
+    """The span that holds a whole trace: known by what it is about, before and without being written anywhere."""
+
+    trace_id: int
+    span_id: int
+    parent: SpanContext | None = None
+    """Somebody else's span, which it continues."""
+
+
+def root(*about: str, traceparent: str = "") -> Root:
+    """The root of what is told by these words: always the same one, whichever process asks.
+
+    Args:
+        traceparent: W3C trace context of a span that it is part of; empty for a trace of its own.
+    Raises:
+        ValueError: the traceparent is none.
+    """
+    digest = hashlib.sha256("\0".join(about).encode()).digest()
+    trace_id, span_id = int.from_bytes(digest[:16]) or 1, int.from_bytes(digest[16:24]) or 1  # zero means: none
+    if not traceparent:
+        return Root(trace_id, span_id)
+    parent = trace.get_current_span(_W3C.extract({"traceparent": traceparent}, Context())).get_span_context()
+    if not parent.is_valid:
+        raise ValueError(
+            f"{redact.text(traceparent[:100])!r} is no W3C traceparent: write 00-TRACE-SPAN-01 in hex digits"
+        )
+    return Root(parent.trace_id, span_id, parent)
+
+
+@contextmanager
+def under(origin: Root) -> Iterator[None]:
+    """What is done inside belongs to the root's trace: spans, calls, log records."""
+    flags = TraceFlags(TraceFlags.SAMPLED if _sampled(origin) else TraceFlags.DEFAULT)
+    context = SpanContext(origin.trace_id, origin.span_id, is_remote=True, trace_flags=flags)
+    with trace.use_span(NonRecordingSpan(context), record_exception=False, set_status_on_exception=False):
+        yield
+
+
+@contextmanager
+def apart() -> Iterator[None]:
+    """What is begun inside belongs to no trace: tasks that outlive whatever began them."""
+    with trace.use_span(trace.INVALID_SPAN, record_exception=False, set_status_on_exception=False):
+        yield
+
+
+def end(origin: Root, name: str, begun: float, **attributes: object) -> None:
+    """Write the root itself, now that all of it is done. Args: begun: seconds since 1970."""
+    if not enabled():
+        return
+    above = trace.set_span_in_context(NonRecordingSpan(origin.parent), Context()) if origin.parent else Context()
+    token = _CHOSEN.set((origin.trace_id, origin.span_id))
+    try:
+        written = trace.get_tracer(_SCOPE).start_span(name, above, start_time=int(begun * 1e9))
+    finally:
+        _CHOSEN.reset(token)
+    for key, item in attributes.items():
+        written.set_attribute(key.replace("__", "."), _attribute(key, item))
+    written.end()
+
+
+def trace_id() -> str:
+    """Id of the trace that is worked on, 32 hex digits; empty outside of any."""
+    context = trace.get_current_span().get_span_context()
+    return trace.format_trace_id(context.trace_id) if context.is_valid else ""
+
+
+def continued(metadata: Iterable[tuple[str, str | bytes]]) -> Span:
+    """The caller's span by its gRPC metadata, to go on with; one that is not valid when it sent none."""
+    carrier = {key: text for key, text in metadata if isinstance(text, str)}
+    return trace.get_current_span(_W3C.extract(carrier, Context()))
+
+
 def headers() -> tuple[tuple[str, str], ...]:
     """The current span as gRPC metadata; empty outside of any."""
     carrier: dict[str, str] = {}
@@ -113,7 +194,7 @@ def headers() -> tuple[tuple[str, str], ...]:
 
 
 def server_interceptors() -> list[grpc.aio.ServerInterceptor]:
-    """What a server needs to continue its callers' traces; none when tracing is off."""
+    """What a server needs to write spans in its callers' traces; none when tracing is off."""
     if not enabled():
         return []
     make: Any = aio_server_interceptor  # it has no types
@@ -123,3 +204,29 @@ def server_interceptors() -> list[grpc.aio.ServerInterceptor]:
 def _attribute(key: str, item: object) -> str | bool | int | float:
     shown = redact.value(key, item)
     return shown if isinstance(shown, str | bool | int | float) else str(shown)
+
+
+_CHOSEN: ContextVar[tuple[int, int] | None] = ContextVar("chosen ids", default=None)
+
+
+class _Ids(RandomIdGenerator):
+    """Random, but for a root, whose ids others may know already."""
+
+    def generate_trace_id(self) -> int:
+        chosen = _CHOSEN.get()
+        return chosen[0] if chosen is not None else super().generate_trace_id()
+
+    def generate_span_id(self) -> int:
+        chosen = _CHOSEN.get()
+        return chosen[1] if chosen is not None else super().generate_span_id()
+
+
+def _sampled(origin: Root) -> bool:
+    """Whether its spans are kept, here or, with tracing off here, by others on the way."""
+    if origin.parent is not None:
+        return bool(origin.parent.trace_flags.sampled)
+    provider = trace.get_tracer_provider()
+    if not isinstance(provider, TracerProvider):
+        return True
+    decided = provider.sampler.should_sample(Context(), origin.trace_id, "root").decision
+    return decided is Decision.RECORD_AND_SAMPLE

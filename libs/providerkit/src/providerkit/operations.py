@@ -14,6 +14,7 @@ from common import logging, status, v1
 from common.clock import Clock
 from common.errors import InternalError, OperationCancelledError, OperationNotFoundError, ProviderError
 
+from .metrics import Metrics
 from .waiting import wait_event
 
 log = logging.get(__name__)
@@ -113,8 +114,8 @@ class Job(Generic[T]):
 class Operations:
     """Owner of all jobs: an async context whose end cancels what still runs."""
 
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
+    def __init__(self, clock: Clock, metrics: Metrics | None = None) -> None:
+        self._clock, self._metrics = clock, metrics
         self._jobs: dict[str, Job[object]] = {}
         self._group = asyncio.TaskGroup()
         self._running: dict[asyncio.Task[None], None] = {}
@@ -169,6 +170,10 @@ class Operations:
         """Those that run and those that ended in the last hour, oldest first; only of one subject if it is given."""
         self._prune()
         return [job.show() for job in self._jobs.values() if not subject or job.record.subject == subject]
+
+    def running(self) -> list[v1.Operation]:
+        """The records of those that run, shown to clients or not."""
+        return [job.record for job in self._jobs.values() if not job.ended.is_set()]
 
     def cancel(self, operation_id: str) -> v1.Operation:
         """Ask an operation to stop, and answer with it as it is now."""
@@ -228,11 +233,18 @@ class Operations:
     def _left(self, job: Job[T], task: asyncio.Task[None]) -> None:
         if not job.ended.is_set():
             self._end_cancelled(job)  # cancelled before its first step, its body never ran
+        self._count(job)
         if not job.shown:
             self._jobs.pop(job.id, None)
         self._running.pop(task, None)
         if not self._running:
             self._idle.set()
+
+    def _count(self, job: Job[T]) -> None:
+        record = job.record
+        if self._metrics is not None and record.start_time is not None and record.end_time is not None:
+            seconds = (record.end_time - record.start_time).total_seconds()
+            self._metrics.ended(record.kind, (record.state.name or "unknown").lower(), seconds)
 
     def _prune(self) -> None:
         horizon = self._clock.now() - RETENTION

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.metadata
 import os
 import signal
 import sys
@@ -23,6 +24,8 @@ from .machines import MachineSettings
 from .serving import ServingSettings, serve
 
 log = logging.get(__name__)
+
+_KIT = "virtrigaud-providerkit"
 
 
 @dataclass(frozen=True)
@@ -128,6 +131,7 @@ async def _served(driver: Driver, settings: ProviderSettings, version: str) -> A
         serving = await stack.enter_async_context(serve(driver, serving_settings, credentials=credentials))
         if settings.metrics_address:
             host, port = _host_port(settings.metrics_address)
+            metrics.build_info(f"virtrigaud-provider-{driver.type}", version or importlib.metadata.version(_KIT))
             page = await stack.enter_async_context(metrics.serve(host, port, ready=serving.server.health.problems))
             log.info("provider.metrics", host=page.host, port=page.port)
         yield serving.server.address

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import importlib.metadata
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
@@ -20,6 +21,7 @@ from .consoles import Consoles
 from .driver import Driver
 from .images import Images
 from .machines import Machines, MachineSettings
+from .metrics import Metrics
 from .operations import Operations
 from .servicers.disks import DiskServicer
 from .servicers.images import ImageServicer
@@ -87,13 +89,15 @@ async def serve(
         ListenError: the address cannot be served.
     """
     clock = clock or SystemClock()
-    async with driver.session(), Operations(clock) as operations, asyncio.TaskGroup() as group:
+    metrics = _metrics(registry) if registry is not None else None
+    async with driver.session(), Operations(clock, metrics) as operations, asyncio.TaskGroup() as group:
         hub = Hub(
             driver,
             clock,
             operation_of=lambda uid: machines.operation_of(uid),
             withheld=lambda uid: machines.awaited(uid),
             settings=settings.hub,
+            metrics=metrics,
         )
         machines = Machines(driver, hub, operations, clock, owner=settings.owner, settings=settings.machines)
         images = Images(driver, operations, clock, owner=settings.owner, short_wait=settings.machines.short_wait)
@@ -127,14 +131,23 @@ async def serve(
             group.create_task(hub.run(), name="watch hub"),
             group.create_task(_follow_health(server, driver, hub, clock, settings), name="health"),
         ]
+        figures = metrics.show(hub, operations, clock) if metrics is not None else None
         try:
             async with server:
                 yield Serving(server, hub, machines, operations)
             if not await operations.drain(settings.grace):
                 log.warning("provider.drain.unfinished", grace_seconds=settings.grace)
         finally:
+            if metrics is not None and figures is not None:
+                metrics.hide(figures)
             for task in background:
                 task.cancel()
+
+
+@functools.cache
+def _metrics(registry: CollectorRegistry) -> Metrics:
+    """One set per registry, whoever serves on it one after the other."""
+    return Metrics(registry)
 
 
 async def _follow_health(server: Server, driver: Driver, hub: Hub, clock: Clock, settings: ServingSettings) -> None:

@@ -25,6 +25,7 @@ from common.clock import Clock
 from common.errors import HypervisorUnavailableError, ProviderError
 
 from .driver import Driver
+from .metrics import Metrics
 from .waiting import wait_event
 
 log = logging.get(__name__)
@@ -77,6 +78,7 @@ class Hub:
         operation_of: Callable[[str], str] = lambda uid: "",
         withheld: Callable[[str], bool] = lambda uid: False,
         settings: HubSettings | None = None,
+        metrics: Metrics | None = None,
     ) -> None:
         """Args:
         operation_of: id of the operation that runs on a machine, or "".
@@ -87,6 +89,9 @@ class Hub:
         self._clock = clock
         self._operation_of, self._withheld = operation_of, withheld
         self._untold: set[str] = set()
+        self._metrics = metrics
+        self._hinted: dict[str, float] = {}
+        """Since when the driver says that a machine changed (monotonic), until it was looked at."""
         self._settings = settings or HubSettings()
         self._epoch = secrets.token_hex(6)
         self._counter = 0
@@ -151,6 +156,7 @@ class Hub:
         for uid in [uid for uid, entry in self._entries.items() if entry.machine is not None and uid not in found]:
             self._publish(uid, None, ticket)
         self._known = True
+        self._hinted.clear()
         self._heal()
         return [dressed for machine in machines if (dressed := self.dress(machine)) is not None]
 
@@ -167,6 +173,17 @@ class Hub:
         """One of our machines as it was when it was last seen."""
         entry = self._entries.get(uid)
         return self._dressed(entry) if entry is not None and entry.machine is not None else None
+
+    def machines(self) -> list[v1.Machine]:
+        """Ours, as they were last seen; empty while the hypervisor is away, as nothing known can be trusted."""
+        if not self.available:
+            return []
+        return [entry.machine for entry in self._entries.values() if entry.machine is not None]
+
+    @property
+    def foreign(self) -> int:
+        """Machines at the last full look that are not ours."""
+        return len(self._foreign_names)
 
     def foreign_id(self, name: str) -> str | None:
         """Id of a foreign machine that had this hypervisor name at the last full look; a hint, never a verdict."""
@@ -186,6 +203,8 @@ class Hub:
             self._dirty_all = True
         else:
             self._dirty[uid] = None
+            if self._metrics is not None:
+                self._hinted.setdefault(uid, self._clock.monotonic())
         self._work.set()
 
     @contextmanager
@@ -300,7 +319,7 @@ class Hub:
     def _publish(self, uid: str, seen: v1.Machine | None, ticket: int) -> None:
         """Note what was seen, and tell whoever listens if it differs. A machine that is not ours is absent here."""
         machine = seen if seen is not None and _is_ours(seen) else None
-        entry = self._entries.get(uid)
+        entry, since = self._entries.get(uid), self._hinted.pop(uid, None)
         if entry is not None and ticket < entry.ticket:
             return
         token = token_of(machine) if machine is not None else ""
@@ -317,8 +336,10 @@ class Hub:
             event.set()
         if self._withheld(uid):
             self._untold.add(uid)
-        else:
-            self._tell(uid)
+            return
+        self._tell(uid)
+        if since is not None and self._metrics is not None:
+            self._metrics.told(self._clock.monotonic() - since)
 
     def _tell(self, uid: str) -> None:
         """Let subscribers know of a machine's state as it is now."""
@@ -432,6 +453,8 @@ class Hub:
 
     def _break(self, error: ProviderError) -> None:
         if self._fault is None:
+            if self._metrics is not None:
+                self._metrics.outage()
             log.warning("watch.hypervisor.away", reason=error.reason, message=str(error))
             self.turned.set()
         self._fault = error

@@ -134,6 +134,7 @@ async def _work(
                 write_private(settings.ready_file, serving.address.encode())
 
     if not settings.leader_elect:
+        metrics.leads(True)
         await lead()
         return
     serving.standby = True
@@ -142,7 +143,9 @@ async def _work(
         settings.lease_namespace, settings.lease_name, identity,
         settings.lease_duration, settings.lease_renew_deadline, settings.lease_retry,
     )  # fmt: skip
-    await Leader(api, clock, rng, lease).run(lead)
+    leader = Leader(api, clock, rng, lease)
+    leader.on_change = metrics.leads
+    await leader.run(lead)
 
 
 async def _owner(settings: Settings, api: Api, clock: Clock) -> str:

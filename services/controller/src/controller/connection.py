@@ -17,9 +17,11 @@ from common import logging, rpc, status, tracing, v1
 from common.clock import Clock
 from common.errors import HypervisorUnavailableError, InternalError, OutcomeUnknownError, ProviderError
 from common.tls import TlsError, TlsFiles
+from kinds.virtualmachine import VirtualMachine, VirtualMachineStatus
 
-from .breaker import Breaker, State
+from .breaker import COUNTED, Breaker, State
 from .metrics import Metrics
+from .objects import created
 
 log = logging.get(__name__)
 T = TypeVar("T")
@@ -138,6 +140,7 @@ class Connection:
         self.name, self.target, self.policy, self.limits = name, target, policy, limits
         self._clock, self._rng, self._metrics, self._wake, self._changed = clock, rng, metrics, wake, changed
         self.breaker = Breaker(clock, name)
+        metrics.breaker(name, self.breaker.state.value)
         self.health = Health()
         self.info: v1.GetProviderResponse | None = None
         self.machines: dict[str, v1.Machine] = {}
@@ -146,6 +149,10 @@ class Connection:
         self.failures: dict[str, tuple[str, ProviderError]] = {}
         """Kind and error of the last operation on a machine or image that failed; taken by the reconciler that acts."""
         self._settled: dict[str, _Settled] = {}
+        self._changed_at: dict[str, float] = {}
+        """Since when a machine has been told to be another (monotonic), by UID, until its status says so."""
+        self._addressless: set[str] = set()
+        """Machines made in our sight that have had no address yet."""
         self._slots = asyncio.Semaphore(limits.concurrent)
         self._rate = RateLimit(clock, limits.qps, limits.burst)
         self._channel: Any = None
@@ -186,6 +193,8 @@ class Connection:
     def _record(self, error: BaseException | None) -> None:
         before = self.breaker.state
         self.breaker.record(error)
+        if isinstance(error, COUNTED):
+            self._metrics.breaker_failure(self.name)
         if self.breaker.state is not before:
             log.info("breaker.changed", provider=self.name, state=self.breaker.state.name)
             self._metrics.breaker(self.name, self.breaker.state.value)
@@ -252,11 +261,25 @@ class Connection:
         known = self._good(uid)
         return known is not None and ground is not None and known.ground == ground and uid not in self.failures
 
+    def reported(self, before: VirtualMachine, after: VirtualMachineStatus) -> None:
+        """The status of a machine here was written, or says already what it shall: how long that took is noted."""
+        uid, kind = before.metadata.uid, self.info.type if self.info is not None else ""
+        if (since := self._changed_at.pop(uid, None)) is not None:
+            self._metrics.drift(kind, self._clock.monotonic() - since)
+        if after.id and not before.status.id:
+            self._addressless.add(uid)
+        if after.ips and uid in self._addressless:
+            self._addressless.discard(uid)
+            now = self._clock.now().timestamp()
+            self._metrics.first_address(kind, now - created(before, now))
+
     def remember(self, uid: str, machine: v1.Machine | None) -> None:
         """Take over what a call has just seen, so that the stream's echo of it wakes nobody."""
         if machine is None:
             self.machines.pop(uid, None)
             self._settled.pop(uid, None)
+            self._changed_at.pop(uid, None)
+            self._addressless.discard(uid)
         else:
             self.machines[uid] = machine
 
@@ -327,6 +350,7 @@ class Connection:
         info = await stub.get_provider(v1.GetProviderRequest(), timeout=self.policy.timeout)
         if info != self.info:
             self.info = info
+            self._metrics.provider_is(self.name, info.type, info.version)
             self._changed()
 
     async def _watch(self, revision: str) -> AsyncIterator[str]:
@@ -370,11 +394,14 @@ class Connection:
         known = self.machines.get(uid)
         if known is None or (known.token, known.operation_id) != (machine.token, machine.operation_id):
             self.machines[uid] = machine
+            if snapshot is None:  # when what a snapshot tells of has happened, nobody knows
+                self._changed_at.setdefault(uid, self._clock.monotonic())
             self._wake(uid)
 
     def _removed(self, uid: str) -> None:
         self._settled.pop(uid, None)
         if self.machines.pop(uid, None) is not None:
+            self._changed_at.setdefault(uid, self._clock.monotonic())
             self._wake(uid)
 
     # -- health ----------------------------------------------------------------------------------------------------
@@ -430,7 +457,6 @@ class Connection:
         if health != self.health:
             log.info("provider.health", provider=self.name, healthy=health.healthy, reason=health.reason)
             self.health = health
-            self._metrics.provider_up(self.name, bool(health.healthy))
             self._changed()
 
 
@@ -489,7 +515,8 @@ class Connections:
         if entry is not None:
             connection.machines.update(entry[0].machines)  # so that a new port does not look like a new fleet
             connection.info = entry[0].info
-        task = self._group.create_task(self._run(connection), name=f"provider {name}")
+        with tracing.apart():
+            task = self._group.create_task(self._run(connection), name=f"provider {name}")
         self._open[uid] = (connection, task)
         return connection
 

@@ -27,12 +27,13 @@ from .metrics import Metrics
 from .notyet import NotYetReconciler
 from .objects import CLASSES, IMAGES, NETWORKS, NOT_YET, PROVIDERS, VIRTUAL_MACHINES
 from .providers import ProviderReconciler
+from .pursuits import Pursuits
 from .queue import WorkQueue
 from .references import Caches, References
 from .runtime import Runtime
 from .secrets import Secrets
 from .worker import Key, Reconciler, Worker
-from .writer import Writer
+from .writer import MADE_IN, Writer
 
 COUNTING = 0.5
 """Seconds in which an object that machines depend on counts them once, however many come and go; no machine waits."""
@@ -67,7 +68,7 @@ class Controller:
         self.bad = BadObjects(api, self.recorder, metrics, clock)
 
         def informer(resource: Resource[Any]) -> Informer[Any]:
-            return Informer(api, resource, clock, rng, namespace=namespace, on_bad=self.bad.report)
+            return Informer(api, resource, clock, rng, namespace=namespace, on_bad=self.bad.report, metrics=metrics)
 
         self.caches = Caches(
             informer(VIRTUAL_MACHINES), informer(CLASSES), informer(IMAGES), informer(NETWORKS), informer(PROVIDERS),
@@ -101,7 +102,10 @@ class Controller:
             *(NotYetReconciler(cache, writer, clock) for cache in self._not_yet),
         ]  # fmt: skip
         table = {reconciler.kind: reconciler for reconciler in reconcilers}
-        self.worker = Worker(self.queue, table, clock, rng, metrics, resync, self._version, self._stands)
+        pursuits = Pursuits(clock, metrics, self.recorder, self._find)
+        self.worker = Worker(
+            self.queue, table, clock, rng, metrics, resync, self._version, self._stands, pursuits.look
+        )  # fmt: skip
         self._wire()
 
     # -- running ---------------------------------------------------------------------------------------------------
@@ -128,8 +132,10 @@ class Controller:
 
     async def _figures(self) -> None:
         while True:
-            self._metrics.queue(self.queue.depth, self.queue.age)
-            self._metrics.vms(Counter(vm.status.phase or "Pending" for vm in self.caches.machines.values()))
+            self._metrics.queue(self.queue.depth, self.queue.age, self.queue.running)
+            self._metrics.vms(Counter(_whose_and_phase(vm) for vm in self.caches.machines.values()))
+            for kind, cache in self._by_kind.items():
+                self._metrics.objects(kind, len(cache), len(cache.bad))
             await self._clock.sleep(FIGURES)
 
     # -- who wakes whom --------------------------------------------------------------------------------------------
@@ -240,8 +246,12 @@ class Controller:
         self.queue.add(Key(kind, *name))
 
     def _version(self, key: Key) -> int | None:
-        item = self._by_kind[key.kind].get(key.namespace, key.name)
+        item = self._find(key)
         return item.metadata.generation if item is not None else None
+
+    def _find(self, key: Key) -> Any | None:
+        """Any: an object of whichever kind."""
+        return self._by_kind[key.kind].get(key.namespace, key.name)
 
     def _stands(self, key: Key) -> bool:
         return key.kind == self._machines.kind and self._machines.stands((key.namespace, key.name))
@@ -262,10 +272,16 @@ def _name_of(item: Any) -> Name:
     return (item.metadata.namespace, item.metadata.name)
 
 
+def _whose_and_phase(vm: VirtualMachine) -> tuple[str, str]:
+    ref = vm.spec.provider_ref
+    return f"{ref.namespace or vm.metadata.namespace}/{ref.name}", vm.status.phase or "Pending"
+
+
 def _meaning(item: Any) -> tuple[Any, ...]:
-    """What reconcilers read of an object. Its status and its finalizers are our own writes and no news."""
+    """What reconcilers read of an object. What we write ourselves (status, finalizers, our annotation) is no news."""
     meta = item.metadata
-    return (meta.uid, meta.generation, meta.labels, meta.annotations, getattr(meta, "deletion_timestamp", None))
+    annotations = {key: text for key, text in (meta.annotations or {}).items() if key != MADE_IN}
+    return (meta.uid, meta.generation, meta.labels, annotations, getattr(meta, "deletion_timestamp", None))
 
 
 def _names(table: dict[str, Name]) -> Callable[[Any, Any], None]:

@@ -10,7 +10,7 @@ import hashlib
 from collections import OrderedDict
 from dataclasses import dataclass
 
-from common import logging
+from common import logging, tracing
 from common.clock import Clock
 
 from .api import Api, ApiError, ConflictError, NotFoundError
@@ -26,6 +26,8 @@ MAX_MESSAGE = 1000
 """core/v1 refuses longer notes (1024)."""
 
 NORMAL, WARNING = "Normal", "Warning"
+TRACE_ID = "virtrigaud.io/trace-id"
+"""Annotation of an Event: the trace of what it tells of, when it was told last."""
 
 
 @dataclass(frozen=True)
@@ -39,13 +41,23 @@ class Subject:
     uid: str
 
 
+@dataclass(frozen=True)
+class _Event:
+    subject: Subject
+    kind: str
+    reason: str
+    message: str
+    count: int
+    trace_id: str
+
+
 class Recorder:
     """`record` never waits and never fails; `run` writes."""
 
     def __init__(self, api: Api, clock: Clock, component: str = "virtrigaud-controller") -> None:
         self._api, self._clock, self._component = api, clock, component
         self._seen: OrderedDict[str, tuple[float, int]] = OrderedDict()
-        self._queue: asyncio.Queue[tuple[Subject, str, str, str, int]] = asyncio.Queue(WAITING)
+        self._queue: asyncio.Queue[_Event] = asyncio.Queue(WAITING)
 
     def record(self, subject: Subject, kind: str, reason: str, message: str) -> None:
         """Say that something happened to the object. Args: kind: NORMAL or WARNING."""
@@ -60,33 +72,36 @@ class Recorder:
         if len(self._seen) > REMEMBERED:
             self._seen.popitem(last=False)
         try:
-            self._queue.put_nowait((subject, kind, reason, message, count + 1))
+            self._queue.put_nowait(_Event(subject, kind, reason, message, count + 1, tracing.trace_id()))
         except asyncio.QueueFull:
             log.warning("event.dropped", reason=reason, object=f"{subject.namespace}/{subject.name}")
 
     async def run(self) -> None:
         """Write what was recorded, until cancelled."""
         while True:
-            subject, kind, reason, message, count = await self._queue.get()
+            event = await self._queue.get()
             try:
-                await self._write(subject, kind, reason, message, count)
+                await self._write(event)
             except ApiError as error:
                 # An Event is a courtesy: in a namespace that is being deleted it is refused, and nothing is lost.
-                log.info("event.refused", reason=reason, error=str(error))
+                log.info("event.refused", reason=event.reason, error=str(error))
 
-    async def _write(self, subject: Subject, kind: str, reason: str, message: str, count: int) -> None:
-        name = self._name(subject, reason, message)
+    async def _write(self, event: _Event) -> None:
+        subject = event.subject
+        name = self._name(subject, event.reason, event.message)
         namespace = subject.namespace or "default"
         now = self._clock.now().strftime("%Y-%m-%dT%H:%M:%SZ")
-        if count > 1:
+        marks = {"annotations": {TRACE_ID: event.trace_id}} if event.trace_id else {}
+        if event.count > 1:
+            again = {"count": event.count, "lastTimestamp": now, "metadata": marks}
             try:
-                await self._api.patch(EVENTS, namespace, name, {"count": count, "lastTimestamp": now})
+                await self._api.patch(EVENTS, namespace, name, again)
             except NotFoundError:
                 pass  # it expired: written anew below
             else:
                 return
         manifest = {
-            "metadata": {"name": name, "namespace": namespace},
+            "metadata": {"name": name, "namespace": namespace, **marks},
             "involvedObject": {
                 "apiVersion": subject.api_version,
                 "kind": subject.kind,
@@ -94,19 +109,19 @@ class Recorder:
                 "name": subject.name,
                 "uid": subject.uid,
             },
-            "type": kind,
-            "reason": reason,
-            "message": message,
+            "type": event.kind,
+            "reason": event.reason,
+            "message": event.message,
             "source": {"component": self._component},
             "reportingComponent": self._component,
             "firstTimestamp": now,
             "lastTimestamp": now,
-            "count": count,
+            "count": event.count,
         }
         try:
             await self._api.create(EVENTS, namespace, manifest)
         except ConflictError:
-            await self._api.patch(EVENTS, namespace, name, {"lastTimestamp": now})
+            await self._api.patch(EVENTS, namespace, name, {"lastTimestamp": now, "metadata": marks})
 
     def _name(self, subject: Subject, reason: str, message: str) -> str:
         digest = hashlib.sha256("\0".join((subject.uid, subject.kind, reason, message)).encode()).hexdigest()

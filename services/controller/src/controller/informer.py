@@ -20,6 +20,7 @@ from common.clock import Clock
 
 from .api import Api, ApiError, ApiUnavailableError, ExpiredError, RefusedError, Resource
 from .core import Meta
+from .metrics import Metrics
 
 log = logging.get(__name__)
 
@@ -99,11 +100,13 @@ class Informer(Generic[O]):
         selector: str = "",
         page: int = PAGE,
         on_bad: Callable[[Resource[Any], BadObject], None] = lambda resource, bad: None,
+        metrics: Metrics | None = None,
     ) -> None:
         """Args: namespace: only this one; empty means all. selector: only objects with these labels."""
         self._api, self.resource, self._clock, self._rng = api, resource, clock, rng
         self._selected = {"labelSelector": selector} if selector else {}
         self._namespace, self._page, self._on_bad = namespace if resource.namespaced else "", page, on_bad
+        self._metrics = metrics
         self._decoder = msgspec.json.Decoder(resource.type)
         self._items: dict[Name, O] = {}
         self._handlers: list[Handler[O]] = []
@@ -178,6 +181,7 @@ class Informer(Generic[O]):
                     self._version = await self._list()
                     self.synced.set()
                 await self._watch()
+                self._heard()  # the server ended it in good order
                 delay = FIRST_RETRY
             except ExpiredError:
                 self._version = ""
@@ -208,7 +212,14 @@ class Informer(Generic[O]):
             self._remove(name)
         for name in [name for name in self.bad if name not in found]:
             del self.bad[name]
+        if self._metrics is not None:
+            self._metrics.listed(self.resource.kind)
+        self._heard()
         return page.metadata.resource_version or version
+
+    def _heard(self) -> None:
+        if self._metrics is not None:
+            self._metrics.contact(self.resource.kind, self._clock.now().timestamp())
 
     async def _watch(self) -> None:
         """Follow until the server ends it, or it breaks."""
@@ -221,6 +232,7 @@ class Informer(Generic[O]):
         }
         async for line in self._api.lines(self.resource.path(self._namespace), params, seconds + 15.0):
             event = self._decoded(_EVENTS, line)
+            self._heard()
             if event.type == "ERROR":
                 refusal = self._decoded(_REFUSALS, event.object)
                 kind = ExpiredError if refusal.code == 410 else ApiUnavailableError

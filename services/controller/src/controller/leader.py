@@ -52,6 +52,8 @@ class Leader:
         self._seen: tuple[str, str] = ("", "")
         self._seen_at = 0.0
         self.leading = False
+        self.on_change: Callable[[bool], None] = lambda leading: None
+        """Told of each change of `leading`."""
 
     async def run(self, lead: Callable[[], Awaitable[None]]) -> None:
         """Wait for the Lease, then run `lead` until it ends or the Lease is lost; release the Lease at the end.
@@ -60,7 +62,7 @@ class Leader:
             LostError: another may lead now; `lead` was cancelled first.
         """
         await self._acquire()
-        self.leading = True
+        self._turn(True)
         log.info("leader.acquired", identity=self._settings.identity)
         renewed = self._clock.monotonic()
         lost = False
@@ -73,11 +75,15 @@ class Leader:
                 renewer.cancel()
                 work.cancel()
         finally:
-            self.leading = False
+            self._turn(False)
             if not lost:
                 await self._release()
         if lost:
             raise LostError(f"the Lease {self._settings.namespace}/{self._settings.name} was not renewed in time")
+
+    def _turn(self, leading: bool) -> None:
+        self.leading = leading
+        self.on_change(leading)
 
     async def _work(self, lead: Callable[[], Awaitable[None]]) -> None:
         await lead()

@@ -360,6 +360,8 @@ class MachineReconciler:
     async def _report(self, vm: VirtualMachine, outcome: Outcome) -> VirtualMachine:
         status = status_of(vm, outcome, self._clock.now())
         written: VirtualMachine = await self._writer.status(self._caches.machines, vm, status)
+        if (connection := self._connection_of(written)) is not None:
+            connection.reported(vm, status)
         self._tell(vm, happenings(vm.status, status, outcome))
         return written
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
 from kinds.provider import Provider
@@ -38,3 +39,12 @@ def subject_of(item: Any, kind: str) -> Subject:
     """Any: an object of whichever kind."""
     meta = item.metadata
     return Subject(API_VERSION, kind, meta.namespace, meta.name, meta.uid)
+
+
+def created(item: Any, now: float) -> float:
+    """When the object was made, by the API server's clock in whole seconds since 1970; never later than now."""
+    try:
+        made = datetime.fromisoformat(item.metadata.creation_timestamp or "").timestamp()
+    except ValueError:
+        return now
+    return min(now, made)

@@ -137,6 +137,7 @@ class ProviderReconciler:
         info = connection.info if connection is not None else None
         status = provider_status(provider, state, self._mode(provider), health, info, len(users), self._clock.now())
         await self._writer.status(self._caches.providers, provider, status)
+        self._metrics.provider_up(f"{provider.metadata.namespace}/{provider.metadata.name}", bool(status.healthy))
         available, known = bool(status.healthy), self._available.get(provider.metadata.uid)
         if (bool(provider.status.healthy) if known is None else known) != available:
             message = status_message(status)

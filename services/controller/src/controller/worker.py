@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import NamedTuple, Protocol
 
@@ -59,14 +60,16 @@ class Worker:
         resync: float,
         version: Callable[[Key], int | None],
         stands: Callable[[Key], bool],
+        look: Callable[[Key], AbstractContextManager[None]] = lambda key: nullcontext(),
     ) -> None:
         """Args:
         resync: seconds after which a settled object is looked at again, jittered; a safety net.
         version: generation of an object; None for one that is gone.
         stands: whether nothing differs from the last look, so that this one can be spared.
+        look: held around each look, and around what is said of it.
         """
         self._queue, self._reconcilers, self._clock, self._rng = queue, reconcilers, clock, rng
-        self._version, self._stands = version, stands
+        self._version, self._stands, self._look = version, stands, look
         self._metrics, self._resync = metrics, resync
         self.backoff = Backoff(rng)
 
@@ -86,7 +89,8 @@ class Worker:
     async def _work(self, key: Key) -> None:
         delay = None
         try:
-            delay = await self._reconcile(key)
+            with self._look(key):
+                delay = await self._reconcile(key)
         finally:
             self._ended(key, delay)
 

@@ -13,6 +13,9 @@ from .patches import merge_patch
 
 T = TypeVar("T")
 
+MADE_IN = "virtrigaud.io/creation-trace-id"
+"""Annotation with the trace in which an object was taken up; set with its finalizer, and never looked after again."""
+
 
 class Writer:
     """Patches carry the resourceVersion that was read: a write that rests on an old look is refused (ConflictError)."""
@@ -32,15 +35,17 @@ class Writer:
         """Make sure that the object cannot go before we have cleaned up."""
         if finalizer in item.metadata.finalizers:
             return item
-        return await self._finalizers(cache, item, [*item.metadata.finalizers, finalizer])
+        trace_id = tracing.trace_id()
+        more = {"annotations": {MADE_IN: trace_id}} if trace_id else {}
+        return await self._finalizers(cache, item, [*item.metadata.finalizers, finalizer], **more)
 
     async def remove_finalizer(self, cache: Informer[Any], item: Any, finalizer: str) -> None:
         """Let the object go, as far as we are concerned."""
         if finalizer in item.metadata.finalizers:
             await self._finalizers(cache, item, [name for name in item.metadata.finalizers if name != finalizer])
 
-    async def _finalizers(self, cache: Informer[Any], item: Any, names: list[str]) -> Any:
-        meta = {"resourceVersion": item.metadata.resource_version, "finalizers": names or None}
+    async def _finalizers(self, cache: Informer[Any], item: Any, names: list[str], **more: Any) -> Any:
+        meta = {"resourceVersion": item.metadata.resource_version, "finalizers": names or None, **more}
         return await self._patch(cache, item, {"metadata": meta}, "")
 
     async def _patch(self, cache: Informer[Any], item: Any, body: dict[str, Any], subresource: str) -> Any:

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import libvirt
-from common import logging
+from common import logging, tracing
 from common.clock import Clock
 from common.errors import CredentialsRefusedError, HypervisorUnavailableError, ProviderError
 from providerkit.background import running
@@ -158,8 +158,11 @@ class Hypervisor:
             with mapped(doing):
                 return use(connection)
 
+        # What only looks is not worth a span: an apply looks a dozen times.
+        span = tracing.span("libvirt.call", machine_uid=changes, doing=doing) if changes else contextlib.nullcontext()
         try:
-            return await threads.run(work, timeout=timeout, doing=doing, changes=changes)
+            with span:
+                return await threads.run(work, timeout=timeout, doing=doing, changes=changes)
         except HypervisorUnavailableError as error:
             if is_code(error, *_LOST_CODES) or (error.__cause__ is not None and not await self._alive(connection)):
                 self._drop(connection)

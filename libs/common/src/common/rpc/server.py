@@ -19,7 +19,7 @@ from common import logging, metrics, tracing
 from common.gen.google_proto_descriptor_pool import default_google_proto_descriptor_pool
 from common.health import Health
 from common.rpc.binding import MAX_UNARY_SECONDS, Streams, bind
-from common.rpc.interceptors import ErrorStatus, Metrics, Peers
+from common.rpc.interceptors import Continued, ErrorStatus, Metrics, Peers
 from common.rpc.services import OPTIONS
 from common.tls import ALLOWED_CLIENTS
 
@@ -119,7 +119,7 @@ class Server:
         log.info("rpc.stopped", address=self.address)
 
     def _interceptors(self) -> list[grpc.aio.ServerInterceptor]:
-        found = tracing.server_interceptors()
+        found = tracing.server_interceptors() or [Continued()]
         if self._registry is not None:
             found.append(Metrics(metrics.rpc("server", self._registry)))
         found.append(ErrorStatus())

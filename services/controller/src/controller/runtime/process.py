@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Literal
 
-from common import logging
+from common import logging, tracing
 from common.clock import Clock
 from common.pki import Authority
 from common.tls import CONTROLLER, TlsError, TlsFiles
@@ -140,7 +140,8 @@ class ProcessRuntime:
             if self._group is None:
                 raise RuntimeError("ProcessRuntime.run() is not running")
             child = Child(wish, self._settings, self._client, self._clock, self._rng, lambda: self._changed(uid))
-            child.task = self._group.create_task(child.run(), name=f"provider process {wish.name}")
+            with tracing.apart():
+                child.task = self._group.create_task(child.run(), name=f"provider process {wish.name}")
             self._children[uid] = child
         return child.state
 

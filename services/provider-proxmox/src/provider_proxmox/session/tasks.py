@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from common import logging
+from common import logging, tracing
 from common.clock import Clock
 from common.errors import HypervisorUnavailableError, OutcomeUnknownError, ProviderError
 from providerkit.driver import Progress
@@ -154,17 +154,25 @@ class Tasks:
         parsed = parse_upid(upid)
         if parsed is None:
             raise OutcomeUnknownError(f"{doing}: the reply names no task: {str(upid)[:200]}")
-        with self._followed(parsed) as wait:
-            try:
-                await self._until_done(doing, wait, progress, at)
-            except asyncio.CancelledError:
-                if cancel:
-                    await asyncio.shield(self._cancel(doing, wait))
-                raise
+        with (
+            tracing.span("proxmox.task", proxmox__upid=parsed.text, doing=doing),
+            self._followed(parsed) as wait,
+        ):
+            await self._ended(doing, wait, progress, at, cancel=cancel)
+
+    async def _ended(
+        self, doing: str, wait: _Wait, progress: Progress | None, at: tuple[float, float], *, cancel: bool
+    ) -> None:
+        try:
+            await self._until_done(doing, wait, progress, at)
+        except asyncio.CancelledError:
+            if cancel:
+                await asyncio.shield(self._cancel(doing, wait))
+            raise
         if wait.error is not None:
             raise type(wait.error)(f"{doing}: {wait.error}", retry_after=wait.error.retry_after) from wait.error
         if wait.exit_text.startswith("WARNINGS:"):
-            log.warning("pve.task.warnings", upid=parsed.text, doing=doing, exit=wait.exit_text)
+            log.warning("pve.task.warnings", upid=wait.upid.text, doing=doing, exit=wait.exit_text)
         elif not ended_well(wait.exit_text):
             raise from_text(wait.exit_text, doing)
 

@@ -13,7 +13,7 @@ import random
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any, Final, TypeVar
 
-from common import logging
+from common import logging, tracing
 from common.clock import Clock
 from common.errors import HypervisorUnavailableError, InternalError, ProviderError
 from providerkit.background import running
@@ -258,15 +258,20 @@ class Vsphere:
             ProviderError: `info.error`, translated; or its end could not be learned.
         """
         async with self._places:
-            moid = await self._begin(doing, begin)
-            try:
-                return await self._await(doing, moid, progress)
-            except asyncio.CancelledError:
-                if cancel:
-                    await asyncio.shield(self._cancel(doing, moid))
-                raise
-            finally:
-                self._forget(moid)
+            with tracing.span("vsphere.task", doing=doing) as span:
+                moid = await self._begin(doing, begin)
+                span.set_attribute("vsphere.task", moid)
+                return await self._ended(doing, moid, progress, cancel=cancel)
+
+    async def _ended(self, doing: str, moid: str, progress: Progress | None, *, cancel: bool) -> Any:
+        try:
+            return await self._await(doing, moid, progress)
+        except asyncio.CancelledError:
+            if cancel:
+                await asyncio.shield(self._cancel(doing, moid))
+            raise
+        finally:
+            self._forget(moid)
 
     async def _begin(self, doing: str, begin: Callable[[Login], Any]) -> str:
         def start(login: Login) -> tuple[str, Login]:

@@ -1,0 +1,127 @@
+"""Which trace a look at an object belongs to, and how long it took to bring the object where it shall be.
+
+A pursuit lasts from a change of an object until the object is Ready for it. Its trace is told by the object's UID and
+generation alone (ADR 24): nothing is stored, and a controller that starts in the middle goes on with the same one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from common import tracing
+from common.clock import Clock
+
+from .conditions import is_true
+from .events import WARNING, Recorder
+from .metrics import Metrics
+from .objects import created, subject_of
+from .status import READY
+from .worker import Key
+
+TRACEPARENT = "virtrigaud.io/traceparent"
+"""Annotation by which a user has an object's trace be part of one of theirs."""
+LONGEST = 3600.0
+"""Seconds after which a pursuit that does not end goes on in a trace of its own: none shall grow without bound."""
+
+
+@dataclass(frozen=True)
+class _Pursuit:
+    uid: str
+    generation: int
+    version: str
+    root: tracing.Root
+    cause: str
+    """"spec": the object changed; "drift": what it stands for did, or nothing did."""
+    begun: float
+    """When what it is about happened, as far as is known; seconds since 1970."""
+    opened: float
+
+
+class Pursuits:
+    """Those that are under way, by the object's key."""
+
+    def __init__(self, clock: Clock, metrics: Metrics, recorder: Recorder, find: Callable[[Key], Any | None]) -> None:
+        """Args: find: the object as it is known now. Any: of whichever kind."""
+        self._clock, self._metrics, self._recorder, self._find = clock, metrics, recorder, find
+        self._open: dict[Key, _Pursuit] = {}
+
+    @contextmanager
+    def look(self, key: Key) -> Iterator[None]:
+        """Held around one look at the object, and around what is said of it."""
+        item = self._find(key)
+        if item is None:
+            self.forget(key)
+            yield
+            return
+        pursuit = self._pursuit(key, item)
+        with tracing.under(pursuit.root):
+            yield
+        after = self._find(key)
+        if after is None or after.metadata.uid != pursuit.uid or _settled(after):
+            self._end(key, pursuit, after)
+
+    def forget(self, key: Key) -> None:
+        """The object is gone."""
+        self._open.pop(key, None)
+
+    def _pursuit(self, key: Key, item: Any) -> _Pursuit:
+        known, now = self._open.get(key), self._clock.now().timestamp()
+        meta = item.metadata
+        if known is not None and (known.uid, known.generation) == (meta.uid, meta.generation):
+            if now - known.opened <= LONGEST:
+                return known
+            self._write(key, known, "unsettled")
+            pursuit = self._anew(item, now, known.cause)
+        elif _settled(item):
+            pursuit = self._anew(item, now, "drift")
+        else:
+            pursuit = self._generation(key, item, now)
+        self._open[key] = pursuit
+        return pursuit
+
+    def _anew(self, item: Any, now: float, cause: str) -> _Pursuit:
+        """In a trace of its own."""
+        meta = item.metadata
+        root = tracing.root(meta.uid, str(meta.generation), f"{now:.6f}")
+        return _Pursuit(meta.uid, meta.generation, meta.resource_version, root, cause, now, now)
+
+    def _generation(self, key: Key, item: Any, now: float) -> _Pursuit:
+        """In the trace of the generation."""
+        meta = item.metadata
+        about = [meta.uid, str(meta.generation)]
+        begun = created(item, now) if meta.generation == 1 else now
+        if meta.generation == 1 and item.status.observed_generation is None:
+            self._metrics.taken_up(key.kind, now - begun)
+        try:
+            root = tracing.root(*about, traceparent=meta.annotations.get(TRACEPARENT, ""))
+        except ValueError as error:
+            self._recorder.record(
+                subject_of(item, key.kind), WARNING, "TraceparentIgnored", f"annotation {TRACEPARENT}: {error}"
+            )
+            root = tracing.root(*about)
+        return _Pursuit(meta.uid, meta.generation, meta.resource_version, root, "spec", begun, now)
+
+    def _end(self, key: Key, pursuit: _Pursuit, after: Any | None) -> None:
+        self._open.pop(key, None)
+        changed = after is None or after.metadata.resource_version != pursuit.version
+        if changed:
+            self._metrics.settled(key.kind, pursuit.cause, self._clock.now().timestamp() - pursuit.begun)
+        self._write(key, pursuit, "gone" if after is None else "ready")
+
+    def _write(self, key: Key, pursuit: _Pursuit, outcome: str) -> None:
+        tracing.end(
+            pursuit.root, f"{pursuit.cause} {key.kind}", pursuit.begun,
+            k8s__namespace=key.namespace, k8s__object=key.name, k8s__uid=pursuit.uid,
+            k8s__generation=pursuit.generation, outcome=outcome,
+        )  # fmt: skip
+
+
+def _settled(item: Any) -> bool:
+    """What the status says is about the object as it is, and it is all well."""
+    status, meta = getattr(item, "status", None), item.metadata
+    if status is None or getattr(meta, "deletion_timestamp", None):
+        return False
+    return status.observed_generation == meta.generation and is_true(status.conditions, READY)
