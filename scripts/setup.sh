@@ -174,6 +174,24 @@ if ! "$uv" sync --all-packages --frozen --check >>"$log" 2>&1; then
 fi
 [ -e .venv/bin/uv ] || ln -s "$uv" .venv/bin/uv # where make finds it
 
+#---------------------------------------------------------------- promtool
+# Checks alerts and dashboards. Of Debian's package prometheus only this program is taken: installing it would start a daemon.
+fetch_promtool() {
+    local scratch
+    scratch=$(mktemp -d) && chmod 755 "$scratch"
+    (cd "$scratch" && apt-get download prometheus) &&
+        dpkg-deb --fsys-tarfile "$scratch"/prometheus_*.deb | tar -x -C "$scratch" ./usr/bin/promtool &&
+        install -D -m 755 "$scratch/usr/bin/promtool" .cache/tools/bin/promtool
+    local code=$?
+    rm -rf "$scratch"
+    return $code
+}
+if [ -n "$tests" ] && ! has promtool && [ ! -x .cache/tools/bin/promtool ]; then
+    if apt_lists_missing && may_install; then update_lists; fi
+    timed "promtool (missing): from the package prometheus" fetch_promtool ||
+        step "promtool could not be fetched; tests of alerts and dashboards are skipped. The output is in $log"
+fi
+
 #---------------------------------------------------------------- the guest
 if [ ! -e .cache/images/virtrigaud-guest.qcow2 ] && apt_lists_missing && may_install; then update_lists; fi
 images/guest/build.sh | sed '$d' # the last line is the path, for scripts

@@ -1,0 +1,1 @@
+"""What operators are shown, held against what our services tell."""
