@@ -17,6 +17,7 @@ COMMANDS = {
         "down": ("stack", "End the embedded stack."),
         "status": ("stack", "Show the embedded stack: processes, address, providers, problems."),
         "logs": ("logs", "Show what the API server, the controller or a provider logged."),
+        "certs": ("certs", "Make and renew the certificates of a stack that is put together by hand."),
         "demo": ("demo", "Bring up the stack and the quickstart machine, and show what happens."),
     },
     "Objects": {

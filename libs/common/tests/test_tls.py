@@ -200,7 +200,7 @@ def test_a_broken_file_is_named(issue, which, content):
 def test_a_key_that_others_can_read_is_a_warning(issue, caplog):
     files = issue()
     files.key.chmod(0o644)
-    files.check()
+    Watched(files)
     assert any("tls.key.exposed" in record.getMessage() for record in caplog.records)
 
 

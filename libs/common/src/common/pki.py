@@ -8,6 +8,7 @@ Certificates are renewed by issuing again: one that is still good for a third of
 
 from __future__ import annotations
 
+import enum
 import ipaddress
 import os
 import re
@@ -30,8 +31,16 @@ _BACKDATE = timedelta(minutes=5)  # clocks of two hosts differ
 _LABEL = re.compile(r"[a-z0-9*_]([a-z0-9_-]{0,61}[a-z0-9])?", re.IGNORECASE)
 
 
+class End(enum.Enum):
+    """The ends of a connection that a certificate is good for."""
+
+    SERVER = (ExtendedKeyUsageOID.SERVER_AUTH,)
+    CLIENT = (ExtendedKeyUsageOID.CLIENT_AUTH,)
+    BOTH = (ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH)
+
+
 class Authority:
-    """Signs certificates that are good for both ends of mutual TLS."""
+    """Signs certificates for the ends of mutual TLS."""
 
     def __init__(self, cert: x509.Certificate, key: ec.EllipticCurvePrivateKey, clock: Clock) -> None:
         self._cert = cert
@@ -102,15 +111,25 @@ class Authority:
         """The authority's certificate, for whoever must trust it."""
         return self._cert.public_bytes(serialization.Encoding.PEM)
 
-    def issue(self, directory: str | Path, name: str, sans: Sequence[str] = (), days: float = LEAF_DAYS) -> TlsFiles:
+    def issue(
+        self,
+        directory: str | Path,
+        name: str,
+        sans: Sequence[str] = (),
+        days: float = LEAF_DAYS,
+        *,
+        end: End = End.BOTH,
+        group: int | None = None,
+    ) -> TlsFiles:
         """Write a certificate, its key and the authority into the directory.
 
-        What is there stays when it is of this authority, for the same names, and good for a third of its life: callers
-        may issue at every start.
+        What is there stays when it is of this authority, for the same names and ends, and good for a third of its
+        life: callers may issue at every start.
 
         Args:
             name: who the certificate is for; the first of its names.
             sans: further names: DNS names, IP addresses or URIs.
+            group: id of a group that may read the files, too; None: their owner alone reads the key.
         Raises:
             TlsError: the directory cannot be written.
             ValueError: a name that is none of the three.
@@ -118,37 +137,40 @@ class Authority:
         names = [_general_name(each) for each in dict.fromkeys((name, *sans))]
         directory = Path(directory)
         files = TlsFiles(directory / "tls.crt", directory / "tls.key", directory / "ca.crt")
-        if self._good(files, names):
+        if self._good(files, names, end):
+            _share(files, group)
             return files
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name[:64])])
         authority_id = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
-        both_ends = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH])
         cert = (
             _builder(subject, self._cert.subject, key.public_key(), self._clock.now(), days)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(_usage(sign_certificates=False), critical=True)
-            .add_extension(both_ends, critical=False)
+            .add_extension(x509.ExtendedKeyUsage(end.value), critical=False)
             .add_extension(x509.SubjectAlternativeName(names), critical=False)
             .add_extension(authority_id, critical=False)
             .sign(self._key, hashes.SHA256())
         )
         # The key last but one and the certificate last: a reader that comes between refuses the pair and looks again.
         _write(files.ca, self.certificate_pem(), 0o644)
-        _write(files.key, _pem_key(key), 0o600)
+        _write(files.key, _pem_key(key), _key_mode(group), group)
         _write(files.cert, cert.public_bytes(serialization.Encoding.PEM), 0o644)
+        _share(files, group)
         return files
 
-    def _good(self, files: TlsFiles, names: list[x509.GeneralName]) -> bool:
+    def _good(self, files: TlsFiles, names: list[x509.GeneralName], end: End) -> bool:
         try:
             files.check(self._clock)
             if x509.load_pem_x509_certificate(files.ca.read_bytes()) != self._cert:
                 return False
             cert = x509.load_pem_x509_certificate(files.cert.read_bytes())
             held = cert.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+            ends = cert.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
         except (TlsError, OSError, ValueError, x509.ExtensionNotFound):
             return False
-        return set(held) == set(names) and not _due(cert, self._clock.now())
+        same = set(held) == set(names) and set(ends) == set(end.value)
+        return same and not _due(cert, self._clock.now())
 
 
 def _builder(
@@ -202,13 +224,35 @@ def _pem_key(key: ec.EllipticCurvePrivateKey) -> bytes:
     )
 
 
-def _write(path: Path, data: bytes, mode: int) -> None:
-    """Replace the file whole, with this mode from the first moment on, durably."""
+def _key_mode(group: int | None) -> int:
+    return 0o600 if group is None else 0o640
+
+
+def _share(files: TlsFiles, group: int | None) -> None:
+    """Let the group in, or keep it out, of what may be there from another time.
+
+    Raises:
+        TlsError: the group cannot be given.
+    """
+    try:
+        if group is not None:
+            os.chown(files.cert.parent, -1, group)
+            files.cert.parent.chmod(0o750)
+            os.chown(files.key, -1, group)
+        files.key.chmod(_key_mode(group))
+    except OSError as error:
+        raise TlsError(f"{error.filename} cannot be given to group {group}: {error.strerror}") from error
+
+
+def _write(path: Path, data: bytes, mode: int, group: int | None = None) -> None:
+    """Replace the file whole, with this mode and group from the first moment on, durably."""
     temporary = ""
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")  # mode 0600
         with os.fdopen(handle, "wb") as file:
+            if group is not None:
+                os.fchown(file.fileno(), -1, group)
             os.fchmod(file.fileno(), mode)
             file.write(data)
             file.flush()

@@ -88,6 +88,8 @@ class Watched:
         self._stamp = files.stamp()
         self._material = files.read()
         self.expires = _checked(files, self._material, self._clock.now())
+        if secrets.readable_by_others(files.key):
+            log.warning("tls.key.exposed", key_file=str(files.key), cure=f"chmod 600 {files.key}")
         metrics.certificate(str(files.cert), functools.partial(_expiry, files.cert))
 
     @property
@@ -203,8 +205,6 @@ def _check_dates(cert: x509.Certificate, path: Path, now: datetime) -> None:
 
 
 def _check_key(files: TlsFiles, data: bytes, cert: x509.Certificate) -> None:
-    if secrets.readable_by_others(files.key):
-        log.warning("tls.key.exposed", key_file=str(files.key), cure=f"chmod 600 {files.key}")
     try:
         key = load_pem_private_key(data, password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm):
