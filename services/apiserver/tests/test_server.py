@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 from pathlib import Path
+from typing import Any
 
+import pytest
 from apiserver.server import bind
 from apiserver.settings import Settings
 
@@ -27,3 +30,17 @@ async def test_an_answer_does_not_wait_for_the_acknowledgement_of_its_headers(tm
             assert await accepted.get() != 0
             writer.close()
             await writer.wait_closed()
+
+
+def test_tls_1_2_is_refused(process: Any) -> None:
+    process.start()
+    host, _, port = process.url.removeprefix("https://").rpartition(":")
+    context = ssl.create_default_context(cafile=str(process.directory / "ca.pem"))
+    with socket.create_connection((host, int(port))) as plain, context.wrap_socket(plain, server_hostname=host) as line:
+        assert line.version() == "TLSv1.3"
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    with (
+        socket.create_connection((host, int(port))) as plain,
+        pytest.raises((ssl.SSLError, ConnectionError)),
+    ):
+        context.wrap_socket(plain, server_hostname=host)

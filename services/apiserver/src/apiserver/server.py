@@ -69,14 +69,22 @@ def bind(settings: Settings) -> socket.socket:
     return listener
 
 
-def _check_tls(settings: Settings) -> None:
+def _tls(settings: Settings) -> ssl.SSLContext:
+    """TLS 1.3 with our certificate; who calls shows a token.
+
+    Raises:
+        StartError: the files cannot be used.
+    """
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
     try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(settings.tls_cert, settings.tls_key)
+        context.load_cert_chain(settings.tls_cert, settings.tls_key)
     except (ssl.SSLError, OSError) as error:
         raise StartError(
             f"cannot use the certificate {settings.tls_cert} with the key {settings.tls_key}: {error}; "
             "both must be PEM and belong together"
         ) from error
+    return context
 
 
 def _warn_exposed(*paths: Path) -> None:
@@ -195,7 +203,7 @@ async def serve(settings: Settings) -> None:
     Raises:
         StartError, StoreError, TokenFileError, ApiError: it could not start.
     """
-    _check_tls(settings)
+    tls = _tls(settings)
     _warn_exposed(settings.token_file, settings.tls_key)
     tokens = Tokens.load(settings.token_file)
     endpoint = settings.data_dir / "endpoint"
@@ -205,14 +213,16 @@ async def serve(settings: Settings) -> None:
     listener = bind(settings)
     try:
         async with running(store, tokens, event_ttl=settings.event_ttl, crds=settings.crds) as instance:
-            await _answer(settings, instance, listener, endpoint)
+            await _answer(settings, instance, listener, endpoint, tls)
             endpoint.unlink(missing_ok=True)
     finally:
         listener.close()
     log.info("apiserver.stopped")
 
 
-async def _answer(settings: Settings, instance: Instance, listener: socket.socket, endpoint: Path) -> None:
+async def _answer(
+    settings: Settings, instance: Instance, listener: socket.socket, endpoint: Path, tls: ssl.SSLContext
+) -> None:
     http = _Http(
         uvicorn.Config(
             instance.application,
@@ -225,8 +235,7 @@ async def _answer(settings: Settings, instance: Instance, listener: socket.socke
             server_header=False,
             timeout_keep_alive=120,
             timeout_graceful_shutdown=GRACE_SECONDS,
-            ssl_certfile=str(settings.tls_cert),
-            ssl_keyfile=str(settings.tls_key),
+            ssl_context_factory=lambda _config, _default: tls,
         )
     )
 
