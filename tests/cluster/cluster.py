@@ -13,6 +13,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from common.pki import Authority
 from cryptography.hazmat.primitives import serialization
@@ -22,6 +23,17 @@ SOURCES = Path(__file__).resolve().parents[1] / "tools" / "kubernetes"
 START_SECONDS = 120.0
 END_SECONDS = 30.0
 PROGRAMS = ("etcd", "kube-apiserver", "kube-controller-manager")
+AUDITED = "system:serviceaccounts:virtrigaud-system"
+"""Group of the accounts whose requests are recorded: those of the namespace that the chart is installed in."""
+AUDIT = {
+    "apiVersion": "audit.k8s.io/v1",
+    "kind": "Policy",
+    "omitStages": ["RequestReceived"],
+    "rules": [{"level": "Metadata", "userGroups": [AUDITED]}, {"level": "None"}],
+}
+APPLY = "application/apply-patch+yaml"
+
+Object = dict[str, Any]  # Any: JSON
 
 
 class Cluster:
@@ -71,6 +83,8 @@ class Cluster:
         public = self.home / "pki" / "accounts.pub"
         public.write_bytes(_public(tls.key))
         self.write_kubeconfig(self.kubeconfig, token)
+        policy = self.home / "audit.policy"
+        policy.write_text(json.dumps(AUDIT))
         self._run(
             etcd, "--data-dir", str(self.home / "etcd"), "--unsafe-no-fsync",
             "--listen-client-urls", f"http://127.0.0.1:{client}",
@@ -87,6 +101,7 @@ class Cluster:
             "--service-account-issuer", "https://kubernetes.default.svc",
             "--service-account-key-file", str(public), "--service-account-signing-key-file", str(tls.key),
             "--service-cluster-ip-range", "10.96.0.0/24", "--endpoint-reconciler-type", "none",
+            "--audit-policy-file", str(policy), "--audit-log-path", str(self.home / "audit"),
         )  # fmt: skip
         self._wait("/readyz")
         self._run(
@@ -115,15 +130,37 @@ class Cluster:
         answer = json.loads(self.ask(path, {"spec": {"expirationSeconds": 7200}}))
         return self.write_kubeconfig(file, answer["status"]["token"], namespace)
 
-    def ask(self, path: str, body: object = None) -> bytes:
+    def ask(self, path: str, body: object = None, method: str = "", kind: str = "application/json") -> bytes:
         """A GET of the administrator's; with a body a POST. Raises: urllib.error.URLError."""
         user = json.loads(self.kubeconfig.read_text())["users"][0]["user"]
-        headers = {"Authorization": f"Bearer {user['token']}", "Content-Type": "application/json"}
+        headers = {"Authorization": f"Bearer {user['token']}", "Content-Type": kind}
         data = json.dumps(body).encode() if body is not None else None
-        question = urllib.request.Request(self.url + path, data, headers)
+        question = urllib.request.Request(self.url + path, data, headers, method=method or None)
         trust = ssl.create_default_context(cafile=str(self._ca))
         with urllib.request.urlopen(question, timeout=10, context=trust) as answer:
             return bytes(answer.read())
+
+    def path_of(self, body: Object, namespace: str) -> str:
+        """URL of an object, as the server's own discovery says."""
+        group = "/api/v1" if body["apiVersion"] == "v1" else f"/apis/{body['apiVersion']}"
+        served = json.loads(self.ask(group))["resources"]
+        (kind,) = (each for each in served if each["kind"] == body["kind"] and "/" not in each["name"])
+        place = f"/namespaces/{body['metadata'].get('namespace', namespace)}" if kind["namespaced"] else ""
+        return f"{group}{place}/{kind['name']}/{body['metadata']['name']}"
+
+    def try_out(self, body: Object, namespace: str) -> str:
+        """What the server has against an object, an unknown field included; it is not stored. Empty: nothing."""
+        query = "?dryRun=All&fieldValidation=Strict&fieldManager=tests&force=true"
+        try:
+            self.ask(self.path_of(body, namespace) + query, body, "PATCH", APPLY)
+        except urllib.error.HTTPError as error:
+            return str(json.loads(error.read())["message"])
+        return ""
+
+    def audited(self) -> list[Object]:
+        """Requests of the chart's accounts so far, as the server's audit log has them."""
+        log = self.home / "audit"
+        return [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
 
     def log(self) -> str:
         """The ends of its logs."""

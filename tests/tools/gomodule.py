@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import json
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -46,8 +48,30 @@ def released(package: str, version: str) -> Path:
     Raises:
         GoUnavailableError: there is no Go, or the module cannot be downloaded.
     """
-    name = package.rpartition("/")[2]
+    name = next(part for part in reversed(package.split("/")) if not re.fullmatch(r"v\d+", part))  # as Go names it
     return _once(CACHE / name / version / name, ["install", "-ldflags", "-s -w", f"{package}@{version}"], CACHE)
+
+
+def files(module: str, version: str, folder: str) -> Path:
+    """A folder of a module that others publish, at this version, copied into .cache.
+
+    Raises:
+        GoUnavailableError: there is no Go, or the module cannot be downloaded.
+    """
+    target = CACHE / "modules" / f"{module.rpartition('/')[2]}@{version}" / folder
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with target.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not target.exists():
+            got = _go("download " + module, ["mod", "download", "-json", f"{module}@{version}"], CACHE)
+            with tempfile.TemporaryDirectory(dir=target.parent) as place:
+                half = Path(place) / "half"
+                half.mkdir()
+                for source in (Path(json.loads(got)["Dir"]) / folder).iterdir():
+                    if source.is_file():
+                        shutil.copyfile(source, half / source.name)  # without its mode: modules are read-only
+                half.rename(target)
+    return target
 
 
 def _once(target: Path, command: list[str], folder: Path) -> Path:
@@ -62,20 +86,26 @@ def _once(target: Path, command: list[str], folder: Path) -> Path:
 
 def _build(target: Path, command: list[str], folder: Path) -> None:
     """In one step, so that an interrupted build leaves no half binary."""
-    go = shutil.which("go")
-    if go is None:
-        raise GoUnavailableError(f"{target.name} cannot be built: no `go` on the path (https://go.dev/dl)")
     with tempfile.TemporaryDirectory(dir=target.parent) as place:
         half = Path(place) / target.name
-        made = subprocess.run(
-            [go, *(word.replace("{}", str(half)) for word in command)],
-            cwd=folder,
-            env={**os.environ, "GOBIN": place},
-            check=False,
-            capture_output=True,
-            text=True,
-            timeout=BUILD_SECONDS,
-        )
-        if made.returncode != 0:
-            raise GoUnavailableError(f"{target.name} cannot be built: {made.stderr.strip()[-500:]}")
+        _go(target.name, [word.replace("{}", str(half)) for word in command], folder, GOBIN=place)
         half.rename(target)
+
+
+def _go(what: str, command: list[str], folder: Path, **environment: str) -> str:
+    """Run Go; answers with what it prints. Raises: GoUnavailableError."""
+    go = shutil.which("go")
+    if go is None:
+        raise GoUnavailableError(f"{what}: no `go` on the path (https://go.dev/dl)")
+    made = subprocess.run(
+        [go, *command],
+        cwd=folder,
+        env={**os.environ, **environment},
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=BUILD_SECONDS,
+    )
+    if made.returncode != 0:
+        raise GoUnavailableError(f"{what} cannot be had: {made.stderr.strip()[-500:]}")
+    return made.stdout

@@ -34,7 +34,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
     - vmplacementpolicies
     - vmsets
     - vmsnapshots
-  verbs: [get, list, watch]
+  verbs: [list, watch]
 - apiGroups: [infra.virtrigaud.io]
   resources: [providers, virtualmachines, vmimages] # finalizers
   verbs: [patch]
