@@ -1,7 +1,7 @@
 # Thin: each target calls one script or one command of vrtg. `make` alone shows what there is.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup demo down test faults fuzz soak bench lint fmt proto crds guest
+.PHONY: help setup demo down test test-kubernetes faults fuzz soak bench lint fmt proto crds kustomize guest
 
 # pyenv's or a system's uv may be missing before set-up; scripts/setup.sh installs one.
 export PATH := $(HOME)/.local/bin:$(CURDIR)/.venv/bin:$(PATH)
@@ -34,6 +34,11 @@ test: ## everything: set-up, lint, and every test, those on a real hypervisor in
 	cd tests && $(RUN) python -m cluster
 	cd tests && $(RUN) python -m faults 0 $(SEEDS) --workers $(WORKERS)
 	$(RUN) pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+
+test-kubernetes: ## the tests on a real Kubernetes API alone: chart, Kustomize base, quickstart, contract, API (in `make test`, too)
+	scripts/setup.sh test
+	cd tests && $(RUN) python -m cluster
+	$(RUN) pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder tests/cluster
 
 bench: ## measure everything (SECTIONS="idle growth": only these; LARGE=1: 50,000 machines, too), publish in docs/performance
 	scripts/setup.sh bench
@@ -70,6 +75,9 @@ proto: ## generate Python from the wire contract
 
 crds: ## generate the CustomResourceDefinitions from the models
 	$(RUN) python -m kinds.crds --out deploy/crds
+
+kustomize: ## generate the Kustomize base from the chart
+	cd tests && $(RUN) python -m cluster.kustomize
 
 guest: ## build the small guest image
 	images/guest/build.sh

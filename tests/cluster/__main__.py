@@ -7,14 +7,15 @@ import sys
 
 from tools.gomodule import GoUnavailableError
 
-from .chart import executable
+from .chart import definitions_of_others, executable, kustomize
 from .cluster import programs
 
 
 def main() -> int:
     """Exit status 1 only where nothing may be missing (REQUIRE_REAL=1)."""
     try:
-        built = [*programs(), executable()]
+        built = [*programs(), executable(), kustomize()]
+        definitions_of_others()
     except GoUnavailableError as error:
         print(f"tests on a cluster are skipped: {error}")
         return 1 if os.environ.get("REQUIRE_REAL", "") not in ("", "0") else 0

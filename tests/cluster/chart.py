@@ -8,13 +8,26 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+import yaml
 from e2e.stack import ROOT
-from tools.gomodule import released
+from tools.gomodule import files, released
 
 from .cluster import Cluster
 
 CHART = ROOT / "deploy" / "helm" / "virtrigaud"
 HELM = "v4.3.1"
+KUSTOMIZE = "v5.8.2"
+OTHERS = {
+    ("github.com/prometheus-operator/prometheus-operator", "v0.85.0", "example/prometheus-operator-crd"): (
+        "monitoring.coreos.com_servicemonitors.yaml",
+        "monitoring.coreos.com_prometheusrules.yaml",
+    ),
+    ("github.com/cert-manager/cert-manager", "v1.21.2", "deploy/crds"): (
+        "cert-manager.io_certificates.yaml",
+        "cert-manager.io_issuers.yaml",
+    ),
+}
+"""Whose kinds the chart makes: modules by name, and the files of their definitions."""
 NAMESPACE, RELEASE = "virtrigaud-system", "virtrigaud"
 
 Object = dict[str, Any]  # Any: JSON
@@ -23,6 +36,23 @@ Object = dict[str, Any]  # Any: JSON
 def executable() -> Path:
     """helm itself, built if it is not yet. Raises: GoUnavailableError."""
     return released("helm.sh/helm/v4/cmd/helm", HELM)
+
+
+def kustomize() -> Path:
+    """kustomize, built if it is not yet; Debian's kubectl has one of 2019. Raises: GoUnavailableError."""
+    return released("sigs.k8s.io/kustomize/kustomize/v5", KUSTOMIZE)
+
+
+def definitions_of_others() -> list[Object]:
+    """As their projects publish them. Raises: GoUnavailableError."""
+    return [yaml.safe_load((files(*module) / name).read_text()) for module, names in OTHERS.items() for name in names]
+
+
+def rendered(home: Path, *arguments: str) -> list[Object]:
+    """What `helm template` makes."""
+    done = helm("template", RELEASE, str(CHART), "-n", NAMESPACE, *arguments, home=home)
+    assert done.returncode == 0, done.stderr
+    return [body for body in yaml.safe_load_all(done.stdout) if body]
 
 
 def helm(*arguments: str, home: Path, cluster: Cluster | None = None) -> subprocess.CompletedProcess[str]:

@@ -103,13 +103,13 @@ class Cluster:
             "--service-cluster-ip-range", "10.96.0.0/24", "--endpoint-reconciler-type", "none",
             "--audit-policy-file", str(policy), "--audit-log-path", str(self.home / "audit"),
         )  # fmt: skip
-        self._wait("/readyz")
+        self.wait_for("/readyz")
         self._run(
             controllers, "--kubeconfig", str(self.kubeconfig), "--leader-elect=false", "--secure-port", "0",
             "--use-service-account-credentials=false", "--service-account-private-key-file", str(tls.key),
             "--root-ca-file", str(self._ca),
         )  # fmt: skip
-        self._wait("/api/v1/namespaces/default/serviceaccounts/default")
+        self.wait_for("/api/v1/namespaces/default/serviceaccounts/default")
 
     def write_kubeconfig(self, file: Path, token: str, namespace: str = "default") -> Path:
         """A kubeconfig for whoever has this token."""
@@ -157,6 +157,11 @@ class Cluster:
             return str(json.loads(error.read())["message"])
         return ""
 
+    def make(self, body: Object, namespace: str = "default") -> None:
+        """Create or change an object, as its manifest says."""
+        path = self.path_of(body, namespace)
+        self.ask(f"{path}?fieldManager=tests&force=true", body, "PATCH", APPLY)
+
     def audited(self) -> list[Object]:
         """Requests of the chart's accounts so far, as the server's audit log has them."""
         log = self.home / "audit"
@@ -184,7 +189,7 @@ class Cluster:
                 subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
             )
 
-    def _wait(self, path: str) -> None:
+    def wait_for(self, path: str) -> None:
         """Until the API server answers a question well."""
         end = time.monotonic() + START_SECONDS
         while True:

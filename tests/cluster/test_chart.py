@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 from e2e.stack import ROOT
 
-from .chart import CHART, NAMESPACE, RELEASE, helm, install
+from .chart import CHART, NAMESPACE, RELEASE, Object, definitions_of_others, helm, rendered
 from .cluster import Cluster
 from .stack import ClusterStack
 
@@ -17,10 +19,55 @@ EVERYTHING = (
     *("--set", "authority.certManager.enabled=true", "--set", "metrics.serviceMonitor.enabled=true"),
     *("--set", "watchNamespace=shop", "--set", "owner=here", "--set", "otlpEndpoint=http://collector:4317"),
     *("--set", "priorityClassName=high", "--set", "imagePullSecrets={pull}", "--set", "extraArgs={--resync=5m}"),
+    *(
+        "--set",
+        "providers.imagePullSecrets={pull}",
+        "--set",
+        "networkPolicy.metricsFrom[0].podSelector.matchLabels.a=b",
+    ),
+    *("--set", "tolerations[0].operator=Exists", "--set", "nodeSelector.zone=a", "--set", "podLabels.team=x"),
+    *("--set", "podAnnotations.a=b", "--set", "serviceAccount.annotations.a=b"),
+    *("--set-json", 'affinity={"podAntiAffinity":{"preferredDuringSchedulingIgnoredDuringExecution":[]}}'),
 )
+BARE = (
+    *("--set", "networkPolicy.enabled=false", "--set", "podDisruptionBudget.enabled=false", "--set", "replicas=1"),
+    *("--set", "resources.limits=null", "--set", "resources.requests=null", "--set", "crds.install=false"),
+    *("--set", f"image.digest=sha256:{'0' * 64}"),
+)
+SETS = pytest.mark.parametrize("values", [(), EVERYTHING, BARE], ids=["as it is", "everything", "bare"])
+DEFAULTS: Object = yaml.safe_load((CHART / "values.yaml").read_text())
+SCHEMA: Object = json.loads((CHART / "values.schema.json").read_text())
+OPEN = {"affinity", "nodeSelector", "podAnnotations", "podLabels", "resources", "annotations", "labels"}
+"""Values that hold what Kubernetes says they may, under names that are the user's."""
 
 
-@pytest.mark.parametrize("values", [(), EVERYTHING], ids=["as it is", "everything"])
+def leaves(values: Object, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Every value that the chart documents."""
+    for name, value in values.items():
+        if isinstance(value, dict) and name not in OPEN:
+            yield from leaves(value, (*path, name))
+        else:
+            yield (*path, name), value
+
+
+def wrong(value: Any) -> Any:
+    """A value of a type that cannot take its place."""
+    return [["x"]] if isinstance(value, dict | str) else {"x": "y"}
+
+
+LEAVES = dict(leaves(DEFAULTS))
+
+
+@pytest.fixture(scope="module")
+def others(cluster: Cluster) -> None:
+    """The kinds of cert-manager and of the Prometheus operator are served, as their projects define them."""
+    for body in definitions_of_others():
+        name = body["metadata"]["name"]
+        cluster.ask("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", body)
+        cluster.wait_for(f"/apis/{body['spec']['group']}/v1/{name.partition('.')[0]}")
+
+
+@SETS
 def test_it_passes_its_own_linter(tmp_path: Path, cluster: Cluster, values: tuple[str, ...]) -> None:
     done = helm("lint", "--strict", str(CHART), *values, home=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -33,6 +80,8 @@ def test_it_passes_its_own_linter(tmp_path: Path, cluster: Cluster, values: tupl
         ("leaderElection.duration=soon", "/leaderElection/duration"),
         ("providers.images.vmware=x", "/providers/images"),
         ("image.digest=sha256:1", "/image/digest"),
+        ("resources.limits.memory=much", "/resources/limits/memory"),
+        ("extraArgs={resync}", "/extraArgs/0"),
         ("nonsense=1", "nonsense"),
     ],
 )
@@ -42,10 +91,70 @@ def test_a_value_that_cannot_be_is_refused_and_named(tmp_path: Path, cluster: Cl
     assert where in done.stderr
 
 
-@pytest.mark.parametrize("values", [(), ("--set", "watchNamespace=default")], ids=["everywhere", "one namespace"])
+def test_the_schema_knows_every_value_and_lets_none_be_of_another_type(tmp_path: Path, cluster: Cluster) -> None:
+    """All mistakes at once: each is told with its place."""
+    values: Object = {}
+    for path, value in LEAVES.items():
+        place = values
+        for name in path[:-1]:
+            place = place.setdefault(name, {})
+        place[path[-1]] = wrong(value)
+    file = tmp_path / "values.yaml"
+    file.write_text(yaml.safe_dump(values))
+    done = helm("template", RELEASE, str(CHART), "--values", str(file), home=tmp_path)
+    assert done.returncode != 0
+    missed = ["/".join(path) for path in LEAVES if f"'/{'/'.join(path)}" not in done.stderr]
+    assert missed == []
+
+
+def test_no_part_of_the_values_takes_a_name_that_it_does_not_know(cluster: Cluster) -> None:
+    """A mistyped name would leave the default in its place, unseen."""
+
+    def lax(schema: Object, where: str) -> Iterator[str]:
+        for name, part in schema.get("properties", {}).items():
+            if part.get("type") == "object" and "additionalProperties" not in part:
+                yield f"{where}/{name}"
+            yield from lax(part, f"{where}/{name}")
+
+    assert SCHEMA["additionalProperties"] is False
+    # helm's own, and what is handed on to Kubernetes as it is
+    handed_on = {f"/affinity/{name}" for name in SCHEMA["properties"]["affinity"]["properties"]}
+    assert set(lax(SCHEMA, "")) == {"/global"} | handed_on
+
+
+def test_a_value_that_is_unset_is_named(tmp_path: Path, cluster: Cluster) -> None:
+    """helm takes a value away when it is set to null, and templates would make nonsense of what is not there."""
+    for path in [("replicas",), ("metrics", "port"), ("leaderElection", "retry")]:
+        done = helm("template", RELEASE, str(CHART), "--set", f"{'.'.join(path)}=null", home=tmp_path)
+        assert f"missing property '{path[-1]}'" in done.stderr
+
+
+@SETS
+@pytest.mark.usefixtures("others")
 def test_a_cluster_takes_all_of_it(tmp_path: Path, cluster: Cluster, values: tuple[str, ...]) -> None:
-    """The API server validates each object against its schema."""
-    install(cluster, tmp_path, "--dry-run=server", *values)
+    """The API server validates each object against its schema, and knows every field of it."""
+    bodies = rendered(tmp_path, *values)
+    if values == EVERYTHING:
+        kinds = {body["kind"] for body in bodies}
+        assert kinds >= {"Certificate", "Issuer", "ServiceMonitor", "NetworkPolicy"}
+    told = {f"{body['kind']} {body['metadata']['name']}": cluster.try_out(placed(body), "default") for body in bodies}
+    assert {name: said for name, said in told.items() if said} == {}
+
+
+def placed(body: Object) -> Object:
+    """In a namespace that is there: nothing is made by trying."""
+    namespaced = {"namespace": "default"} if "namespace" in body["metadata"] else {}
+    return {**body, "metadata": {**body["metadata"], **namespaced}}
+
+
+@pytest.mark.usefixtures("others")
+def test_a_field_that_nobody_knows_would_be_told(cluster: Cluster) -> None:
+    """The test above can fail: for a kind of Kubernetes' own, and for one of others."""
+    port = {"name": "a", "port": 1, "targetprot": 1}
+    service = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "a"}, "spec": {"ports": [port]}}
+    assert "targetprot" in cluster.try_out(service, "default")
+    issuer = {"apiVersion": "cert-manager.io/v1", "kind": "Issuer", "metadata": {"name": "a"}, "spec": {"self": {}}}
+    assert "self" in cluster.try_out(issuer, "default")
 
 
 def test_the_definitions_arrive_as_they_are(stack: ClusterStack) -> None:

@@ -17,6 +17,7 @@ from controller.api import Api, NotFoundError, connect
 from controller.connection import Target
 from controller.controller import Controller
 from controller.metrics import Metrics
+from controller.objects import CLASSES, IMAGES, NETWORKS, NOT_YET, PROVIDERS, VIRTUAL_MACHINES
 from controller.runtime.authority import ClusterAuthority
 from controller.runtime.kubernetes import KubernetesRuntime
 from controller.runtime.manifests import ServerSettings
@@ -31,6 +32,7 @@ from .kubelet import Kubelet, kubelet
 CANARY = "canary-of-the-hypervisor-password"
 IMAGE = "test/fake:1"
 SECONDS = 60.0
+OURS = {resource.plural for resource in (VIRTUAL_MACHINES, CLASSES, IMAGES, NETWORKS, PROVIDERS, *NOT_YET)}
 TINY = {"cpu": 1, "memory": "64Mi", "diskDefaults": {"size": "1Gi"}}
 
 Object = dict[str, Any]  # Any: JSON
@@ -44,13 +46,9 @@ class Site:
 
     def path(self, kind: str, name: str = "") -> str:
         """URL of a kind in the namespace, or of one object."""
-        group = {
-            "deployments": "/apis/apps/v1",
-            "networkpolicies": "/apis/networking.k8s.io/v1",
-            "providers": "/apis/infra.virtrigaud.io/v1beta1",
-            "virtualmachines": "/apis/infra.virtrigaud.io/v1beta1",
-            "vmclasses": "/apis/infra.virtrigaud.io/v1beta1",
-        }.get(kind, "/api/v1")
+        group = {"deployments": "/apis/apps/v1", "networkpolicies": "/apis/networking.k8s.io/v1"}.get(kind, "/api/v1")
+        if kind in OURS:
+            group = "/apis/infra.virtrigaud.io/v1beta1"
         return f"{group}/namespaces/{self.namespace}/{kind}" + (f"/{name}" if name else "")
 
     async def get(self, kind: str, name: str) -> Object | None:
@@ -128,7 +126,7 @@ async def gone(api: Api, path: str) -> None:
 
 
 @asynccontextmanager
-async def controller(api: Api, node: Kubelet, home: Path, namespace: str) -> AsyncIterator[None]:
+async def controller(api: Api, node: Kubelet, home: Path, namespace: str) -> AsyncIterator[Controller]:
     """Ours, in this process; names of Services are looked up at the node, as there is no DNS."""
     clock, rng = SystemClock(), random.Random(1)
 
@@ -152,7 +150,7 @@ async def controller(api: Api, node: Kubelet, home: Path, namespace: str) -> Asy
     async with asyncio.TaskGroup() as group:
         task = group.create_task(running.run())
         try:
-            yield
+            yield running
         finally:
             task.cancel()
 

@@ -128,7 +128,8 @@ class Controller:
 
     def problems(self) -> list[str]:
         """What keeps it from doing its work; empty when nothing does."""
-        return [f"cache of {kind} is not filled yet" for kind, c in self._by_kind.items() if not c.synced.is_set()]
+        empty = {kind: cache.trouble for kind, cache in self._by_kind.items() if not cache.synced.is_set()}
+        return [f"cache of {kind} is not filled yet" + (why and f": {why}") for kind, why in empty.items()]
 
     async def _figures(self) -> None:
         while True:

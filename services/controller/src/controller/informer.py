@@ -120,6 +120,8 @@ class Informer(Generic[O]):
         """Changed while we write them: by us, or by somebody else."""
         self._others: list[Callable[[Name], None]] = []
         self.synced = asyncio.Event()
+        self.trouble = ""
+        """Why the last attempt to list or watch failed; empty when it did not."""
         self.bad: dict[Name, BadObject] = {}
 
     def subscribe(self, handler: Handler[O]) -> None:
@@ -180,12 +182,14 @@ class Informer(Generic[O]):
                 if not self._version:
                     self._version = await self._list()
                     self.synced.set()
+                self.trouble = ""
                 await self._watch()
                 self._heard()  # the server ended it in good order
                 delay = FIRST_RETRY
             except ExpiredError:
                 self._version = ""
             except ApiError as error:
+                self.trouble = str(error)
                 level = log.warning if delay > FIRST_RETRY or not isinstance(error, ApiUnavailableError) else log.info
                 level("informer.interrupted", kind=self.resource.kind, error=str(error))
                 await self._clock.sleep(delay * (1 + self._rng.random()))

@@ -40,6 +40,8 @@ REFUSED = "CredentialsRefused"
 """Reason of a connection whose hypervisor does not take our credentials."""
 LOOK = 60.0
 """Seconds between two looks at the Secrets that a server depends on."""
+LOOK_STARTING = 5.0
+"""The same while a server starts: why its pod does not run is told by the pod alone, which nobody watches."""
 LOOK_REFUSED = 5.0
 """The same while the hypervisor refuses what is in them: somebody is about to correct it."""
 
@@ -87,6 +89,8 @@ class ProviderReconciler:
         connection = self._connect(provider, state)
         await self._report(provider, state, connection)
         refused = connection is not None and connection.health.reason == REFUSED
+        if state.phase == "Starting":
+            return LOOK_STARTING
         return LOOK_REFUSED if refused else LOOK
 
     async def report(self, name: Name, error: ProviderError | Hold) -> None:

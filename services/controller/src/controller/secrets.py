@@ -14,7 +14,7 @@ from kinds.bootkeys import IGNITION_KEYS, META_DATA_KEYS, USER_DATA_KEYS
 from kinds.compose import BootSources
 from kinds.virtualmachine import VirtualMachine
 
-from .api import Api
+from .api import Api, RefusedError
 from .core import SECRETS, Secret
 from .holds import WAITING, Hold
 
@@ -30,8 +30,11 @@ class Secrets:
         self._masked: set[bytes] = set()
 
     async def get(self, namespace: str, name: str, where: str) -> dict[str, bytes]:
-        """All values. Raises: Hold: there is no such Secret."""
-        secret: Secret | None = await self._api.get(SECRETS, namespace, name)
+        """All values. Raises: Hold: there is no such Secret, or we may not read it."""
+        try:
+            secret: Secret | None = await self._api.get(SECRETS, namespace, name)
+        except RefusedError as error:
+            raise Hold(WAITING, f"Secret {namespace}/{name} ({where}) cannot be read: {error}", again=60.0) from error
         if secret is None:
             raise Hold(WAITING, f"Secret {namespace}/{name} ({where}) does not exist", again=60.0)
         return secret.data or {}
