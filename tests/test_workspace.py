@@ -57,6 +57,24 @@ def test_W74_documents_link_to_files_that_exist() -> None:
     assert dead == []
 
 
+def test_every_threat_names_tests_that_exist() -> None:
+    """A line of the threat model is worth what fails when it is no longer true."""
+    text = (ROOT / "docs" / "security.md").read_text()
+    rows = [line for line in text[text.index("## Threats") :].splitlines() if line.startswith("| ")]
+    threats = [row for row in rows if not row.startswith(("| Threat |", "| --- |"))]
+    assert len(threats) > 15
+    missing = []
+    for threat in threats:
+        named = re.findall(r"`([^`]+)::(test_\w+)`", threat.rsplit("|", 2)[1])
+        assert named, f"no test holds: {threat}"
+        missing += [
+            f"{path}::{test}"
+            for path, test in named
+            if not (ROOT / path).exists() or not re.search(rf"\bdef {test}\(", (ROOT / path).read_text())
+        ]
+    assert missing == []
+
+
 def test_nothing_of_one_machine_is_committed() -> None:
     """Absolute paths of a work place have no meaning anywhere else."""
     needle = str(ROOT).encode() + b"/"

@@ -21,6 +21,7 @@ from typing import Any
 
 import aiohttp
 from common import rpc
+from common.identity import Server
 from common.pki import Authority
 from common.rpc import Stub
 from common.tls import CONTROLLER, TlsFiles
@@ -147,7 +148,8 @@ class Rig:
         Args:
             named: whether there is such an object; otherwise only the bench knows of the server.
         """
-        tls = self.authority.issue(self.home / name, f"provider-{name}", sans=["127.0.0.1", "localhost"])
+        server = Server(NAMESPACE, name)
+        tls = self.authority.issue(self.home / name, server.host, [server.uri, "127.0.0.1", "localhost"])
         ready, log = self.home / f"{name}.ready", self.home / f"{name}.log"
         ready.unlink(missing_ok=True)
         log.unlink(missing_ok=True)

@@ -141,7 +141,7 @@ async def controller(api: Api, node: Kubelet, home: Path, namespace: str) -> Asy
 
     def dial(target: Target) -> Any:
         host = target.address.rpartition(":")[0]
-        return rpc.connect(node.address_of(host), target.tls, expected_name=host, registry=None)
+        return rpc.connect(node.address_of(host), target.tls, server=target.server, registry=None)
 
     running = Controller(
         api, clock, rng, Metrics(CollectorRegistry()), owner="owner-1", runtimes=runtimes,

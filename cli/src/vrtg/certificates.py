@@ -87,8 +87,8 @@ def make(into: Path, wish: Sequence[Wanted], group: int | None, days: int) -> It
 
 
 def _provider(name: str, namespace: str, hosts: Sequence[str]) -> Wanted:
-    host, uri = identity.server_host(namespace, name), identity.server(namespace, name)
-    return Wanted(f"provider-{name}", host, tuple(dict.fromkeys((uri, *hosts, *LOCAL))), pki.End.SERVER)
+    server = identity.Server(namespace, name)
+    return Wanted(f"provider-{name}", server.host, tuple(dict.fromkeys((server.uri, *hosts, *LOCAL))), pki.End.SERVER)
 
 
 def _client(directory: str, role: Role, namespace: str) -> Wanted:

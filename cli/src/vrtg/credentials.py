@@ -23,10 +23,10 @@ def make_credentials(home: Home) -> None:
     from common import pki, tls
 
     try:
-        authority = pki.Authority.create(home.pki / "ca")
-        authority.issue(home.pki / "apiserver", "virtrigaud-apiserver", sans=["127.0.0.1", "localhost"], days=DAYS)
-        authority.issue(home.pki / "controller", tls.CONTROLLER, days=DAYS)
-        authority.issue(home.client_tls, tls.CLI, days=DAYS)
+        authority, hosts = pki.Authority.create(home.pki / "ca"), ["127.0.0.1", "localhost"]
+        authority.issue(home.pki / "apiserver", "virtrigaud-apiserver", hosts, DAYS, end=pki.End.SERVER)
+        authority.issue(home.pki / "controller", tls.CONTROLLER, days=DAYS, end=pki.End.CLIENT)
+        authority.issue(home.client_tls, tls.OPERATOR, days=DAYS, end=pki.End.CLIENT)
     except tls.TlsError as error:
         raise CommandError(f"{error} (remove {home.pki} to have all keys made anew)") from error
     if not home.token.exists():

@@ -44,7 +44,7 @@ async def link(api: Api, home: Home, provider: Object) -> AsyncIterator[Callable
         UnreachableError: it does not run, or cannot be reached from here.
         RefusedError, NotFoundError, CommandError: what a call answered.
     """
-    from common import rpc, tls
+    from common import identity, rpc, tls
 
     target, directory = _target(provider), None
     metadata = provider["metadata"]
@@ -58,7 +58,9 @@ async def link(api: Api, home: Home, provider: Object) -> AsyncIterator[Callable
             "put tls.crt, tls.key and ca.crt there"
         )
     try:
-        async with rpc.connect(target, files) as channel:
+        async with rpc.connect(
+            target, files, server=identity.Server(metadata["namespace"], metadata["name"])
+        ) as channel:
             yield lambda name: rpc.stub(channel, f"virtrigaud.provider.v1.{name}")
     except Exception as error:
         raise as_failure(error, label) from error

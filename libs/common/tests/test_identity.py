@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 
 def test_what_the_names_look_like():
-    assert identity.server("shop", "lab") == "spiffe://virtrigaud.io/ns/shop/provider/lab"
-    assert identity.server_host("shop", "lab") == "lab.shop.provider.virtrigaud.io"
+    assert identity.Server("shop", "lab").uri == "spiffe://virtrigaud.io/ns/shop/provider/lab"
+    assert identity.Server("shop", "lab").host == "lab.shop.provider.virtrigaud.io"
     assert identity.client(Role.CONTROLLER) == "spiffe://virtrigaud.io/ns/virtrigaud-system/controller"
     assert identity.client(Role.VIEWER, "shop") == "spiffe://virtrigaud.io/ns/shop/viewer"
 
@@ -45,14 +45,14 @@ def test_no_other_name_has_a_role(uri):
 )
 def test_what_is_no_kubernetes_name_gets_none(namespace, name):
     with pytest.raises(ValueError, match="is no name of a"):
-        identity.server_host(namespace, name)
+        identity.Server(namespace, name)
 
 
 def test_a_long_name_gets_a_host_that_dns_takes():
-    host = identity.server_host("shop", "a" * 253)
+    host = identity.Server("shop", "a" * 253).host
     assert len(host) <= 253
     assert all(len(label) <= 63 for label in host.split("."))
-    assert host != identity.server_host("shop", "a" * 252)
+    assert host != identity.Server("shop", "a" * 252).host
 
 
 _LABELS = st.from_regex(r"[a-z0-9]([-a-z0-9]{0,70}[a-z0-9])?", fullmatch=True)
@@ -63,4 +63,4 @@ _PROVIDERS = st.tuples(
 
 @given(_PROVIDERS, _PROVIDERS)
 def test_two_providers_never_share_a_host(one, other):
-    assert (identity.server_host(*one) == identity.server_host(*other)) == (one == other)
+    assert (identity.Server(*one).host == identity.Server(*other).host) == (one == other)

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 import uuid
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 from common import v1
@@ -15,6 +17,8 @@ from providerkit.fake import FakeDriver, FakeHypervisor
 from providerkit.machines import Machines, MachineSettings
 from providerkit.operations import Operations
 from providerkit.watch import Hub, HubSettings
+
+sys.path.insert(0, str(Path(__file__).parent))  # pytest's importlib mode leaves siblings out
 
 OWNER = "kit-tests"
 MIB = 1 << 20

@@ -15,6 +15,7 @@ import pytest
 from common import v1
 from common.clock import ManualClock
 from common.errors import HypervisorUnavailableError
+from common.identity import Server
 from common.pki import Authority
 from common.tls import CONTROLLER, TlsFiles, server_credentials
 from controller.connection import Connection, Connections, HealthPolicy, Limits, Target
@@ -144,14 +145,15 @@ async def dialled(target: Target, changed: Callable[[], None] = lambda: None) ->
 async def test_a_certificate_that_cannot_be_read_is_told_and_tried_again(tmp_path: Path):
     """It ends neither the other connections nor the controller, and is taken up when it is there."""
     authority = Authority.create(tmp_path / "ca")
-    server = server_credentials(authority.issue(tmp_path / "server", "provider", sans=["127.0.0.1"]))
+    name = Server("ns", "far")
+    server = server_credentials(authority.issue(tmp_path / "server", name.host, [name.uri]))
     client = tmp_path / "client"
     files = TlsFiles(client / "tls.crt", client / "tls.key", client / "ca.crt")
     settings = ServingSettings(owner=OWNER, grace=0.1, health_interval=3600.0)
     driver = FakeDriver(FakeHypervisor(), owner=OWNER)
     async with (
         serve(driver, settings, credentials=server, registry=None) as serving,
-        dialled(Target(serving.server.address, files)) as until_reason,
+        dialled(Target(serving.server.address, files, name)) as until_reason,
     ):
         message = await until_reason("ConnectionFailed")
         assert message.startswith(f"connect to {serving.server.address}: TLS file {files.cert} cannot be read")

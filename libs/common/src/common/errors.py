@@ -115,6 +115,14 @@ class PermissionMissingError(ProviderError):
     """The hypervisor knows us and refuses; the message names the privilege."""
 
 
+class ClientRefusedError(ProviderError):
+    """The server does not serve the holder of our certificate, or not this call; nothing was done."""
+
+
+class WrongServerError(ProviderError):
+    """Whoever answers there is not the server that was meant, or cannot prove it; it was asked nothing."""
+
+
 class OutcomeUnknownError(ProviderError):
     """The deadline passed or the connection broke in mid-call: repeat the call to learn what is true."""
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import enum
 import hashlib
 import re
+from dataclasses import dataclass
 
 TRUST_DOMAIN = "virtrigaud.io"
 SYSTEM_NAMESPACE = "virtrigaud-system"
@@ -36,21 +37,35 @@ def client(role: Role, namespace: str = SYSTEM_NAMESPACE) -> str:
     return f"spiffe://{TRUST_DOMAIN}/ns/{_label(namespace)}/{role.value}"
 
 
-def server(namespace: str, name: str) -> str:
-    """The URI of the server of a Provider. Raises: ValueError: no names of Kubernetes objects."""
-    if len(name) > _MOST_DNS or not _NAME.fullmatch(name):
-        raise ValueError(f"{name!r} is no name of a Provider: lower-case letters, digits, - and . make one")
-    return f"spiffe://{TRUST_DOMAIN}/ns/{_label(namespace)}/provider/{name}"
+@dataclass(frozen=True, slots=True)
+class Server:
+    """The server of the Provider with this name.
 
+    Raises:
+        ValueError: no names of Kubernetes objects.
+    """
 
-def server_host(namespace: str, name: str) -> str:
-    """The DNS name that stands for `server(namespace, name)` and for no other. Raises: ValueError."""
-    uri = server(namespace, name)
-    host = f"{name}.{namespace}.provider.{TRUST_DOMAIN}"
-    if len(host) <= _MOST_DNS and all(len(label) <= _MOST_LABEL for label in host.split(".")):
-        return host
-    # One label before "provider", where others have two or more: no Provider's own name can be it.
-    return f"{hashlib.sha256(uri.encode()).hexdigest()[:_MOST_LABEL]}.provider.{TRUST_DOMAIN}"
+    namespace: str
+    name: str
+
+    def __post_init__(self) -> None:
+        _label(self.namespace)
+        if len(self.name) > _MOST_DNS or not _NAME.fullmatch(self.name):
+            raise ValueError(f"{self.name!r} is no name of a Provider: lower-case letters, digits, - and . make one")
+
+    @property
+    def uri(self) -> str:
+        """Who it is."""
+        return f"spiffe://{TRUST_DOMAIN}/ns/{self.namespace}/provider/{self.name}"
+
+    @property
+    def host(self) -> str:
+        """The DNS name that stands for `uri`, and for no other."""
+        host = f"{self.name}.{self.namespace}.provider.{TRUST_DOMAIN}"
+        if len(host) <= _MOST_DNS and all(len(label) <= _MOST_LABEL for label in host.split(".")):
+            return host
+        # One label before "provider", where others have two or more: no Provider's own name can be it.
+        return f"{hashlib.sha256(self.uri.encode()).hexdigest()[:_MOST_LABEL]}.provider.{TRUST_DOMAIN}"
 
 
 def role_of(uri: str) -> Role | None:

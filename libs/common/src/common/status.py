@@ -81,6 +81,8 @@ TABLE: dict[type[ProviderError], Row] = {
     errors.HypervisorUnavailableError: Row(_Code.UNAVAILABLE, Action.BACK_OFF),
     errors.CredentialsRefusedError: Row(_Code.UNAUTHENTICATED, Action.BACK_OFF_SLOWLY),
     errors.PermissionMissingError: Row(_Code.PERMISSION_DENIED, Action.BACK_OFF_SLOWLY),
+    errors.ClientRefusedError: Row(_Code.PERMISSION_DENIED, Action.BACK_OFF_SLOWLY),
+    errors.WrongServerError: Row(_Code.UNAVAILABLE, Action.BACK_OFF),
     errors.OutcomeUnknownError: Row(_Code.DEADLINE_EXCEEDED, Action.LOOK_AGAIN),
     errors.InternalError: Row(_Code.INTERNAL, Action.BACK_OFF),
 }

@@ -1,6 +1,7 @@
 """Mutual TLS from three files, checked when they are loaded and taken up again when they change.
 
-TLS 1.3 is negotiated whenever both sides can, which two sides of ours always do; gRPC offers no switch to forbid 1.2.
+TLS 1.3 alone: gRPC's Python API cannot say so, so the one cipher suite that is left to 1.2 is one that can never be
+agreed on (docs/adr/0023).
 """
 
 from __future__ import annotations
@@ -18,15 +19,13 @@ from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 
-from common import logging, metrics, secrets
+from common import TLS_1_3_ALONE, identity, logging, metrics, secrets
 from common.clock import Clock, SystemClock
 
 log = logging.get(__name__)
 
-CONTROLLER = "virtrigaud-controller"
-CLI = "virtrigaud-cli"
-ALLOWED_CLIENTS = (CONTROLLER, CLI)
-"""Names of the clients that a provider serves unless its settings say otherwise."""
+CONTROLLER, OPERATOR, VIEWER = (identity.client(role) for role in identity.Role)
+"""Clients of an installation that names no namespace."""
 
 EXPIRES_SOON = timedelta(hours=24)
 
@@ -122,6 +121,7 @@ def server_credentials(files: TlsFiles, clock: Clock | None = None) -> grpc.Serv
     Raises:
         TlsError: the files cannot be used now.
     """
+    _forbid_tls_1_2()
     watched = Watched(files, clock)
 
     def configuration() -> grpc.ServerCertificateConfiguration:
@@ -136,7 +136,14 @@ def server_credentials(files: TlsFiles, clock: Clock | None = None) -> grpc.Serv
 
 def channel_credentials(material: Material) -> grpc.ChannelCredentials:
     """Credentials of a client."""
+    _forbid_tls_1_2()
     return grpc.ssl_channel_credentials(material.ca, material.key, material.cert)
+
+
+def _forbid_tls_1_2() -> None:
+    """Raises TlsError where gRPC was imported before it could be told."""
+    if not TLS_1_3_ALONE:
+        raise TlsError("this process would speak TLS 1.2: import common before grpc")
 
 
 def peer_names(auth_context: dict[str, Sequence[bytes]]) -> frozenset[str]:

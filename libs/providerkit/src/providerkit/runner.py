@@ -9,16 +9,17 @@ import signal
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, TypeVar
 
-from common import faults, logging, metrics, tracing
+from common import corelog, faults, logging, metrics, tracing
 from common.rpc import ListenError
 from common.settings import Seconds
-from common.tls import ALLOWED_CLIENTS, TlsError, TlsFiles, server_credentials
+from common.tls import TlsError, TlsFiles, server_credentials
 
+from .access import access, of_namespace
 from .driver import Driver
 from .machines import MachineSettings
 from .serving import ServingSettings, serve
@@ -36,7 +37,9 @@ class ProviderSettings:
     tls_cert: Annotated[Path | None, "PEM file with the server's certificate"] = None
     tls_key: Annotated[Path | None, "PEM file with the server's private key"] = None
     tls_ca: Annotated[Path | None, "PEM file with the authority that clients' certificates must come from"] = None
-    allowed_clients: Annotated[list[str] | None, "names of the client certificates that may call"] = None
+    allowed_clients: Annotated[
+        list[str] | None, "names of the client certificates that may call: a URI of ours, or ROLE=NAME; may be repeated"
+    ] = None
     insecure: Annotated[bool, "serve without TLS; for tests and private networks only"] = False
     owner: Annotated[str, "id of the installation whose machines are ours; it is stamped on each of them"] = ""
     metrics_address: Annotated[str, "host:port for /metrics, /healthz and /readyz; empty serves none"] = ""
@@ -64,6 +67,7 @@ class ProviderSettings:
             raise ValueError(
                 "TLS files are missing: give --tls-cert, --tls-key and --tls-ca, or --insecure for plaintext"
             )
+        access(self.allowed_clients or ())
         if self.max_concurrent_changes < 1:
             raise ValueError("max_concurrent_changes: at least 1")
         if self.log_format not in ("json", "text"):
@@ -80,7 +84,15 @@ def run_provider(driver_factory: Callable[[S], Driver], settings: S, *, version:
         driver_factory: makes the driver; called in the event loop, must not connect by itself.
         version: of the provider; empty takes the kit's own.
     """
-    logging.setup("virtrigaud-provider", settings.log_level, settings.log_format)
+    with corelog.taken_up() if corelog.wanted() else nullcontext(sys.stderr) as stream:
+        logging.setup("virtrigaud-provider", settings.log_level, settings.log_format, stream)
+        try:
+            return _run_to_its_end(driver_factory, settings, version)
+        finally:
+            logging.setup("virtrigaud-provider", settings.log_level, settings.log_format)
+
+
+def _run_to_its_end(driver_factory: Callable[[S], Driver], settings: S, version: str) -> int:
     faults.install_from_environment()
     try:
         asyncio.run(_run(driver_factory, settings, version))
@@ -121,7 +133,7 @@ async def _served(driver: Driver, settings: ProviderSettings, version: str) -> A
     serving_settings = ServingSettings(
         listen=settings.listen_address,
         insecure=settings.insecure,
-        allowed_clients=settings.allowed_clients or ALLOWED_CLIENTS,
+        allowed_clients=settings.allowed_clients or of_namespace(),
         owner=settings.owner,
         version=version,
         grace=settings.drain,

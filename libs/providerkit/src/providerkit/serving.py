@@ -14,9 +14,9 @@ from common import logging
 from common.clock import Clock, SystemClock
 from common.errors import ProviderError
 from common.rpc import Server
-from common.tls import ALLOWED_CLIENTS
 from prometheus_client import REGISTRY, CollectorRegistry
 
+from .access import PACKAGE, access, of_namespace
 from .consoles import Consoles
 from .driver import Driver
 from .images import Images
@@ -35,7 +35,6 @@ from .watch import Hub, HubSettings
 
 log = logging.get(__name__)
 
-PACKAGE = "virtrigaud.provider.v1"
 ALWAYS = ("ProviderService", "OperationService")
 """Services that work without the hypervisor."""
 DEPENDENT = ("MachineService", "SnapshotService", "ImageService", "DiskService", "InventoryService")
@@ -48,7 +47,8 @@ class ServingSettings:
 
     listen: str = "127.0.0.1:0"
     insecure: bool = False
-    allowed_clients: Collection[str] = ALLOWED_CLIENTS
+    allowed_clients: Collection[str] = of_namespace()
+    """Who may call, as `access.access` takes it."""
     owner: str = ""
     version: str = ""
     """Version of the provider; empty takes the kit's own."""
@@ -101,11 +101,13 @@ async def serve(
         )
         machines = Machines(driver, hub, operations, clock, owner=settings.owner, settings=settings.machines)
         images = Images(driver, operations, clock, owner=settings.owner, short_wait=settings.machines.short_wait)
+        allowed = access(settings.allowed_clients)
         server = server or Server(
             settings.listen,
             credentials,
             insecure=settings.insecure,
-            allowed_clients=settings.allowed_clients,
+            allowed_clients=allowed.roles,
+            may_call=allowed.may_call,
             grace=settings.grace,
             registry=registry,
         )

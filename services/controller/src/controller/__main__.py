@@ -13,12 +13,12 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from importlib.metadata import version
 
-from common import faults, logging, tracing
+from common import faults, identity, logging, tracing
 from common import metrics as common_metrics
 from common.clock import Clock, SystemClock
-from common.pki import Authority
+from common.pki import Authority, End
 from common.settings import SettingsError, load
-from common.tls import CONTROLLER, TlsError, TlsFiles
+from common.tls import TlsError, TlsFiles
 from prometheus_client import REGISTRY
 
 from .api import Api, ApiError, connect
@@ -39,6 +39,7 @@ from .settings import Settings
 
 log = logging.get(__name__)
 
+SERVICE = "virtrigaud-controller"
 MODES = {"process": "Process", "external": "External", "kubernetes": "Kubernetes"}
 API_RETRY = 2.0
 
@@ -76,11 +77,11 @@ async def serve(settings: Settings, clock: Clock, rng: random.Random) -> None:
         loop.add_signal_handler(number, stop.set)
     async with AsyncExitStack() as stack:
         stack.enter_context(
-            tracing.setup(CONTROLLER, settings.otlp_endpoint or None, version=version("virtrigaud-controller"))
+            tracing.setup(SERVICE, settings.otlp_endpoint or None, version=version("virtrigaud-controller"))
         )
         api = await stack.enter_async_context(connect(settings.kubeconfig, settings.context))
         metrics = Metrics(REGISTRY)
-        common_metrics.build_info(CONTROLLER, version("virtrigaud-controller"))
+        common_metrics.build_info(SERVICE, version("virtrigaud-controller"))
         serving = _Serving()
         if settings.metrics_address:
             host, _, port = settings.metrics_address.rpartition(":")
@@ -167,10 +168,13 @@ def _runtimes(
         runtimes: dict[str, Runtime] = {"Kubernetes": _kubernetes(settings, api, owner, clock, rng, changed)}
         if settings.runtime == "process":
             authority = Authority.create(root / "pki" / "ca", clock=clock)
-            client = authority.issue(root / "pki" / "controller", CONTROLLER)
+            namespace = settings.controller_namespace or own_namespace() or identity.SYSTEM_NAMESPACE
+            name = identity.client(identity.Role.CONTROLLER, namespace)
+            client = authority.issue(root / "pki" / "controller", name, end=End.CLIENT)
             process = ProcessSettings(
-                root / "run" / "providers", root / "logs", root / "images", owner, settings.otlp_endpoint
-            )
+                root / "run" / "providers", root / "logs", root / "images", owner, settings.otlp_endpoint,
+                namespace=namespace,
+            )  # fmt: skip
             runtimes["Process"] = ProcessRuntime(process, authority, client, secrets, clock, rng, changed)
         else:
             runtimes["Process"] = UnsupportedRuntime("Process", "start the controller with --runtime process")

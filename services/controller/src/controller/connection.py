@@ -15,7 +15,14 @@ from typing import Any, TypeVar
 
 from common import logging, rpc, status, tracing, v1
 from common.clock import Clock
-from common.errors import HypervisorUnavailableError, InternalError, OutcomeUnknownError, ProviderError
+from common.errors import (
+    HypervisorUnavailableError,
+    InternalError,
+    OutcomeUnknownError,
+    ProviderError,
+    WrongServerError,
+)
+from common.identity import Server
 from common.tls import TlsError, TlsFiles
 from kinds.virtualmachine import VirtualMachine, VirtualMachineStatus
 
@@ -44,6 +51,12 @@ class Target:
 
     address: str
     tls: TlsFiles | None
+    server: Server | None = None
+    """Whose server it must be; always there with tls."""
+
+    def __post_init__(self) -> None:
+        if self.tls is not None and self.server is None:
+            raise ValueError(f"dialling {self.address} with TLS needs the server that is expected there")
 
 
 @dataclass(frozen=True)
@@ -96,7 +109,7 @@ def dial(target: Target) -> Any:
     """A gRPC channel."""
     if target.tls is None:
         return rpc.connect(target.address, None, insecure=True)
-    return rpc.connect(target.address, target.tls)
+    return rpc.connect(target.address, target.tls, server=target.server)
 
 
 class RateLimit:
@@ -156,6 +169,8 @@ class Connection:
         self._slots = asyncio.Semaphore(limits.concurrent)
         self._rate = RateLimit(clock, limits.qps, limits.burst)
         self._channel: Any = None
+        self._distrust: ProviderError | None = None
+        """Why whoever answers there is not called."""
         self._group: asyncio.TaskGroup | None = None
         self._followed: set[str] = set()
         self._probe_now = asyncio.Event()
@@ -203,7 +218,18 @@ class Connection:
     def _open_channel(self) -> Any:
         if self._channel is None:
             raise HypervisorUnavailableError(f"provider {self.name} is not connected yet")
+        if self._distrust is not None:
+            raise WrongServerError(str(self._distrust))
         return self._channel
+
+    async def _examine(self, channel: Any = None) -> ProviderError | None:
+        """See who answers there. One who is not meant is not called until he is gone."""
+        found: ProviderError | None = await (channel or self._channel).examine()
+        distrust = found if isinstance(found, WrongServerError) else None
+        if (distrust is None) != (self._distrust is None):
+            log.warning("provider.server.judged", provider=self.name, problem=str(distrust or ""))
+        self._distrust = distrust
+        return found
 
     def fence(self, generation: int) -> v1.Fence:
         """What a request that changes a machine rests on. Args: generation: of the object.
@@ -323,6 +349,7 @@ class Connection:
         """Hold the channel, follow the machines, probe the health; until cancelled."""
         try:
             async with self._dial(self.target) as channel:
+                await self._examine(channel)  # before anybody else has the channel
                 self._channel = channel
                 async with asyncio.TaskGroup() as group:
                     self._group = group
@@ -335,6 +362,8 @@ class Connection:
         revision, delay = "", FIRST_RETRY
         while True:
             try:
+                if (problem := await self._examine()) is not None:
+                    raise problem
                 await self._describe()
                 async for seen in self._watch(revision):
                     revision, delay = seen, FIRST_RETRY
@@ -443,10 +472,14 @@ class Connection:
     async def _probe(self) -> ProviderError | None:
         if not self.policy.enabled:
             return None if self.synced.is_set() else HypervisorUnavailableError(f"provider {self.name} does not answer")
+        if not self.health.healthy and (problem := await self._examine()) is not None:
+            return problem
         try:
             async with asyncio.timeout(self.policy.timeout):
                 stub = rpc.stub(self._open_channel(), f"{PACKAGE}.ProviderService")
                 await stub.check_connection(v1.CheckConnectionRequest(), timeout=self.policy.timeout)
+        except (HypervisorUnavailableError, OutcomeUnknownError) as error:
+            return await self._examine() or error  # gRPC's own words tell neither whom it met, nor whom it should have
         except ProviderError as error:
             return error
         except TimeoutError:

@@ -35,6 +35,8 @@ from .writer import Writer
 FINALIZER = "provider.infra.virtrigaud.io/finalizer"
 RUNTIME_READY, AVAILABLE, TLS = "ProviderRuntimeReady", "ProviderAvailable", "TLSConfigured"
 CAPABILITIES = "CapabilitiesReported"
+UNTRUSTED = ("WrongServer", "ClientRefused")
+"""Reasons of a connection on which one side does not take the other for whom it should be."""
 OWNED = (READY, RUNTIME_READY, AVAILABLE, TLS, CAPABILITIES, DELETE_BLOCKED, FIELDS_IGNORED)
 REFUSED = "CredentialsRefused"
 """Reason of a connection whose hypervisor does not take our credentials."""
@@ -249,7 +251,10 @@ def _wishes(
     provider: Provider, state: RuntimeState, health: Health | None, info: v1.GetProviderResponse | None, users: int
 ) -> list[Wish]:
     running = state.phase == "Running"
-    wishes = [Wish(RUNTIME_READY, "True" if running else "False", state.reason, state.message), _tls(provider, state)]
+    wishes = [
+        Wish(RUNTIME_READY, "True" if running else "False", state.reason, state.message),
+        _tls(provider, state, health),
+    ]
     if not running:
         available = Wish(AVAILABLE, "False", state.reason, state.message)
     elif health is None or health.healthy is None:
@@ -274,8 +279,10 @@ def _wishes(
     return wishes
 
 
-def _tls(provider: Provider, state: RuntimeState) -> Wish:
+def _tls(provider: Provider, state: RuntimeState, health: Health | None = None) -> Wish:
     service = provider.spec.runtime.service if provider.spec.runtime is not None else None
+    if health is not None and health.reason in UNTRUSTED:
+        return Wish(TLS, "False", health.reason, health.message)
     if state.target is not None and state.target.tls is not None:
         return Wish(TLS, "True", "Enabled", "calls to the provider server use mutual TLS")
     if state.target is not None:

@@ -15,6 +15,9 @@ from prometheus_client import REGISTRY, CollectorRegistry
 
 from common import logging, metrics
 from common.clock import Clock, SystemClock
+from common.errors import ProviderError
+from common.identity import Server
+from common.rpc.inspection import examine
 from common.rpc.services import OPTIONS
 from common.tls import TlsFiles, Watched, channel_credentials
 
@@ -55,6 +58,7 @@ class Channel:
         tls: TlsFiles | None,
         *,
         expected_name: str | None = None,
+        server: Server | None = None,
         clock: Clock | None = None,
         registry: CollectorRegistry | None = REGISTRY,
     ) -> None:
@@ -62,7 +66,8 @@ class Channel:
         self.metrics = metrics.rpc("client", registry) if registry is not None else None
         self._clock = clock or SystemClock()
         self._watched = Watched(tls, self._clock) if tls is not None else None
-        self._expected_name = expected_name
+        self._server = server if tls is not None else None
+        self._expected_name = server.host if server is not None else expected_name
         self._looked = self._clock.monotonic()
         self._generation: _Generation | None = None
         self._retired: set[asyncio.Task[None]] = set()
@@ -95,6 +100,12 @@ class Channel:
         if old is not None:
             self._retire(old)
         return True
+
+    async def examine(self) -> ProviderError | None:
+        """What is wrong with the server that answers now, in words; None: it is the one that was named, or is away."""
+        if self._server is None or self._watched is None:
+            return None
+        return await examine(self.target, self._watched.files, self._server)
 
     async def wait_ready(self, timeout: float) -> bool:
         """Wait until the connection stands; False when it does not within `timeout` seconds."""
@@ -155,6 +166,7 @@ def connect(
     *,
     insecure: bool = False,
     expected_name: str | None = None,
+    server: Server | None = None,
     clock: Clock | None = None,
     registry: CollectorRegistry | None = REGISTRY,
 ) -> Channel:
@@ -164,10 +176,11 @@ def connect(
         tls: own certificate, key and the server's authority; None is plaintext and needs `insecure=True`, or a
             unix socket.
         expected_name: name that the server's certificate must carry, where it is not the host that is dialled.
+        server: the Provider whose server alone is spoken to, whatever the host; its certificate must carry its name.
     Raises:
         TlsError: the files cannot be used now.
         ValueError: plaintext that was not asked for.
     """
     if tls is None and not insecure and not target.startswith("unix:"):
         raise ValueError(f"dialling {target} without TLS must be asked for: pass TlsFiles, or insecure=True")
-    return Channel(target, tls, expected_name=expected_name, clock=clock, registry=registry)
+    return Channel(target, tls, expected_name=expected_name, server=server, clock=clock, registry=registry)

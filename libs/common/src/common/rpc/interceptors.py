@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import time
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
@@ -13,7 +14,7 @@ import grpc.aio
 from opentelemetry import trace
 
 from common import logging, status, tracing
-from common.errors import InternalError, PermissionMissingError
+from common.errors import ClientRefusedError, InternalError
 from common.metrics import RpcMetrics
 from common.tls import peer_names
 
@@ -27,19 +28,25 @@ _FOREIGN = "/grpc."
 
 
 class _Around(grpc.aio.ServerInterceptor, ABC):  # type: ignore[misc]  # grpc.aio has no types
-    """Wraps the behaviour of each handler that is ours."""
+    """Wraps the behaviour of each handler."""
 
     async def intercept_service(self, continuation: Continuation, details: grpc.HandlerCallDetails) -> Any:
         handler = await continuation(details)
         method = details.method
-        if handler is None or method.startswith(_FOREIGN):
+        if handler is None:
             return handler
+        ours = not method.startswith(_FOREIGN)
         kind = "_".join(
             "stream" if each else "unary" for each in (handler.request_streaming, handler.response_streaming)
         )
         wrap = self.stream if handler.response_streaming else self.unary
         make = getattr(grpc, f"{kind}_rpc_method_handler")
-        return make(wrap(getattr(handler, kind), method), handler.request_deserializer, handler.response_serializer)
+        wrapped = (wrap if ours else self.foreign)(getattr(handler, kind), method)
+        return make(wrapped, handler.request_deserializer, handler.response_serializer)
+
+    def foreign(self, inner: Behaviour, method: str) -> Behaviour:
+        """The behaviour of a method of gRPC's own; left as it is unless a class says otherwise."""
+        return inner
 
     @abstractmethod
     def unary(self, inner: Behaviour, method: str) -> Behaviour:
@@ -160,22 +167,26 @@ class Continued(_Around):
         return inner  # a stream lives on when whoever opened it has gone on to other things
 
 
-class Peers(_Around):
-    """Lets only clients in whose verified certificate carries one of these names."""
+MayCall = Callable[[frozenset[str], str], bool]
+"""Whether a client with these names may call the method, which is written "/package.Service/Method"."""
 
-    def __init__(self, allowed: Collection[str]) -> None:
-        self._allowed = frozenset(allowed)
+
+class Peers(_Around):
+    """Lets only clients in whose verified certificate carries one of these names, and only to what they may call."""
+
+    def __init__(self, allowed: Collection[str], may_call: MayCall | None = None) -> None:
+        self._allowed, self._may_call = frozenset(allowed), may_call
 
     def unary(self, inner: Behaviour, method: str) -> Behaviour:
         async def call(request: Any, context: Any) -> Any:
-            self._check(context)
+            self._check(context, method)
             return await inner(request, context)
 
         return call
 
     def stream(self, inner: Behaviour, method: str) -> Behaviour:
         async def call(request: Any, context: Any) -> AsyncIterator[Any]:
-            self._check(context)
+            self._check(context, method)
             answers = inner(request, context)
             try:
                 async for answer in answers:
@@ -185,12 +196,41 @@ class Peers(_Around):
 
         return call
 
-    def _check(self, context: Any) -> None:
+    def foreign(self, inner: Behaviour, method: str) -> Behaviour:
+        """Health and reflection: a stream of theirs may be a coroutine that writes."""
+        if inspect.isasyncgenfunction(inner):
+
+            async def stream(request: Any, context: Any) -> AsyncIterator[Any]:
+                await self._admit(context, method)
+                async for answer in inner(request, context):
+                    yield answer
+
+            return stream
+
+        async def call(request: Any, context: Any) -> Any:
+            await self._admit(context, method)
+            return await inner(request, context)
+
+        return call
+
+    async def _admit(self, context: Any, method: str) -> None:
+        try:
+            self._check(context, method)
+        except ClientRefusedError as error:
+            await _abort(error, method, context)
+
+    def _check(self, context: Any, method: str) -> None:
         names = peer_names(context.auth_context())
-        if not names & self._allowed:
-            shown = ", ".join(sorted(names)) or "without a name"
-            log.warning("rpc.peer.refused", peer=context.peer(), names=sorted(names))
-            raise PermissionMissingError(
+        shown = ", ".join(sorted(names)) or "without a name"
+        known = names & self._allowed
+        if not known:
+            log.warning("rpc.peer.refused", peer=context.peer(), names=sorted(names), method=method)
+            raise ClientRefusedError(
                 f"the client's certificate ({shown}) is not among those that this server lets in "
                 f"({', '.join(sorted(self._allowed))}): add it to the server's allowed_clients, or use another one"
+            )
+        if self._may_call is not None and not self._may_call(known, method):
+            log.warning("rpc.call.forbidden", peer=context.peer(), names=sorted(names), method=method)
+            raise ClientRefusedError(
+                f"{method} is not for a client like this ({shown}): use the certificate of one that may call it"
             )

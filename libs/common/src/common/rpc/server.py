@@ -19,9 +19,9 @@ from common import logging, metrics, tracing
 from common.gen.google_proto_descriptor_pool import default_google_proto_descriptor_pool
 from common.health import Health
 from common.rpc.binding import MAX_UNARY_SECONDS, Streams, bind
-from common.rpc.interceptors import Continued, ErrorStatus, Metrics, Peers
+from common.rpc.interceptors import Continued, ErrorStatus, MayCall, Metrics, Peers
 from common.rpc.services import OPTIONS
-from common.tls import ALLOWED_CLIENTS
+from common.tls import CONTROLLER
 
 log = logging.get(__name__)
 
@@ -49,6 +49,7 @@ class Server:
         credentials: `tls.server_credentials(files)`; None serves in plaintext and needs `insecure=True`, or a
             unix socket.
         allowed_clients: names (SAN) of the certificates that may call; others are refused. Only with credentials.
+        may_call: which of them may call which method; None: each may call all.
         grace: seconds that open calls may go on once the context is left; streams that answer are ended at once.
         registry: where call metrics go; None for nowhere.
     """
@@ -59,7 +60,8 @@ class Server:
         credentials: grpc.ServerCredentials | None = None,
         *,
         insecure: bool = False,
-        allowed_clients: Collection[str] = ALLOWED_CLIENTS,
+        allowed_clients: Collection[str] = (CONTROLLER,),
+        may_call: MayCall | None = None,
         grace: float = GRACE_SECONDS,
         max_unary_seconds: float = MAX_UNARY_SECONDS,
         registry: CollectorRegistry | None = REGISTRY,
@@ -76,6 +78,7 @@ class Server:
         self._max_unary_seconds = max_unary_seconds
         self._registry = registry
         self._allowed = allowed_clients if credentials is not None else ()
+        self._may_call = may_call
         self._streams = Streams()
         self._services: list[tuple[str, object]] = []
         self._server: Any = None
@@ -124,7 +127,7 @@ class Server:
             found.append(Metrics(metrics.rpc("server", self._registry)))
         found.append(ErrorStatus())
         if self._credentials is not None:
-            found.append(Peers(self._allowed))
+            found.append(Peers(self._allowed, self._may_call))
         return found
 
     def _listen_now(self, server: Any) -> None:

@@ -9,6 +9,7 @@ from typing import Literal
 
 from common import metrics
 from common.clock import Clock
+from common.identity import Server
 from common.tls import TlsError, TlsFiles
 from kinds.provider import Provider
 
@@ -58,7 +59,9 @@ class ExternalRuntime:
                     "tls.enabled: false for plain text"
                 )
                 return RuntimeState("Failed", "SecretRefMissing", message)
-            return RuntimeState("Running", "External", f"dialling {address}", Target(address, self._default))
+            return RuntimeState(
+                "Running", "External", f"dialling {address}", Target(address, self._default, _server(provider))
+            )
         return await self._with_secret(provider, address, name)
 
     async def _with_secret(self, provider: Provider, address: str, name: str) -> RuntimeState:
@@ -80,4 +83,8 @@ class ExternalRuntime:
         except TlsError as error:
             message = f"Secret {provider.metadata.namespace}/{name} ({where}): {error}"
             return RuntimeState("Failed", "TLSInvalid", message)
-        return RuntimeState("Running", "External", f"dialling {address}", Target(address, files))
+        return RuntimeState("Running", "External", f"dialling {address}", Target(address, files, _server(provider)))
+
+
+def _server(provider: Provider) -> Server:
+    return Server(provider.metadata.namespace, provider.metadata.name)

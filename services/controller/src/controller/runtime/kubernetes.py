@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
-from common import logging
+from common import identity, logging
 from common.clock import Clock
-from common.pki import Authority
-from common.tls import CONTROLLER, TlsError, TlsFiles
+from common.pki import Authority, End
+from common.tls import TlsError, TlsFiles
 from kinds.provider import Provider
 
 from controller.api import Api, NotFoundError, RefusedError, Resource
@@ -147,7 +147,8 @@ class KubernetesRuntime:
                 f"with --provider-image {provider.spec.type}=IMAGE"
             )
         authority = await self._authority.load()
-        client = authority.issue(self._client, CONTROLLER, days=CERTIFICATE_DAYS)
+        name = identity.client(identity.Role.CONTROLLER, self._settings.namespace)
+        client = authority.issue(self._client, name, days=CERTIFICATE_DAYS, end=End.CLIENT)
         stamps = Stamps(await self._credentials(provider), digest_of({"ca": authority.certificate_pem()}))
         await self._certificate(provider, authority)
         for kind, manifest in zip(KINDS, manifests(provider, self._settings, stamps), strict=True):
@@ -221,7 +222,9 @@ class KubernetesRuntime:
             if file in data:
                 write_private(place / file, data[file])
         host = host_of(provider)
-        files = authority.issue(place, host, [f"{host}.cluster.local"], CERTIFICATE_DAYS)
+        server = identity.Server(meta.namespace, meta.name)
+        names = [server.uri, host, f"{host}.cluster.local"]
+        files = authority.issue(place, server.host, names, CERTIFICATE_DAYS, end=End.SERVER)
         fresh = encoded(files)
         remove_tree(place)
         if fresh != {file: _base64(value) for file, value in data.items()}:
@@ -246,7 +249,9 @@ class KubernetesRuntime:
         status = deployment.status
         current = status.observed_generation >= deployment.metadata.generation
         if current and status.available_replicas > 0 and status.updated_replicas > 0:
-            target = Target(f"{host_of(provider)}:{port_of(provider)}", client)
+            target = Target(
+                f"{host_of(provider)}:{port_of(provider)}", client, identity.Server(meta.namespace, meta.name)
+            )
             return RuntimeState("Running", "DeploymentReady", f"Deployment {name} is available", target)
         why = await self._obstacle(provider, status) if current else ""
         phase: Literal["Failed", "Starting"] = "Failed" if why else "Starting"

@@ -6,6 +6,7 @@ import hashlib
 from dataclasses import dataclass, field
 from typing import Any
 
+from common import identity
 from kinds.provider import Provider
 
 from controller.runtime.arguments import COMMANDS, log_arguments, own_arguments
@@ -207,6 +208,7 @@ def _container(provider: Provider, settings: ServerSettings) -> Manifest:
     arguments = [
         *("--listen-address", f"0.0.0.0:{GRPC}", "--metrics-address", f"0.0.0.0:{METRICS}"),
         *("--tls-cert", f"{_TLS}/tls.crt", "--tls-key", f"{_TLS}/tls.key", "--tls-ca", f"{_TLS}/ca.crt"),
+        *(f"--allowed-clients={identity.client(role, settings.namespace)}" for role in identity.Role),
         *("--owner", settings.owner, "--drain", f"{DRAIN_SECONDS}s"),
         *log_arguments(provider),
     ]
@@ -215,6 +217,9 @@ def _container(provider: Provider, settings: ServerSettings) -> Manifest:
         arguments += ["--credentials-directory", _SECRET]
     if settings.otlp_endpoint:
         arguments += ["--otlp-endpoint", settings.otlp_endpoint]
+    environment = [*(runtime.env if runtime is not None else ())]
+    if not any(each.get("name") == "GRPC_VERBOSITY" for each in environment):
+        environment.append({"name": "GRPC_VERBOSITY", "value": "INFO"})  # it logs which handshakes it refused, and why
     probe = {"httpGet": {"path": "/healthz", "port": "metrics"}}
     container: Manifest = {
         "name": "provider",
@@ -222,7 +227,7 @@ def _container(provider: Provider, settings: ServerSettings) -> Manifest:
         "imagePullPolicy": runtime.image_pull_policy if runtime is not None else "IfNotPresent",
         "command": [COMMANDS[spec.type]],
         "args": arguments + own_arguments(spec),
-        "env": [*(runtime.env if runtime is not None else ())],
+        "env": environment,
         "ports": [{"name": "grpc", "containerPort": GRPC}, {"name": "metrics", "containerPort": METRICS}],
         "resources": (runtime.resources if runtime is not None else None) or RESOURCES,
         # Alive, not well: a hypervisor that is away is told by the Provider, which must reach its server to know.

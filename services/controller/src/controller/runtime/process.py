@@ -16,10 +16,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Literal
 
-from common import logging, tracing
+from common import identity, logging, tracing
 from common.clock import Clock
-from common.pki import Authority
-from common.tls import CONTROLLER, TlsError, TlsFiles
+from common.pki import Authority, End
+from common.tls import TlsError, TlsFiles
 from kinds.provider import Provider
 
 from controller.connection import Target
@@ -55,6 +55,8 @@ PASSED_ON = (
     "VIRTUAL_ENV",
 )
 """Environment of ours that a child gets; nothing else, so that no token leaks into it."""
+REFUSALS = {"GRPC_VERBOSITY": "INFO"}
+"""Has a server log which handshakes it refused, and why: gRPC tells in no other way."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,8 @@ class ProcessSettings:
     owner: str
     otlp_endpoint: str = ""
     shared_images: Path = SHARED_IMAGES
+    namespace: str = identity.SYSTEM_NAMESPACE
+    """Of the installation: its clients are the ones that children serve."""
     extra: Mapping[str, str] = field(default_factory=dict)
     """Further environment of all children."""
 
@@ -102,6 +106,7 @@ class ProcessRuntime:
         """Args: client: the controller's own certificate. changed: gets the UID of a Provider whose server changed."""
         self._settings, self._authority, self._client, self._secrets = settings, authority, client, secrets
         self._clock, self._rng, self._changed = clock, rng, changed
+        self._name = identity.client(identity.Role.CONTROLLER, settings.namespace)
         self._children: dict[str, Child] = {}
         self._group: asyncio.TaskGroup | None = None
 
@@ -116,7 +121,8 @@ class ProcessRuntime:
         """Keep our own certificate good for as long as we run; channels take up the new one at their next dial."""
         while True:
             try:
-                self._authority.issue(self._client.cert.parent, CONTROLLER)  # leaves alone what is good for long yet
+                # Leaves alone what is good for long yet.
+                self._authority.issue(self._client.cert.parent, self._name, end=End.CLIENT)
             except TlsError as error:
                 log.warning("certificate.not_renewed", cert=str(self._client.cert), problem=str(error))
             await self._clock.sleep(RENEWAL)
@@ -164,12 +170,14 @@ class ProcessRuntime:
         place = private_directory(self._settings.directory / meta.uid)
         credentials = await self._credentials(provider, place)
         # Leaves alone what is good for long enough yet, so looking again does not mean new keys.
-        label = f"virtrigaud-provider-{meta.uid}"  # one DNS label holds no namespace and name of 63 characters each
-        tls = self._authority.issue(place / "tls", label, sans=["127.0.0.1", "localhost"], days=CERTIFICATE_DAYS)
+        server = identity.Server(meta.namespace, meta.name)
+        names = [server.uri, "127.0.0.1", "localhost"]
+        tls = self._authority.issue(place / "tls", server.host, names, CERTIFICATE_DAYS, end=End.SERVER)
         command = [
             executable(COMMANDS[spec.type]),
             *("--listen-address", "127.0.0.1:0"),
             *("--tls-cert", str(tls.cert), "--tls-key", str(tls.key), "--tls-ca", str(tls.ca)),
+            *(f"--allowed-clients={identity.client(role, self._settings.namespace)}" for role in identity.Role),
             *("--owner", self._settings.owner),
             *("--ready-file", str(place / "ready")),
             *log_arguments(provider),
@@ -268,7 +276,8 @@ class Child:
 
     async def _run_once(self) -> str:
         self._ready.unlink(missing_ok=True)
-        environment = {key: os.environ[key] for key in PASSED_ON if key in os.environ} | dict(self.wish.environment)
+        inherited = {key: os.environ[key] for key in PASSED_ON if key in os.environ}
+        environment = REFUSALS | inherited | dict(self.wish.environment)
         read, write = os.pipe()
         try:
             with self._open_log() as output:
@@ -310,7 +319,7 @@ class Child:
             if address:
                 break
             await self._clock.sleep(0.05)
-        target = Target(address, self._client)
+        target = Target(address, self._client, identity.Server(*self.wish.name.split("/", 1)))
         self._say(RuntimeState("Running", "ProcessRunning", "the provider process is serving", target))
 
     def _say(self, state: RuntimeState) -> None:

@@ -1,0 +1,92 @@
+"""Who answers at an address: a handshake of our own, since gRPC tells neither whom it met nor why it turned away.
+
+It decides nothing that a call rests on alone: the handshake of each call's own connection checks the server's DNS name.
+What it adds is the URI beside that name, and words: which name was expected, and which was shown.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from contextlib import suppress
+
+from common.errors import ClientRefusedError, ProviderError, WrongServerError
+from common.identity import Server
+from common.tls import TlsFiles
+
+SECONDS = 5.0
+"""How long an answer is waited for."""
+_SHOWN = 10
+"""Names of a certificate that are told."""
+
+
+async def examine(target: str, tls: TlsFiles, server: Server) -> ProviderError | None:
+    """What is wrong with whoever answers at "host:port" or "unix:/path"; None: it is the server, or nobody answers.
+
+    Never raises for what it meets there.
+    """
+    try:
+        context = _context(tls)
+    except (ssl.SSLError, OSError):
+        return None  # files in the middle of a change; the channel has those of before
+    try:
+        async with asyncio.timeout(SECONDS):
+            return await _meet(target, context, server)
+    except ssl.SSLCertVerificationError as error:
+        why = f"its certificate is refused: {error.verify_message}"
+        return WrongServerError(f"{target}, where {server.uri} was expected: {why}")
+    except ssl.SSLError as error:
+        return WrongServerError(f"{target}, where {server.uri} was expected: no TLS 1.3 with it: {_words(error)}")
+    except ConnectionResetError:
+        return WrongServerError(f"{target}, where {server.uri} was expected: it hung up, no TLS 1.3 with it")
+    except (TimeoutError, OSError, ValueError):
+        return None
+
+
+def _context(tls: TlsFiles) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.check_hostname = False  # the names are looked at below
+    context.load_verify_locations(tls.ca)
+    context.load_cert_chain(tls.cert, tls.key)
+    context.set_alpn_protocols(["h2"])
+    return context
+
+
+async def _meet(target: str, context: ssl.SSLContext, server: Server) -> ProviderError | None:
+    if target.startswith("unix:"):
+        opening = asyncio.open_unix_connection(target.removeprefix("unix:"), ssl=context, server_hostname=server.host)
+    else:
+        host, _, port = target.rpartition("/")[2].rpartition(":")
+        opening = asyncio.open_connection(host.strip("[]"), int(port), ssl=context, server_hostname=server.host)
+    reader, writer = await opening
+    try:
+        certificate = writer.get_extra_info("ssl_object").getpeercert() or {}
+        shown = [f"{kind}:{name}" for kind, name in certificate.get("subjectAltName", ())]
+        if f"URI:{server.uri}" not in shown or f"DNS:{server.host}" not in shown:
+            return _other(target, server, shown)
+        try:
+            accepted = await reader.read(1)
+        except (ssl.SSLError, ConnectionError):
+            accepted = b""
+    finally:
+        writer.close()
+        with suppress(OSError, TimeoutError):  # it may have hung up; we are done with it
+            await writer.wait_closed()
+    if accepted:
+        return None
+    return ClientRefusedError(
+        f"{target} hung up on our certificate: it is expired there, or of no authority that it knows"
+    )
+
+
+def _other(target: str, server: Server, shown: list[str]) -> WrongServerError:
+    names = ", ".join(shown[:_SHOWN]) or "no name"
+    return WrongServerError(
+        f"{target} is another server: expected URI:{server.uri} and DNS:{server.host} in its certificate, and shown "
+        f"were {names}; correct the address, or give the server a certificate of its own"
+    )
+
+
+def _words(error: ssl.SSLError) -> str:
+    return str(error.reason or error).replace("_", " ").lower()

@@ -1,0 +1,77 @@
+"""Lines of gRPC's core become records; everything else on standard error stays what it was."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from common.corelog import QUIET_SECONDS, Refusals
+
+LINE = (
+    "I1126 21:41:30.705530   13123 ssl_transport_security.cc:2563] Handshake failed with error SSL_ERROR_SSL: "
+    "error:1000007d:SSL routines:OPENSSL_internal:CERTIFICATE_VERIFY_FAILED: {}"
+)
+
+
+def told(caplog) -> list[str]:
+    return [record.getMessage() for record in caplog.records]
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        ("certificate has expired", "has expired"),
+        ("a reason of next year", "VERIFY_FAILED: a reason of next"),
+    ],
+)
+def test_a_refusal_is_told_with_its_reason(caplog, words, why):
+    assert Refusals(lambda: 0.0).take(LINE.format(words))
+    assert len(told(caplog)) == 1
+    assert why in told(caplog)[0]
+
+
+@pytest.mark.parametrize(
+    ("line", "cores"),
+    [
+        ("W1126 21:41:30.388105   13109 log.cc:102] Log level INFO is not suitable for production.", True),
+        ("Traceback (most recent call last):", False),
+        ("", False),
+        ('{"event": "rpc.serving"}', False),
+    ],
+)
+def test_other_lines_are_no_records(caplog, line, cores):
+    assert Refusals(lambda: 0.0).take(line) is cores
+    assert told(caplog) == []
+
+
+def test_a_scanner_does_not_fill_the_log(caplog):
+    now = 0.0
+    refusals = Refusals(lambda: now)
+    for _ in range(1000):
+        refusals.take(LINE.format("certificate has expired"))
+    refusals.take(LINE.format("certificate is not yet valid"))
+    assert len(told(caplog)) == 2
+    now = QUIET_SECONDS
+    refusals.take(LINE.format("certificate has expired"))
+    assert "1000" in told(caplog)[-1]
+
+
+def test_standard_error_is_given_back_and_nothing_is_lost():
+    program = f"""
+import os, sys
+from common import corelog, logging
+with corelog.taken_up() as stream:
+    logging.setup("s", "info", "json", stream)
+    os.write(2, b"raw line\\n")
+    os.write(2, {LINE.format("certificate has expired").encode()!r} + b"\\n")
+    os.write(2, b"no end")
+logging.setup("s", "info", "json")
+os.write(2, b"\\nafter\\n")
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, env=os.environ)
+    assert done.returncode == 0, done.stderr
+    lines = done.stderr.splitlines()
+    assert [line for line in lines if not line.startswith("{")] == ["raw line", "no end", "after"]
+    (record,) = (json.loads(line) for line in lines if line.startswith("{"))
+    assert (record["event"], record["why"]) == ("rpc.handshake.refused", "the client's certificate has expired")
