@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from common import pki, rpc, tls, v1
+from common import identity, pki, rpc, tls, v1
 from vrtg.api import Api
 from vrtg.home import Home
 from vrtg.kinds_table import PROVIDER as PROVIDERS
@@ -56,6 +56,9 @@ spec: {type: fake, endpoint: "fake://"}
 """
 
 
+FAKE = identity.Server("default", "fake")
+
+
 @dataclass(frozen=True)
 class Fake:
     """A fake provider that serves."""
@@ -68,7 +71,7 @@ class Fake:
         return asyncio.run(self._apply(spec))
 
     async def _apply(self, spec: v1.MachineSpec) -> v1.Machine:
-        async with rpc.connect(self.address, self.files) as channel:
+        async with rpc.connect(self.address, self.files, server=FAKE) as channel:
             machines = rpc.stub(channel, "virtrigaud.provider.v1.MachineService")
             async with asyncio.timeout(20):
                 while True:
@@ -95,8 +98,9 @@ def fake(home: Path, tmp_path: Path, vrtg: Vrtg, kubeconfig: Path) -> Iterator[F
     """The fake provider, and a Provider object that says where it serves."""
     keys = Home(home).pki
     authority = pki.Authority.create(keys / "ca")
-    server = authority.issue(tmp_path / "server", "provider", sans=["127.0.0.1"])
-    client = authority.issue(keys / "client", tls.CLI)
+    server = authority.issue(tmp_path / "server", FAKE.host, [FAKE.uri], end=pki.End.SERVER)
+    controller = authority.issue(tmp_path / "controller", tls.CONTROLLER, end=pki.End.CLIENT)
+    authority.issue(keys / "client", tls.OPERATOR, end=pki.End.CLIENT)
     ready = tmp_path / "ready"
     command = [BIN / "virtrigaud-provider-fake", "--listen-address", "127.0.0.1:0", "--owner", "test"]
     command += ["--tls-cert", server.cert, "--tls-key", server.key, "--tls-ca", server.ca, "--ready-file", ready]
@@ -125,7 +129,7 @@ def fake(home: Path, tmp_path: Path, vrtg: Vrtg, kubeconfig: Path) -> Iterator[F
                 ],
                 check=True,
             )
-            yield Fake(address, client)
+            yield Fake(address, controller)
         finally:
             process.terminate()
             for kind, name in (("vm", "web"), ("provider", "fake"), ("class", "small"), ("network", "nat")):
@@ -231,3 +235,18 @@ def test_a_provider_that_does_not_answer_is_named(web: str, vrtg: Vrtg, kubeconf
     ran = vrtg("power", "web", "reset")
     assert ran.code == 4, ran.err
     assert "default/fake" in ran.err
+
+
+def test_the_server_of_another_provider_is_not_spoken_to(fake: Fake, vrtg: Vrtg, kubeconfig: Path) -> None:
+    """A wrong address must not plan on, or open a console of, another hypervisor."""
+    assert vrtg("apply", "-f", "-", stdin=PROVIDER.replace("name: fake", "name: other")).code == 0
+    api = Api(choose(Home(Path("/nonexistent")), str(kubeconfig), None))
+    body = api.get(PROVIDERS, "other", "default") | {"status": {"runtime": {"endpoint": fake.address}}}
+    api._call("PUT", api.path(replace(PROVIDERS, plural="providers/other/status"), "default"), body=body)
+    api.close()
+    try:
+        ran = vrtg("plan", "-f", "-", stdin=MACHINE.replace("providerRef: {name: fake}", "providerRef: {name: other}"))
+        assert ran.code == 4, ran.err
+        assert "certificate is not for this name" in ran.err
+    finally:
+        vrtg("delete", "provider", "other")

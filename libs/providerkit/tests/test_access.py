@@ -13,7 +13,7 @@ from providerkit.access import CHANGE, CONVERSE, LOOK, PACKAGE, TABLE, access, o
 from providerkit.serving import ALWAYS, DEPENDENT
 
 READING = ("Get", "List", "Watch", "Plan", "Check")
-CONVERSING = {"OpenConsole", "CaptureScreenshot"}
+CONVERSING = {"OpenConsole", "CaptureScreenshot", "RunPowerAction"}
 
 
 CONTRACT = Path(__file__).resolve().parents[3] / "proto" / "virtrigaud" / "provider" / "v1"
@@ -36,7 +36,7 @@ def test_every_method_of_the_contract_has_its_row():
     ("service", "method"), [(service, method) for service, methods in TABLE.items() for method in methods]
 )
 def test_a_method_is_given_by_what_it_does(service: str, method: str):
-    """What is called like a question may be asked by all; all else is the controller's, but for a person's console."""
+    """What is called like a question may be asked by all; all else is the controller's, but for a person at a machine."""
     wanted = LOOK if method.startswith(READING) else (CONVERSE if method in CONVERSING else CHANGE)
     assert TABLE[service][method] is wanted
 
@@ -49,7 +49,9 @@ def test_a_method_is_given_by_what_it_does(service: str, method: str):
         (Role.CONTROLLER, "/virtrigaud.provider.v1.MachineService/Unheard", False),
         (Role.CONTROLLER, "/other.MachineService/GetMachine", False),
         (Role.OPERATOR, "/virtrigaud.provider.v1.MachineService/OpenConsole", True),
-        (Role.OPERATOR, "/virtrigaud.provider.v1.MachineService/RunPowerAction", False),
+        (Role.OPERATOR, "/virtrigaud.provider.v1.MachineService/RunPowerAction", True),
+        (Role.OPERATOR, "/virtrigaud.provider.v1.MachineService/ApplyMachine", False),
+        (Role.VIEWER, "/virtrigaud.provider.v1.MachineService/RunPowerAction", False),
         (Role.VIEWER, "/virtrigaud.provider.v1.MachineService/GetMachine", True),
         (Role.VIEWER, "/virtrigaud.provider.v1.MachineService/PlanMachine", True),
         (Role.VIEWER, "/virtrigaud.provider.v1.MachineService/OpenConsole", False),

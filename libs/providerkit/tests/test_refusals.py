@@ -151,7 +151,7 @@ async def test_an_operator_may_converse_and_not_change(site: Site) -> None:
         with pytest.raises(MachineNotFoundError):
             await machines(channel).capture_screenshot(v1.CaptureScreenshotRequest(uid=str(uuid.uuid4())), timeout=10)
         with pytest.raises(ClientRefusedError):
-            await machines(channel).run_power_action(v1.RunPowerActionRequest(uid=str(uuid.uuid4())), timeout=10)
+            await machines(channel).apply_machine(v1.ApplyMachineRequest(spec=spec(str(uuid.uuid4()))), timeout=10)
 
 
 async def test_health_and_reflection_are_for_whoever_may_look(site: Site) -> None:

@@ -70,7 +70,7 @@ def test_credentials_are_mounted_and_never_an_argument_or_in_the_environment() -
     assert container["args"][container["args"].index("--credentials-directory") + 1] == place
     (volume,) = [each for each in pod_of(given)["volumes"] if each["name"] == "credentials"]
     assert volume["secret"]["secretName"] == "login"
-    assert container["env"] == []
+    assert container["env"] == [{"name": "GRPC_VERBOSITY", "value": "INFO"}]
     assert "--credentials-directory" not in container_of(provider())["args"]
 
 
@@ -108,7 +108,8 @@ def test_what_the_provider_says_of_its_server_is_done() -> None:
     }
     given = provider(runtime=runtime)
     pod, container = pod_of(given), container_of(given)
-    for name in ("image", "imagePullPolicy", "env", "resources", "securityContext", "livenessProbe", "readinessProbe"):
+    assert container["env"] == [*runtime["env"], {"name": "GRPC_VERBOSITY", "value": "INFO"}]
+    for name in ("image", "imagePullPolicy", "resources", "securityContext", "livenessProbe", "readinessProbe"):
         assert container[name] == runtime[name]
     for name in ("nodeSelector", "tolerations", "affinity"):
         assert pod[name] == runtime[name]
@@ -131,3 +132,16 @@ def test_each_type_has_its_command_and_knows_its_hypervisor(kind: str) -> None:
     container = container_of(provider(type=kind, endpoint="https://one.example"))
     assert container["command"] == [f"virtrigaud-provider-{kind}"]
     assert ("https://one.example" in container["args"]) is (kind != "fake")
+
+
+def test_only_clients_of_the_installation_are_let_in() -> None:
+    arguments = container_of(provider())["args"]
+    allowed = [each.partition("=")[2] for each in arguments if each.startswith("--allowed-clients=")]
+    assert allowed == [
+        f"spiffe://virtrigaud.io/ns/{SETTINGS.namespace}/{role}" for role in ("controller", "operator", "viewer")
+    ]
+
+
+def test_the_environment_of_the_provider_wins_over_ours() -> None:
+    mine = [{"name": "GRPC_VERBOSITY", "value": "NONE"}]
+    assert container_of(provider(runtime={"env": mine}))["env"] == mine

@@ -43,7 +43,7 @@ def certs(
     viewer
         Name of a client that may only look; may be repeated.
     operator
-        Name of a client that may also open consoles, such as vrtg; may be repeated.
+        Name of a client that may also open consoles and press reset, such as vrtg; may be repeated.
     server
         Name of a server that is none of a Provider, such as the API server; may be repeated.
     namespace

@@ -15,7 +15,7 @@ from common.identity import Role
 CHANGE = frozenset({Role.CONTROLLER})
 """It changes something, or hands out content of a disk."""
 CONVERSE = CHANGE | {Role.OPERATOR}
-"""A person at a machine: its console takes keys, its picture may show what is typed."""
+"""A person at a machine: its console takes keys, its picture may show what is typed, and it has a reset button."""
 LOOK = CONVERSE | {Role.VIEWER}
 """It tells, and changes nothing."""
 
@@ -28,7 +28,7 @@ TABLE: dict[str, dict[str, frozenset[Role]]] = {
         "GetMachine": LOOK,
         "ListMachines": LOOK,
         "WatchMachines": LOOK,
-        "RunPowerAction": CHANGE,
+        "RunPowerAction": CONVERSE,
         "CloneMachine": CHANGE,
         "OpenConsole": CONVERSE,
         "CaptureScreenshot": CONVERSE,
