@@ -63,7 +63,7 @@ import os, sys
 from common import corelog, logging
 with corelog.taken_up() as stream:
     logging.setup("s", "info", "json", stream)
-    os.write(2, b"raw line\\n")
+    os.write(2, b"raw line of https://me:hunter22@host\\n")
     os.write(2, {LINE.format("certificate has expired").encode()!r} + b"\\n")
     os.write(2, b"no end")
 logging.setup("s", "info", "json")
@@ -72,6 +72,10 @@ os.write(2, b"\\nafter\\n")
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, env=os.environ)
     assert done.returncode == 0, done.stderr
     lines = done.stderr.splitlines()
-    assert [line for line in lines if not line.startswith("{")] == ["raw line", "no end", "after"]
+    assert [line for line in lines if not line.startswith("{")] == [
+        "raw line of https://[redacted]@host",
+        "no end",
+        "after",
+    ]
     (record,) = (json.loads(line) for line in lines if line.startswith("{"))
     assert (record["event"], record["why"]) == ("rpc.handshake.refused", "the client's certificate has expired")

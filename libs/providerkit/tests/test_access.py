@@ -36,7 +36,7 @@ def test_every_method_of_the_contract_has_its_row():
     ("service", "method"), [(service, method) for service, methods in TABLE.items() for method in methods]
 )
 def test_a_method_is_given_by_what_it_does(service: str, method: str):
-    """What is called like a question may be asked by all; all else is the controller's, but for a person at a machine."""
+    """What is called like a question may be asked by all; all else is the controller's, or a person's at a machine."""
     wanted = LOOK if method.startswith(READING) else (CONVERSE if method in CONVERSING else CHANGE)
     assert TABLE[service][method] is wanted
 

@@ -1,8 +1,8 @@
 """gRPC's core tells of a handshake that it refused on standard error alone: its lines become records of our log.
 
 It writes them with GRPC_VERBOSITY=INFO, which must be set before the process starts; `common` sets NONE otherwise.
-Everything else that is written to standard error goes where it went. Lines that are in the pipe when the process is
-killed are lost.
+Everything else that is written to standard error goes where it went, without what `redact` knows. Lines that are in the
+pipe when the process is killed are lost.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TextIO
 
-from common import logging
+from common import logging, redact
 
 log = logging.get(__name__)
 
@@ -100,5 +100,6 @@ def _reason(text: str) -> str:
 def _read(source: int, out: int, refusals: Refusals) -> None:
     with os.fdopen(source, "rb", closefd=False) as lines:
         for line in lines:
-            if not refusals.take(line.decode("utf-8", "replace").rstrip("\n")):
-                os.write(out, line)
+            text = line.decode("utf-8", "replace")
+            if not refusals.take(text.rstrip("\n")):
+                os.write(out, redact.text(text).encode())  # what a C library prints may quote a URL with its password
