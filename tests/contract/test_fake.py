@@ -103,12 +103,11 @@ def _image() -> v1.ImageSource:
     return v1.ImageSource(url=v1.UrlSource(url="https://images.example/small.qcow2"), format="qcow2")
 
 
-@pytest.fixture
-async def subject() -> AsyncIterator[Subject]:
-    world = FakeWorld()
+def traits(world: FakeWorld) -> Traits:
+    """What is peculiar to the fake."""
     world.hypervisor.urls["https://broken.example/image"] = b"<html>404</html>"
     broken = v1.ImageSource(url=v1.UrlSource(url="https://broken.example/image"), format="qcow2")
-    traits = Traits(
+    return Traits(
         other_network=v1.NetworkRef(kind=v1.NetworkKind.NAMED, name="lan"),
         places={v1.PlacementKind.HOST: ("fake-host", "other-host")},
         other_storage="other",
@@ -117,7 +116,12 @@ async def subject() -> AsyncIterator[Subject]:
         console=(b"hello\n", b"hello\n"),
         pace=Pace(call=5.0, settle=5.0, short_wait=0.25),
     )
-    async with served(lambda: FakeDriver(world.hypervisor, owner=OWNER), world, traits) as subject:
+
+
+@pytest.fixture
+async def subject() -> AsyncIterator[Subject]:
+    world = FakeWorld()
+    async with served(lambda: FakeDriver(world.hypervisor, owner=OWNER), world, traits(world)) as subject:
         yield subject
 
 

@@ -1,0 +1,112 @@
+"""The contract suite, with one side of another release: today's caller and the server before or after, and the reverse.
+
+What is cut out or added is the same whichever side is the other one, so each test stands for both.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+
+import pytest
+from common import v1
+from common.errors import InvalidSpecError, NotSupportedError
+from contract.clones import CloneContract
+from contract.consoles import ConsoleContract
+from contract.images import ImageContract
+from contract.machines import MachineContract
+from contract.operations import OperationContract
+from contract.server import ServerContract
+from contract.snapshots import SnapshotContract
+from contract.subject import OWNER, Subject
+from contract.test_fake import FakeWorld, traits
+from contract.watching import WatchContract
+from providerkit.fake import FakeDriver
+
+from .peers import LATER_VALUE, PACKAGE, After, Before, Release, peer
+
+RELEASES = {"before": Before, "after": After}
+
+
+class Skewed(Subject):
+    """Today's provider, and today's caller, with another release between them."""
+
+    def __init__(self, world: FakeWorld, release: Release) -> None:
+        super().__init__(lambda: FakeDriver(world.hypervisor, owner=OWNER), world, traits(world))
+        self._release = release
+
+    async def dialled(self, address: str, stack: AsyncExitStack) -> str:
+        return await stack.enter_async_context(peer(address, self._release))
+
+
+@pytest.fixture(params=RELEASES)
+async def subject(request: pytest.FixtureRequest) -> AsyncIterator[Subject]:
+    async with Skewed(FakeWorld(), RELEASES[request.param]()) as subject:
+        yield subject
+
+
+class TestMachines(MachineContract): ...
+
+
+class TestWatch(WatchContract): ...
+
+
+class TestImages(ImageContract): ...
+
+
+class TestOperations(OperationContract): ...
+
+
+class TestServer(ServerContract): ...
+
+
+class TestConsole(ConsoleContract): ...
+
+
+class TestSnapshots(SnapshotContract): ...
+
+
+class TestClones(CloneContract): ...
+
+
+@pytest.fixture
+async def before() -> AsyncIterator[Subject]:
+    async with Skewed(FakeWorld(), Before()) as subject:
+        yield subject
+
+
+@pytest.fixture
+async def after() -> AsyncIterator[Subject]:
+    async with Skewed(FakeWorld(), After()) as subject:
+        yield subject
+
+
+async def test_what_the_release_before_lacks_is_not_supported(before: Subject) -> None:
+    """The tests above pass what a program of the release before would pass, and no more."""
+    with pytest.raises(NotSupportedError):
+        await before.machines.capture_screenshot(v1.CaptureScreenshotRequest(uid="x"), timeout=5.0)
+    facts = await before.provider.get_provider(v1.GetProviderRequest(), timeout=5.0)
+    assert not facts.instance
+    assert facts.capabilities is not None
+    assert not facts.capabilities.cdroms
+    assert facts.capabilities.disk_hot_add
+
+
+async def test_a_value_that_the_release_before_does_not_know_is_refused(before: Subject) -> None:
+    request = v1.CloneMachineRequest(source_uid="x", kind=v1.CloneKind.INSTANT)
+    with pytest.raises(InvalidSpecError, match="values that this server does not know"):
+        await before.machines.clone_machine(request, timeout=5.0)
+
+
+async def test_what_the_release_after_says_more_is_passed_over(after: Subject) -> None:
+    can = await after.can()
+    assert LATER_VALUE in [int(bus) for bus in can.disk_buses]
+    await after.settle(after.spec("web"))
+
+
+def test_the_release_before_is_another_one_than_today() -> None:
+    """Else the tests above would compare today's contract with itself, and say nothing."""
+    released = Before()
+    assert released.method(f"/{PACKAGE}MachineService/ApplyMachine") is not None
+    assert released.method(f"/{PACKAGE}MachineService/AdoptMachine") is None
+    assert After().method(f"/{PACKAGE}MachineService/AdoptMachine") is not None
