@@ -17,6 +17,8 @@ from .stack import ClusterStack
 
 EVERYTHING = (
     *("--set", "authority.certManager.enabled=true", "--set", "metrics.serviceMonitor.enabled=true"),
+    *("--set", "metrics.prometheusRule.enabled=true", "--set", "metrics.dashboards.enabled=true"),
+    *("--set", "metrics.dashboards.annotations.grafana_folder=VirtRigaud"),
     *("--set", "watchNamespace=shop", "--set", "owner=here", "--set", "otlpEndpoint=http://collector:4317"),
     *("--set", "priorityClassName=high", "--set", "imagePullSecrets={pull}", "--set", "extraArgs={--resync=5m}"),
     *(
@@ -136,9 +138,20 @@ def test_a_cluster_takes_all_of_it(tmp_path: Path, cluster: Cluster, values: tup
     bodies = rendered(tmp_path, *values)
     if values == EVERYTHING:
         kinds = {body["kind"] for body in bodies}
-        assert kinds >= {"Certificate", "Issuer", "ServiceMonitor", "NetworkPolicy"}
+        assert kinds >= {"Certificate", "Issuer", "ServiceMonitor", "PrometheusRule", "ConfigMap", "NetworkPolicy"}
     told = {f"{body['kind']} {body['metadata']['name']}": cluster.try_out(placed(body), "default") for body in bodies}
     assert {name: said for name, said in told.items() if said} == {}
+
+
+def test_alerts_and_dashboards_arrive_as_they_are(tmp_path: Path, cluster: Cluster) -> None:
+    """Grafana's and Prometheus' own braces are no templates of the chart's."""
+    bodies = rendered(tmp_path, *EVERYTHING)
+    observability = ROOT / "deploy" / "observability"
+    (rule,) = (body for body in bodies if body["kind"] == "PrometheusRule")
+    assert rule["spec"]["groups"] == yaml.safe_load((observability / "alerts.yaml").read_text())["groups"]
+    held = {name: text for body in bodies if body["kind"] == "ConfigMap" for name, text in body["data"].items()}
+    assert held == {path.name: path.read_text() for path in (observability / "dashboards").glob("*.json")}
+    assert held
 
 
 def placed(body: Object) -> Object:
