@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from common import v1, wire
 from common.errors import InvalidSpecError, ProviderError
-from provider_libvirt import domains, guests, host, images, networks, observed, reading, remote, stamp, volumes
+from provider_libvirt import domains, guests, host, images, making, networks, observed, reading, remote, stamp, volumes
 from provider_libvirt.host import Host
 from provider_libvirt.images import Marker
 from provider_libvirt.observed import Raw
@@ -191,3 +191,21 @@ def refusal(data: bytes) -> None:
         found = translate(error, "start m-1")
         assert isinstance(found, ProviderError)
         assert "\n" not in str(found)
+
+
+DEVICE = "<device><name>net_eth0</name><capability type='net'><interface>eth0</interface></capability></device>"
+
+
+@target("libvirt.node-device", [DEVICE], refuses=(ET.ParseError,))
+def node_device(data: bytes) -> None:
+    """A device has a name, or none."""
+    name = networks.device_name(utf8(data))
+    assert name == name.strip()
+
+
+@target("libvirt.macs", [_ours(), (HERE / "virt-install.xml").read_bytes()], refuses=(ET.ParseError,))
+def macs(data: bytes) -> None:
+    """A MAC that is taken, in whatever case somebody wrote it, is given to nobody else."""
+    taken = making.macs_of(reading.parse(utf8(data)))
+    assert all(mac == mac.lower() for mac in taken)
+    assert networks.mac_address(UID, "lan", taken) not in taken

@@ -12,10 +12,10 @@ from typing import Any
 from common import v1
 from common.clock import ManualClock
 from common.errors import BrokenImageError, HypervisorUnavailableError, NotSupportedError, ProviderError
-from provider_proxmox import comment, keeping, observed, rfb, snapshot_tree, stamp
+from provider_proxmox import comment, console, keeping, observed, rfb, snapshot_tree, stamp
 from provider_proxmox.config import disks, nics, properties, sizes
 from provider_proxmox.config.properties import Property
-from provider_proxmox.content import native, nbd
+from provider_proxmox.content import native, nbd, ssh
 from provider_proxmox.images import imagestamp, references, vmdk
 from provider_proxmox.session import agents, index, line, pve_errors, reading, tasks
 from provider_proxmox.session.clusterlog import ClusterLog
@@ -65,7 +65,7 @@ def description(data: bytes, read: Callable[[str], tuple[str, Stamp | None]] = s
     assert found.owner
     before, _, rest = given.rpartition(f"<!-- {stamp.TAG} ")
     assert words.startswith(before.rstrip())
-    assert words.endswith(rest.partition(" -->")[2].rstrip())
+    assert words.rstrip().endswith(rest.partition(" -->")[2].rstrip())
     if len(given) < comment.LIMIT // 8:
         assert read(comment.written(words, stamp.TAG, found)) == (words, found)
 
@@ -447,3 +447,24 @@ def display(data: bytes) -> None:
         sent += rest
     assert data.endswith(sent)
     asyncio.run(rfb.log_in(rfb.Buffer(peer.read, "console"), peer.swallow, "password", "console"))
+
+
+OPENED = {"port": "5900", "ticket": "PVEVNC:66B1C0DE::kanarienvogel", "user": "root@pam", "upid": "UPID:", "cert": ""}
+
+
+@target("proxmox.console", [json.dumps(OPENED), json.dumps({**OPENED, "password": CANARY})],
+        refuses=(GarbledError,), secret=True)  # fmt: skip
+def console_answer(data: bytes) -> None:
+    """A port and a ticket, which shows nowhere and stays one line."""
+    opened = console.Opened.of(line.decoded(data), "open the console")
+    assert 0 < opened.port < 1 << 16
+    assert opened.ticket
+    assert "\n" not in f"{opened.user}:{opened.ticket}"
+    assert repr(opened) == f"Opened(port={opened.port}, user={opened.user!r})"
+
+
+@target("proxmox.ssh-complaint", ["no snapshots within thin volumes", "disk\x1b[2J not found", "", " \n"])
+def ssh_complaint(data: bytes) -> None:
+    """What a command on a node says becomes one line, or nothing."""
+    error = ssh.refusal(utf8(data), "pve1", "read disk root")
+    assert error is None or str(error).isprintable()

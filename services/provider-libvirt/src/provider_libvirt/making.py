@@ -198,9 +198,13 @@ def taken_macs(connection: libvirt.virConnect) -> set[str]:
     macs = set()
     for domain in connection.listAllDomains(0):
         with contextlib.suppress(libvirt.libvirtError):  # undefined since the list was made
-            for element in parse(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)).iterfind("devices/interface/mac"):
-                macs.add(element.get("address", "").lower())
+            macs |= macs_of(parse(domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)))
     return macs
+
+
+def macs_of(domain: ET.Element) -> set[str]:
+    """MACs of a domain's NICs, in lower case."""
+    return {element.get("address", "").lower() for element in domain.iterfind("devices/interface/mac")}
 
 
 def _interfaces(

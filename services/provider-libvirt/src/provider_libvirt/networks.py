@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import xml.etree.ElementTree as ET
 from collections.abc import Collection
@@ -80,8 +81,16 @@ def _devices(connection: libvirt.virConnect) -> set[str]:
         nodes = connection.listAllDevices(libvirt.VIR_CONNECT_LIST_NODE_DEVICES_CAP_NET)
     except libvirt.libvirtError:
         return set()
-    names = (ET.fromstring(node.XMLDesc(0)).findtext("capability/interface") for node in nodes)  # noqa: S314
-    return {name for name in names if name}
+    names = set()
+    for node in nodes:
+        with contextlib.suppress(libvirt.libvirtError):  # unplugged since the list was made
+            names.add(device_name(node.XMLDesc(0)))
+    return names - {""}
+
+
+def device_name(xml: str) -> str:
+    """The name of a network device in its description; empty where that tells of none."""
+    return (ET.fromstring(xml).findtext("capability/interface") or "").strip()  # noqa: S314  # libvirt's
 
 
 def mac_address(uid: str, nic: str, taken: Collection[str]) -> str:

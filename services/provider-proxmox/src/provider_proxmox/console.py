@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from typing import Any, Final
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Final, Self
 
 from common import logging, v1
 from common.clock import Clock
@@ -21,6 +22,7 @@ from provider_proxmox.guests import Guests
 from provider_proxmox.rfb import Buffer, Doorman, log_in
 from provider_proxmox.session.index import Guest
 from provider_proxmox.session.pve import Pve
+from provider_proxmox.session.rows import GarbledError, mapping, text, whole
 from provider_proxmox.session.websocket import Socket
 
 log = logging.get(__name__)
@@ -31,6 +33,26 @@ _SIGN_OF_LIFE: Final = b"2"
 _ALIVE_EVERY: Final = 25.0
 """Seconds; a proxy in between may take a silent line for a dead one."""
 _LOGIN_SECONDS: Final = 20.0
+
+
+@dataclass(frozen=True)
+class Opened:
+    """What Proxmox VE answers when a port was opened for a console."""
+
+    port: int
+    ticket: str = field(repr=False)
+    user: str
+    password: str = field(repr=False)
+    """For this display alone; empty where the ticket is it."""
+
+    @classmethod
+    def of(cls, said: object, doing: str) -> Self:
+        """Raises: GarbledError: there is no port or no ticket in it."""
+        told = mapping(said, doing)
+        port, ticket = whole(told.get("port")), text(told.get("ticket"))
+        if not 0 < port < 1 << 16 or not ticket or "\n" in ticket:
+            raise GarbledError(f"{doing}: the answer names no port to connect to", retry_after=5.0)
+        return cls(port, ticket, text(told.get("user")).replace("\n", ""), text(told.get("password")))
 
 
 class Consoles:
@@ -67,10 +89,10 @@ class Consoles:
     async def _serial(self, guest: Guest, doing: str) -> AsyncIterator[Console]:
         if guest.config.get(SERIAL) != "socket":
             raise NotSupportedError(f"{doing}: it has no serial port; set {SERIAL} to socket and start it anew")
-        told = await self._pve.post(doing, f"{guest.path}/termproxy", serial=SERIAL)
-        async with self._line(guest, told, doing) as socket:
+        opened = Opened.of(await self._pve.post(doing, f"{guest.path}/termproxy", serial=SERIAL), doing)
+        async with self._line(guest, opened, doing) as socket:
             buffer = Buffer(socket.read, doing)
-            await socket.write(f"{told['user']}:{told['ticket']}\n".encode())
+            await socket.write(f"{opened.user}:{opened.ticket}\n".encode())
             async with _in_time(doing):
                 if await buffer.exactly(len(_OPENED)) != _OPENED:
                     raise HypervisorUnavailableError(f"{doing}: the terminal did not open", retry_after=2.0)
@@ -87,16 +109,18 @@ class Consoles:
 
     @asynccontextmanager
     async def _display(self, guest: Guest, doing: str) -> AsyncIterator[Console]:
-        told = await self._pve.post(doing, f"{guest.path}/vncproxy", websocket=True, **{"generate-password": True})
-        async with self._line(guest, told, doing) as socket:
+        said = await self._pve.post(doing, f"{guest.path}/vncproxy", websocket=True, **{"generate-password": True})
+        opened = Opened.of(said, doing)
+        async with self._line(guest, opened, doing) as socket:
             buffer = Buffer(socket.read, doing)
             async with _in_time(doing):
-                await log_in(buffer, socket.write, str(told.get("password") or told["ticket"]), doing)
+                await log_in(buffer, socket.write, opened.password or opened.ticket, doing)
             yield _Display(socket, buffer)
 
-    def _line(self, guest: Guest, told: dict[str, Any], doing: str) -> Any:
+    def _line(self, guest: Guest, opened: Opened, doing: str) -> AbstractAsyncContextManager[Socket]:
         """The port that was opened, through the API."""
-        return self._pve.websocket(doing, f"{guest.path}/vncwebsocket", port=told["port"], vncticket=told["ticket"])
+        path = f"{guest.path}/vncwebsocket"
+        return self._pve.websocket(doing, path, port=opened.port, vncticket=opened.ticket)
 
 
 @asynccontextmanager

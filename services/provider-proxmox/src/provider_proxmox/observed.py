@@ -38,6 +38,8 @@ _LATEST = 1 << 37
 _NOT_TOLD = (making.UNNAMED_DISKS, "exchanging-disk.", "ha-joined")
 """Beginnings of settings of the stamp that are our own notes, and no wish of a spec."""
 _MOST_ADDRESSES = 64
+_MOST_CPUS = (1 << 32) - 1
+"""Numbers that people write by hand may be any; more cannot be told."""
 _MOST_TEXT = 256
 """Limits for what a guest says of itself."""
 
@@ -118,8 +120,8 @@ def _whole(value: object, default: int = 0) -> int:
 
 def _cpus(config: Mapping[str, Any]) -> tuple[int, int]:
     """CPUs that are plugged in, and those that there is room for."""
-    most = _whole(config.get("sockets"), 1) * _whole(config.get("cores"), 1)
-    return _whole(config.get("vcpus"), most) or most, most
+    most = min(_whole(config.get("sockets"), 1) * _whole(config.get("cores"), 1), _MOST_CPUS)
+    return min(_whole(config.get("vcpus"), most), _MOST_CPUS) or most, most
 
 
 def _after_restart(guest: Guest) -> dict[str, Any]:

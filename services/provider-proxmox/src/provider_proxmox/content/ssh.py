@@ -22,6 +22,7 @@ from common.secrets import SecretError, read_secret
 
 from provider_proxmox.content.nbd import Disk
 from provider_proxmox.session.pve import Pve
+from provider_proxmox.session.rows import Rows, text, word
 
 log = logging.get(__name__)
 
@@ -40,6 +41,7 @@ class Ssh:
         credentials: directory with the files `ssh_privatekey` and `known_hosts`.
         """
         self._pve = pve
+        self._rows = Rows()
         self._user = user
         self._credentials = credentials
         self._port = port
@@ -72,7 +74,7 @@ class Ssh:
                     await disk.open()
                 except HypervisorUnavailableError as error:
                     complaint = (await process.stderr.read(_MOST_COMPLAINT)).decode(errors="replace")
-                    raise _refusal(complaint, node, doing) or error from error
+                    raise refusal(complaint, node, doing) or error from error
                 yield disk
                 await disk.close()
         except (asyncssh.HostKeyNotVerifiable, asyncssh.KeyExchangeFailed) as error:
@@ -111,18 +113,17 @@ class Ssh:
     async def _address(self, node: str, doing: str) -> str:
         """As the cluster knows it; its name where we may not ask."""
         try:
-            rows = await self._pve.get(doing, "cluster/status")
+            said = await self._pve.get(doing, "cluster/status")
         except PermissionMissingError:
             return node
-        found = (
-            str(row["ip"]) for row in rows if row.get("type") == "node" and row.get("name") == node and row.get("ip")
-        )
-        return next(found, node)
+        rows = self._rows.take(said, "look for the address of a node", type=word)
+        found = (text(row.get("ip")) for row in rows if row["type"] == "node" and row.get("name") == node)
+        return next(filter(None, found), node)
 
 
-def _refusal(complaint: str, node: str, doing: str) -> ProviderError | None:
-    """What the command on the node says."""
-    said = " ".join(complaint.split())
+def refusal(complaint: str, node: str, doing: str) -> ProviderError | None:
+    """What the command on the node says, in one line."""
+    said = "".join(ch for ch in " ".join(complaint.split()) if ch.isprintable())
     if not said:
         return None
     message = f"{doing}: node {node} says: {said}"

@@ -159,7 +159,7 @@ def hardware_version(spec: v1.MachineSpec) -> str:
 def version_number(version: str) -> int:
     """19 of "vmx-19"; 0 for what is no version."""
     number = version.strip().lower().removeprefix("vmx-")
-    return int(number) if number.isascii() and number.isdigit() else 0
+    return int(number) if number.isascii() and number.isdigit() and len(number) < 6 else 0
 
 
 def set_upgrade_policy(config: Any, spec: v1.MachineSpec, *, before: Mapping[str, str] = _NOTHING) -> None:
