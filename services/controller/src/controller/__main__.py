@@ -18,7 +18,7 @@ from common import metrics as common_metrics
 from common.clock import Clock, SystemClock
 from common.pki import Authority, End
 from common.settings import SettingsError, load
-from common.tls import TlsError, TlsFiles
+from common.tls import TlsError
 from prometheus_client import REGISTRY
 
 from .api import Api, ApiError, connect
@@ -164,7 +164,7 @@ def _runtimes(
 ) -> Callable[[Secrets, Callable[[str], None]], Mapping[str, Runtime]]:
     def make(secrets: Secrets, changed: Callable[[str], None]) -> Mapping[str, Runtime]:
         root = settings.root
-        client: TlsFiles | None = None
+        client = settings.tls
         runtimes: dict[str, Runtime] = {"Kubernetes": _kubernetes(settings, api, owner, clock, rng, changed)}
         if settings.runtime == "process":
             authority = Authority.create(root / "pki" / "ca", clock=clock)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from common.settings import Seconds
+from common.tls import TlsFiles
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,13 @@ class Settings:
     provider_image_pull: Annotated[
         list[str] | None, "Secret in a Provider's namespace to pull images with; may be repeated"
     ] = None
+    tls_cert: Annotated[
+        Path | None, "PEM file with the certificate for External providers whose object names no other"
+    ] = None
+    tls_key: Annotated[Path | None, "PEM file with its private key"] = None
+    tls_ca: Annotated[Path | None, "PEM file with the authority that those providers' certificates must come from"] = (
+        None
+    )
     home: Annotated[Path, "directory of this controller: pki/, run/, logs/, images/"] = Path(
         "~/.local/state/virtrigaud"
     )
@@ -50,6 +58,13 @@ class Settings:
     otlp_endpoint: Annotated[str, "where traces go: http://host:4317; empty leaves tracing off"] = ""
 
     def __post_init__(self) -> None:
+        files = (self.tls_cert, self.tls_key, self.tls_ca)
+        if any(files) and not all(files):
+            raise ValueError("tls_cert, tls_key and tls_ca belong together: give all three")
+        if any(files) and self.runtime == "process":
+            raise ValueError(
+                "tls_cert: runtime process makes its own certificates; leave tls_cert, tls_key and tls_ca out"
+            )
         if self.concurrency < 1:
             raise ValueError("concurrency: at least 1")
         if self.resync < 1:
@@ -61,6 +76,13 @@ class Settings:
             raise ValueError(
                 "lease_duration must be longer than lease_renew_deadline, and that longer than lease_retry"
             )
+
+    @property
+    def tls(self) -> TlsFiles | None:
+        """The three files, where they are given."""
+        if self.tls_cert is None or self.tls_key is None or self.tls_ca is None:
+            return None
+        return TlsFiles(self.tls_cert, self.tls_key, self.tls_ca)
 
     @property
     def images(self) -> dict[str, str]:
