@@ -13,6 +13,7 @@ import signal
 import sys
 from pathlib import Path
 
+from . import foreign
 from .control import Control, controlled
 from .guests import run_now
 from .pace import Pace
@@ -31,6 +32,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--addresses", type=int, default=1, help="API endpoints of the cluster")
     parser.add_argument("--nodes", type=int, default=3, help="hosts: pve1, pve2, ...")
     parser.add_argument("--vms", type=int, default=0, help="guests that are there already, spread over the nodes")
+    parser.add_argument("--template", default="", help="make the first of them a template of this name")
+    parser.add_argument("--name", default="", help="a further name that the certificate is made for")
+    parser.add_argument("--credentials", type=Path, help="directory to write into what a Provider's Secret holds")
     parser.add_argument("--scale", type=float, default=1.0, help="how long a second of the cluster lasts here")
     parser.add_argument("--control-port", type=int, default=0, help="of the switches, on loopback; 0 picks a free one")
     parser.add_argument("--qemu", action="store_true", help="let real QEMU processes run the guests (by emulation)")
@@ -43,6 +47,9 @@ def populated(args: argparse.Namespace) -> World:
     """The cluster that was asked for."""
     world = World(tuple(f"pve{n}" for n in range(1, args.nodes + 1)), Pace(scale=args.scale), args.seed)
     populate(world, args.vms)
+    if args.template:
+        foreign.edit(world, FIRST_VMID, {"template": "1", "name": args.template})
+        world.board.report_all()
     return world
 
 
@@ -71,6 +78,14 @@ def populate(world: World, count: int) -> None:
     world.board.report_all()
 
 
+def write_credentials(pve: Proxmox, directory: Path) -> None:
+    """What a Provider needs in order to log in here, one file per key."""
+    authority = Path(pve.ca_file).read_text()
+    for name, text in (("token_id", pve.token_id), ("token_secret", pve.token_secret), ("ca.crt", authority)):
+        (directory / name).write_text(text)
+        (directory / name).chmod(0o600)
+
+
 def told(pve: Proxmox, control: Control) -> dict[str, object]:
     """The ready line."""
     return {
@@ -95,10 +110,12 @@ async def serve(args: argparse.Namespace) -> None:
     if not args.stay:
         loop.add_reader(sys.stdin.fileno(), lambda: over.set() if not os.read(sys.stdin.fileno(), 4096) else None)
     async with (
-        proxmox(populated(args), host=args.host, port=args.port, addresses=args.addresses) as pve,
+        proxmox(populated(args), host=args.host, port=args.port, addresses=args.addresses, name=args.name) as pve,
         controlled(pve, args.control_port) as control,
     ):
         qemu = Qemu(pve.world) if args.qemu else None
+        if args.credentials:
+            write_credentials(pve, args.credentials)
         print(json.dumps(told(pve, control)), flush=True)
         try:
             await over.wait()

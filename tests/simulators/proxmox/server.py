@@ -66,7 +66,7 @@ class Proxmox:
         schema: of the product, which judges every parameter; None where it is not at hand.
     """
 
-    def __init__(self, world: World, host: str) -> None:
+    def __init__(self, world: World, host: str, name: str = "") -> None:
         self.world = world
         self.requests: list[Logged] = []
         self.checks: list[Callable[[Call], None]] = []
@@ -88,7 +88,7 @@ class Proxmox:
         authority = trustme.CA()
         self.ca_file = str(self.home / "ca.pem")
         authority.cert_pem.write_to_path(self.ca_file)
-        certificate = authority.issue_cert(host, "localhost")
+        certificate = authority.issue_cert(host, "localhost", *([name] if name else []))
         self._tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         certificate.configure_cert(self._tls)
         self.certificate = certificate.cert_chain_pems[0].bytes().decode()
@@ -359,15 +359,16 @@ def _colons(certificate: bytes) -> str:
 
 @asynccontextmanager
 async def proxmox(
-    world: World | None = None, *, host: str = "127.0.0.1", port: int = 0, addresses: int = 1
+    world: World | None = None, *, host: str = "127.0.0.1", port: int = 0, addresses: int = 1, name: str = ""
 ) -> AsyncIterator[Proxmox]:
     """A cluster that answers, in the caller's event loop, until the block ends.
 
     Args:
         port: of the first address; the others follow it. 0 picks free ones.
         addresses: how many API endpoints the cluster has.
+        name: a further one that its certificate is for.
     """
-    made = Proxmox(world or World(), host)
+    made = Proxmox(world or World(), host, name)
     ready = asyncio.Event()
     try:
         async with asyncio.TaskGroup() as group:

@@ -28,6 +28,9 @@ type options struct {
 	user, password   string
 	certFile         string
 	keyFile          string
+	host             string
+	credentials      string
+	template         string
 	esx, tls         bool
 	datacenters, vms int
 }
@@ -49,6 +52,9 @@ func main() {
 	flag.StringVar(&o.password, "password", "secret", "the user's password")
 	flag.StringVar(&o.certFile, "cert", "", "PEM certificate (default: a new self-signed one)")
 	flag.StringVar(&o.keyFile, "key", "", "PEM key of -cert")
+	flag.StringVar(&o.host, "host", "", "a further name that the certificate is made for")
+	flag.StringVar(&o.credentials, "credentials", "", "directory to write into what a Provider's Secret holds")
+	flag.StringVar(&o.template, "template", "", "make a template of this name")
 	flag.BoolVar(&o.tls, "tls", true, "serve HTTPS")
 	flag.BoolVar(&o.esx, "esx", false, "a lone ESXi host instead of a vCenter")
 	flag.IntVar(&o.datacenters, "datacenters", 1, "datacenters (vCenter only)")
@@ -77,7 +83,7 @@ func run(o options) error {
 	model.Service.Listen = &url.URL{Host: o.listen, User: url.UserPassword(o.user, o.password)}
 	certificate := ""
 	if o.tls {
-		pem, config, err := serverTLS(o.certFile, o.keyFile)
+		pem, config, err := serverTLS(o.certFile, o.keyFile, o.host)
 		if err != nil {
 			return err
 		}
@@ -93,6 +99,16 @@ func run(o options) error {
 	}
 	go func() { log.Fatal(http.Serve(listener, double.controls())) }()
 
+	if o.template != "" {
+		if err := makeTemplate(server.URL, o.template); err != nil {
+			return err
+		}
+	}
+	if o.credentials != "" {
+		if err := writeCredentials(o, certificate); err != nil {
+			return err
+		}
+	}
 	address := *server.URL
 	address.User = nil
 	line := ready{address.String(), "http://" + listener.Addr().String(), os.Getpid(), certificate}

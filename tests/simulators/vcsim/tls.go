@@ -14,12 +14,12 @@ import (
 	"time"
 )
 
-// serverTLS loads the key pair, or makes one for 127.0.0.1 and localhost, and returns the certificate as PEM.
-func serverTLS(certFile, keyFile string) (string, *tls.Config, error) {
+// serverTLS loads the key pair, or makes one for 127.0.0.1, localhost and host, and returns the certificate as PEM.
+func serverTLS(certFile, keyFile, host string) (string, *tls.Config, error) {
 	var certificate, key []byte
 	var err error
 	if certFile == "" {
-		certificate, key, err = selfSigned()
+		certificate, key, err = selfSigned(host)
 	} else {
 		if certificate, err = os.ReadFile(certFile); err != nil {
 			return "", nil, err
@@ -36,7 +36,7 @@ func serverTLS(certFile, keyFile string) (string, *tls.Config, error) {
 	return string(certificate), &tls.Config{Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12}, nil
 }
 
-func selfSigned() (certificate, key []byte, err error) {
+func selfSigned(host string) (certificate, key []byte, err error) {
 	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return nil, nil, err
@@ -56,6 +56,9 @@ func selfSigned() (certificate, key []byte, err error) {
 		IsCA:                  true,
 		DNSNames:              []string{"localhost"},
 		IPAddresses:           []net.IP{net.IPv4(127, 0, 0, 1)},
+	}
+	if host != "" {
+		template.DNSNames = append(template.DNSNames, host)
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, &private.PublicKey, private)
 	if err != nil {
