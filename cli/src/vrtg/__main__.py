@@ -20,6 +20,10 @@ COMMANDS = {
         "certs": ("certs", "Make and renew the certificates of a stack that is put together by hand."),
         "demo": ("demo", "Bring up the stack and the quickstart machine, and show what happens."),
     },
+    "Containers": {
+        "credentials": ("credentials", "Make certificate, tokens and kubeconfigs for an API server in a container."),
+        "hand-over": ("credentials", "Copy keys out of a container."),
+    },
     "Objects": {
         "get": ("get", "Show objects."),
         "describe": ("describe", "Show one object in full, with its conditions and events."),

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import base64
+import os
 import secrets
+import uuid
+from collections.abc import Sequence
 from pathlib import Path
+from urllib.parse import urlsplit
 
-from vrtg.failures import CommandError
+from vrtg.failures import CommandError, UsageError
 from vrtg.home import Home, write_private
 
 DAYS = 825
@@ -29,32 +33,101 @@ def make_credentials(home: Home) -> None:
         authority.issue(home.client_tls, tls.OPERATOR, days=DAYS, end=pki.End.CLIENT)
     except tls.TlsError as error:
         raise CommandError(f"{error} (remove {home.pki} to have all keys made anew)") from error
-    if not home.token.exists():
-        lines = [
-            f'{secrets.token_urlsafe(32)},virtrigaud-admin,{ADMIN},"system:masters"',
-            f'{secrets.token_urlsafe(32)},virtrigaud-controller,{CONTROLLER},"system:masters"',
-        ]
-        write_private(home.token, "\n".join(lines) + "\n")
+    _make_tokens(home.token)
 
 
 def write_kubeconfig(home: Home, server: str) -> None:
     """The user's kubeconfig and the controller's; a file that says the same already is left alone."""
     for uid, path in ((ADMIN, home.kubeconfig), (CONTROLLER, controller_kubeconfig(home))):
-        text = _kubeconfig(server, (home.pki / "apiserver" / "ca.crt").read_bytes(), _token(home, uid), uid)
-        if not path.exists() or path.read_text() != text:
-            write_private(path, text)
+        _settle(
+            path, _kubeconfig(server, (home.pki / "apiserver" / "ca.crt").read_bytes(), _token(home.token, uid), uid)
+        )
 
 
 def controller_kubeconfig(home: Home) -> Path:
     return home.run / "controller.kubeconfig"
 
 
-def _token(home: Home, uid: str) -> str:
-    for line in home.token.read_text().splitlines():
+def make_container_credentials(directory: Path, hosts: Sequence[str], server: str) -> None:
+    """The same for an API server in a container: `apiserver/` is mounted into it, `kubeconfig/` into the controller.
+
+    `installation/settings.yaml`, for the controller and all providers, holds the id that hypervisors know machines by.
+
+    Args:
+        hosts: names of the server; the controller's kubeconfig has the first.
+        server: the administrator's URL; its host is added to the names, the controller's URL has its port.
+    Raises:
+        CommandError: the directory cannot be written, or what it holds is broken.
+    """
+    from common import pki, tls
+
+    url = urlsplit(server)
+    if url.scheme != "https" or not url.hostname or not url.port:
+        raise UsageError(f"--server {server!r} is no URL like https://127.0.0.1:6443")
+    place, installation = directory / "apiserver", directory / "installation"
+    try:
+        authority = pki.Authority.create(directory / "ca")
+        files = authority.issue(place, "virtrigaud-apiserver", sans=[*hosts, url.hostname, "localhost"], days=DAYS)
+    except ValueError as error:
+        raise UsageError(f"--host: {error}") from error
+    except tls.TlsError as error:
+        raise CommandError(str(error)) from error
+    tokens, ca = place / "tokens.csv", files.ca.read_bytes()
+    _make_tokens(tokens)
+    configs = ((CONTROLLER, directory / "kubeconfig" / "controller", f"https://{hosts[0]}:{url.port}"),)
+    configs += ((ADMIN, directory / "admin" / "kubeconfig", server),)
+    for uid, path, address in configs:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _settle(path, _kubeconfig(address, ca, _token(tokens, uid), uid))
+    if not (installation / "settings.yaml").exists():
+        installation.mkdir(mode=0o700, parents=True, exist_ok=True)
+        write_private(installation / "settings.yaml", f"owner: {uuid.uuid4()}\n")
+
+
+def hand_over(source: Path, directory: Path) -> None:
+    """Copy a file, or a folder of files, for the owner of the directory: whoever mounted it into a container of ours.
+
+    Raises:
+        CommandError: something cannot be read or written, or not be given away.
+    """
+    try:
+        owner = directory.stat()
+        if source.is_dir():
+            directory = directory / source.name
+            directory.mkdir(mode=0o700, exist_ok=True)
+            os.chown(directory, owner.st_uid, owner.st_gid)
+        for file in sorted(source.iterdir()) if source.is_dir() else [source]:
+            partial = directory / f".{file.name}.partial"
+            write_private(partial, file.read_bytes())
+            os.chown(partial, owner.st_uid, owner.st_gid)
+            partial.replace(directory / file.name)
+    except OSError as error:
+        place = error.filename or directory
+        raise CommandError(f"{place} cannot be handed over: {error.strerror}; check its owner and mode") from error
+
+
+def _settle(path: Path, text: str) -> None:
+    """Write a private file unless it says the same already."""
+    if not path.exists() or path.read_text() != text:
+        write_private(path, text)
+
+
+def _make_tokens(path: Path) -> None:
+    """Of the administrator and the controller, unless there are some."""
+    if not path.exists():
+        lines = [
+            f'{secrets.token_urlsafe(32)},virtrigaud-admin,{ADMIN},"system:masters"',
+            f'{secrets.token_urlsafe(32)},virtrigaud-controller,{CONTROLLER},"system:masters"',
+        ]
+        write_private(path, "\n".join(lines) + "\n")
+
+
+def _token(path: Path, uid: str) -> str:
+    for line in path.read_text().splitlines():
         token, _, rest = line.partition(",")
         if rest.split(",")[1] == uid:
             return token
-    raise LookupError(f"{home.token} has no token for {uid}: remove the file, and it is made anew")
+    raise LookupError(f"{path} has no token for {uid}: remove the file, and it is made anew")
 
 
 def _kubeconfig(server: str, ca: bytes, token: str, user: str) -> str:
