@@ -135,7 +135,7 @@ def size(docker: str, tag: str) -> int:
 
 
 def cold_start(docker: str, tag: str) -> float:
-    """Seconds from `docker run` until the service has read its settings and would begin; the container is locked down."""
+    """Seconds from `docker run` until the service, locked down, has read its settings and would begin."""
     command = [docker, "run", "--rm", "--network=none", "--read-only", "--tmpfs=/tmp", "--cap-drop=ALL", tag, "--help"]
     taken = []
     for _ in range(STARTS):
