@@ -53,7 +53,7 @@ def build() -> App:
     )
     for group, commands in COMMANDS.items():
         for name, (module, text) in commands.items():
-            app.command(f"vrtg.commands.{module}:{name}", name=name, group=group, help=text)
+            app.command(f"vrtg.commands.{module}:{name.replace('-', '_')}", name=name, group=group, help=text)
     internal = App(name="stack", help="The supervisor behind `vrtg up`.", show=False)
     internal.command("vrtg.commands.stack:run", name="run")
     internal.command("vrtg.commands.stack:keep_libvirt", name="keep-libvirt")
