@@ -1,0 +1,1 @@
+"""The whole of docker-compose.yml on a real Docker engine: `make test-stack`, see README.md."""

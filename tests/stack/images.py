@@ -1,0 +1,117 @@
+"""Every image of the stack where no registry answers: of debootstrap, apt, the lock file, and Go modules by name."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from tools.gomodule import program
+
+from .engine import CACHE, Engine, command
+
+ROOT = Path(__file__).resolve().parents[2]
+TESTS = ROOT / "tests"
+SUITE = "bookworm"
+BASE, BUILDER = f"virtrigaud-test/base:{SUITE}", f"virtrigaud-test/builder:{SUITE}"
+INCLUDED = ("ca-certificates", "python3")
+LEFT_OUT = ("usr/share/doc/*", "usr/share/man/*", "usr/share/locale/*", "var/cache/*", "var/lib/apt/lists/*")
+AUTHORITIES = Path("/etc/ssl/certs/ca-certificates.crt")
+INDEX_SETTINGS = (
+    "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "PIP_EXTRA_INDEX_URL", "PIP_INDEX_URL", "UV_DEFAULT_INDEX",
+    "UV_EXTRA_INDEX_URL", "UV_INDEX", "UV_INDEX_URL", "UV_INSECURE_HOST",
+)  # fmt: skip
+"""Where this machine has Python packages from: the builder image knows it, and nothing that is built does."""
+
+
+def build_all(engine: Engine) -> None:
+    """Build what is missing or was built of other files."""
+    base(engine)
+    builder(engine)
+    build = [sys.executable, "deploy/images/build.py", "--base", BASE, "--builder", BUILDER]
+    subprocess.run([*build, "--docker", command("docker")], cwd=ROOT, check=True, env=engine.environment())
+    for target in ("libvirt", "proxmox"):
+        engine.run(
+            "build", "--quiet", "--file", "deploy/images/Dockerfile.sim", "--target", target,
+            "--build-arg", f"BASE={BASE}", "--build-arg", f"BUILDER={BUILDER}",
+            "--tag", f"virtrigaud/sim-{target}:dev", ".", cwd=ROOT,
+        )  # fmt: skip
+    stand_ins(engine)
+
+
+def mirror() -> str:
+    """Where this machine's apt has Debian from; the first line of its sources that says so."""
+    folder = Path("/etc/apt")
+    for file in sorted([folder / "sources.list", *folder.glob("sources.list.d/*")]):
+        text = file.read_text() if file.is_file() else ""
+        found = re.search(r"^(?:URIs:\s*|deb\s+(?:\[[^]]*\]\s*)?)(https?://\S+/debian/?)(?:\s|$)", text, re.MULTILINE)
+        if found:
+            return found[1]
+    raise RuntimeError("no line of apt's sources names a mirror of Debian")
+
+
+def base(engine: Engine) -> None:
+    """What services run on, imported from debootstrap; its archive is kept in .cache."""
+    if engine.has(BASE):
+        return
+    archive = CACHE / f"{SUITE}.tar"
+    if not archive.exists():
+        print(f"==> base image: debootstrap {SUITE} ...", flush=True)
+        CACHE.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=CACHE) as place:
+            root, half = Path(place) / "root", Path(place) / "half.tar"
+            _quietly(
+                command("debootstrap"),
+                "--variant=minbase",
+                f"--include={','.join(INCLUDED)}",
+                SUITE,
+                str(root),
+                mirror(),
+            )
+            excluded = [f"--exclude=./{pattern}" for pattern in LEFT_OUT]
+            _quietly("tar", "-C", str(root), *excluded, "-cf", str(half), ".")
+            half.rename(archive)
+    engine.run("import", "--change", "ENV LANG=C.UTF-8", str(archive), BASE)
+
+
+def builder(engine: Engine) -> None:
+    """What packages are installed in: the base, this machine's uv, and how it reaches package indices."""
+    lines = [f"FROM {BASE}", "COPY uv /usr/local/bin/uv"]
+    lines += [
+        "RUN apt-get update && apt-get install -y --no-install-recommends python3-dev && rm -rf /var/lib/apt/lists/*"
+    ]
+    lines += [f"ENV {name}={os.environ[name]}" for name in INDEX_SETTINGS if os.environ.get(name)]
+    with tempfile.TemporaryDirectory() as place:
+        uv = shutil.which("uv")
+        assert uv is not None, "the tests are run by it"
+        shutil.copy(uv, place)
+        if AUTHORITIES.exists():
+            shutil.copy(AUTHORITIES, place)
+            lines += [f"COPY {AUTHORITIES.name} {AUTHORITIES}", f"ENV SSL_CERT_FILE={AUTHORITIES}"]
+        if (settings := Path("/etc/uv/uv.toml")).exists():
+            shutil.copy(settings, place)
+            lines += ["COPY uv.toml /etc/uv/uv.toml"]
+        (Path(place) / "Dockerfile").write_text("\n".join(lines) + "\n")
+        engine.run("build", "--quiet", "--tag", BUILDER, place)
+
+
+def stand_ins(engine: Engine) -> None:
+    """For images of others: what docker-compose.override.yml names. Raises: GoUnavailableError."""
+    with tempfile.TemporaryDirectory() as place:
+        for sources in (TESTS / "simulators" / "vcsim", TESTS / "tools" / "collector"):
+            shutil.copy(program(sources), place)
+        for target in ("prometheus", "collector", "vcsim"):
+            engine.run(
+                "build", "--quiet", "--file", str(TESTS / "stack" / "Dockerfile"), "--target", target,
+                "--build-arg", f"BASE={BASE}", "--tag", f"virtrigaud-test/{target}", place,
+            )  # fmt: skip
+
+
+def _quietly(*arguments: str) -> None:
+    done = subprocess.run(arguments, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(arguments[:3])} failed: {(done.stdout + done.stderr)[-1000:]}")
