@@ -1,0 +1,78 @@
+"""`vrtg credentials` and `vrtg hand-over`: keys for containers."""
+
+from __future__ import annotations
+
+import stat
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+
+def make(vrtg: Callable[..., Any], into: Path) -> Any:  # Any: what a run of vrtg answers
+    return vrtg("credentials", "--into", str(into), "--host", "apiserver", "--server", "https://127.0.0.1:6443")
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_controller_and_administrator_call_the_server_by_their_own_names(
+    vrtg: Callable[..., Any], tmp_path: Path
+) -> None:
+    ran = make(vrtg, tmp_path)
+    assert ran.code == 0, ran.err
+    controller = yaml.safe_load((tmp_path / "kubeconfig" / "controller").read_text())
+    admin = yaml.safe_load((tmp_path / "admin" / "kubeconfig").read_text())
+    assert controller["clusters"][0]["cluster"]["server"] == "https://apiserver:6443"
+    assert admin["clusters"][0]["cluster"]["server"] == "https://127.0.0.1:6443"
+    tokens = (tmp_path / "apiserver" / "tokens.csv").read_text()
+    for config in (controller, admin):
+        assert config["users"][0]["user"]["token"] in tokens
+    assert controller["users"][0]["user"] != admin["users"][0]["user"]
+    for path in tmp_path.rglob("*"):
+        if path.is_file() and path.suffix != ".crt":
+            assert stat.S_IMODE(path.stat().st_mode) == 0o600, path
+
+
+def test_repeating_it_changes_nothing(vrtg: Callable[..., Any], tmp_path: Path) -> None:
+    """The installation's id above all: with another one, every machine would be somebody else's."""
+    make(vrtg, tmp_path)
+    before = content(tmp_path)
+    assert make(vrtg, tmp_path).code == 0
+    assert content(tmp_path) == before
+
+
+def test_two_installations_never_have_the_same_id(vrtg: Callable[..., Any], tmp_path: Path) -> None:
+    make(vrtg, tmp_path / "a")
+    make(vrtg, tmp_path / "b")
+    ids = {(tmp_path / each / "installation" / "settings.yaml").read_text() for each in "ab"}
+    assert len(ids) == 2
+
+
+def test_a_server_that_is_no_url_is_refused(vrtg: Callable[..., Any], tmp_path: Path) -> None:
+    ran = vrtg("credentials", "--into", str(tmp_path), "--host", "apiserver", "--server", "127.0.0.1")
+    assert ran.code == 2
+    assert "https://127.0.0.1:6443" in ran.err
+
+
+def test_keys_are_handed_over(vrtg: Callable[..., Any], tmp_path: Path) -> None:
+    """Files and folders, private again where they come to; what was there is replaced."""
+    make(vrtg, tmp_path / "pki")
+    (tmp_path / "host").mkdir()
+    (tmp_path / "host" / "kubeconfig").write_text("old")
+    for _ in range(2):
+        sources = [str(tmp_path / "pki" / "admin" / "kubeconfig"), str(tmp_path / "pki" / "apiserver")]
+        ran = vrtg("hand-over", *sources, "--into", str(tmp_path / "host"))
+        assert ran.code == 0, ran.err
+    assert content(tmp_path / "host" / "apiserver") == content(tmp_path / "pki" / "apiserver")
+    copy = tmp_path / "host" / "kubeconfig"
+    assert copy.read_bytes() == (tmp_path / "pki" / "admin" / "kubeconfig").read_bytes()
+    assert stat.S_IMODE(copy.stat().st_mode) == 0o600
+
+
+def test_what_is_missing_is_named(vrtg: Callable[..., Any], tmp_path: Path) -> None:
+    ran = vrtg("hand-over", str(tmp_path / "none"), "--into", str(tmp_path))
+    assert ran.code != 0
+    assert str(tmp_path / "none") in ran.err
