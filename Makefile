@@ -1,7 +1,7 @@
 # Thin: each target calls one script or one command of vrtg. `make` alone shows what there is.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup demo down test test-kubernetes faults fuzz soak bench lint fmt proto crds kustomize guest
+.PHONY: help setup demo down images test test-kubernetes test-stack faults fuzz soak bench lint fmt proto crds kustomize guest
 
 # pyenv's or a system's uv may be missing before set-up; scripts/setup.sh installs one.
 export PATH := $(HOME)/.local/bin:$(CURDIR)/.venv/bin:$(PATH)
@@ -28,12 +28,20 @@ demo: ## bring up the embedded stack and a real machine, and show what happens
 down: ## end the demo: its machine, the stack, and the libvirt that it started
 	@if [ -x .venv/bin/vrtg ]; then $(RUN) vrtg down --filename examples/quickstart; else echo "nothing was set up here"; fi
 
+images: ## build the image of each service with Docker (IMAGES="controller cli": only these); sizes and cold starts
+	$(RUN) python deploy/images/build.py $(IMAGES) $(if $(BASE),--base $(BASE)) $(if $(BUILDER),--builder $(BUILDER))
+
+test-stack: ## docker-compose.yml on a real Docker engine, with images that need no registry: docs/compose.md
+	scripts/setup.sh test
+	cd tests && $(RUN) python -m stack
+
 test: ## everything: set-up, lint, and every test, those on a real hypervisor included
 	scripts/setup.sh test
 	$(MAKE) lint
 	cd tests && $(RUN) python -m cluster
 	cd tests && $(RUN) python -m faults 0 $(SEEDS) --workers $(WORKERS)
 	$(RUN) pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+	cd tests && $(RUN) python -m stack
 
 test-kubernetes: ## the tests on a real Kubernetes API alone: chart, Kustomize base, quickstart, contract, API (in `make test`, too)
 	scripts/setup.sh test

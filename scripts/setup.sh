@@ -78,6 +78,7 @@ any_file() {
     done
     return 1
 }
+docker_compose() { has docker-compose || docker compose version >/dev/null; }
 need libvirt-daemon-system has libvirtd
 need libvirt-daemon-driver-qemu any_file /usr/lib/*/libvirt/connection-driver/libvirt_driver_qemu.so
 need libvirt-daemon-config-network any_file /usr/share/libvirt/networks/default.xml
@@ -90,6 +91,9 @@ need dnsmasq-base has dnsmasq
 need iptables has iptables
 if [ -n "$tests" ]; then
     need iproute2 has ip # for a libvirtd in a network namespace
+    need docker.io has dockerd # for docker-compose.yml, with its images' base from debootstrap
+    need docker-compose docker_compose
+    need debootstrap has debootstrap
 fi
 if [ "$profile" = bench ]; then
     need virtinst has virt-install # what creates are compared with
