@@ -78,7 +78,9 @@ def real(known: dict[str, Family]) -> set[str]:
 
 
 def test_the_page_lists_every_metric_as_it_is_registered(known: dict[str, Family]) -> None:
-    rows = re.findall(r"^\| `([a-z_]+)` \| (\w+) \| (.*?) \| (.*?) \|", (ROOT / "docs" / "metrics.md").read_text(), re.M)
+    rows = re.findall(
+        r"^\| `([a-z_]+)` \| (\w+) \| (.*?) \| (.*?) \|", (ROOT / "docs" / "metrics.md").read_text(), re.M
+    )
     told = {
         name: (kind, tuple(re.findall(r"`(\w+)`", labels)), tuple(services.split(", ")))
         for name, kind, labels, services in rows
@@ -156,7 +158,8 @@ def test_alerts_fire_when_they_shall_and_only_then(promtool: str) -> None:
 def test_an_alert_that_cannot_fire_is_noticed(promtool: str, tmp_path: Path) -> None:
     """The check of the check: the same cases against a rule with a wrong threshold."""
     text = (DEPLOY / "alerts.yaml").read_text()
-    assert (bent := text.replace("virtrigaud_queue_age_seconds > 120", "virtrigaud_queue_age_seconds > 1e9")) != text
+    bent = text.replace("virtrigaud_queue_age_seconds > 120", "virtrigaud_queue_age_seconds > 1e9")
+    assert bent != text
     (tmp_path / "alerts.yaml").write_text(bent)
     shutil.copy(DEPLOY / "alerts_test.yaml", tmp_path)
     command = [promtool, "test", "rules", str(tmp_path / "alerts_test.yaml")]

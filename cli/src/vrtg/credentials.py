@@ -74,8 +74,10 @@ def make_container_credentials(directory: Path, hosts: Sequence[str], server: st
         raise CommandError(str(error)) from error
     tokens, ca = place / "tokens.csv", files.ca.read_bytes()
     _make_tokens(tokens)
-    configs = ((CONTROLLER, directory / "kubeconfig" / "controller", f"https://{hosts[0]}:{url.port}"),)
-    configs += ((ADMIN, directory / "admin" / "kubeconfig", server),)
+    configs = (
+        (CONTROLLER, directory / "kubeconfig" / "controller", f"https://{hosts[0]}:{url.port}"),
+        (ADMIN, directory / "admin" / "kubeconfig", server),
+    )
     for uid, path, address in configs:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         _settle(path, _kubeconfig(address, ca, _token(tokens, uid), uid))

@@ -98,10 +98,10 @@ class Pursuits:
         try:
             root = tracing.root(*about, traceparent=meta.annotations.get(TRACEPARENT, ""))
         except ValueError as error:
-            self._recorder.record(
-                subject_of(item, key.kind), WARNING, "TraceparentIgnored", f"annotation {TRACEPARENT}: {error}"
-            )
             root = tracing.root(*about)
+            with tracing.under(root):
+                message = f"annotation {TRACEPARENT}: {error}"
+                self._recorder.record(subject_of(item, key.kind), WARNING, "TraceparentIgnored", message)
         return _Pursuit(meta.uid, meta.generation, meta.resource_version, root, "spec", begun, now)
 
     def _end(self, key: Key, pursuit: _Pursuit, after: Any | None) -> None:
