@@ -145,3 +145,31 @@ def test_a_failed_span_tells_the_type_of_its_error_and_not_its_text(monkeypatch:
         raise HypervisorUnavailableError("cannot write #cloud-config password: hunter2")
     assert [span.status.description for span in ended] == ["HypervisorUnavailableError"]
     assert not ended[0].events
+
+
+def test_a_root_is_told_by_what_it_is_about():
+    """Two processes that never met name the same trace."""
+    one = tracing.root("uid", "1")
+    assert one == tracing.root("uid", "1")
+    assert len({one.trace_id, tracing.root("uid", "2").trace_id, tracing.root("ui", "d1").trace_id}) == 3
+    with tracing.under(one):
+        assert tracing.trace_id() == f"{one.trace_id:032x}"
+        with tracing.apart():
+            assert tracing.trace_id() == ""
+    assert tracing.trace_id() == ""
+
+
+def test_a_root_continues_somebody_elses_trace():
+    mine = tracing.root("uid", "1", traceparent="00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00")
+    assert (f"{mine.trace_id:032x}", mine.span_id) == (
+        "0af7651916cd43dd8448eb211c80319c",
+        tracing.root("uid", "1").span_id,
+    )
+    with tracing.under(mine):
+        assert not trace.get_current_span().get_span_context().trace_flags.sampled  # as they asked for
+
+
+@pytest.mark.parametrize("text", ["x", "00-0-0-01", "00-" + "0" * 32 + "-b7ad6b7169203331-01", "ff" * 5000])
+def test_a_traceparent_that_is_none_is_refused(text: str):
+    with pytest.raises(ValueError, match="is no W3C traceparent: write 00-TRACE-SPAN-01"):
+        tracing.root("uid", "1", traceparent=text)

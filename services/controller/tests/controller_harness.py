@@ -17,6 +17,7 @@ from typing import Any
 import aiohttp
 import msgspec
 from common import pki
+from prometheus_client.parser import text_string_to_metric_families
 from providerkit.fake import FakeDriver, FakeHypervisor
 from providerkit.machines import MachineSettings
 from providerkit.serving import ServingSettings, serve
@@ -279,6 +280,19 @@ async def controller(cluster: Cluster, home: Path, *flags: str, **environment: s
     async with started(controller_command(cluster, home, *flags), home / "controller.log", **environment) as process:
         await until((home / "ready").exists, "the controller")
         yield process
+
+
+async def figure(cluster: Cluster, home: Path, name: str, **labels: str) -> float:
+    """Sum of a metric of the controller over the series with these labels; -1 for none."""
+    async with cluster.session.get(f"http://{(home / 'ready').read_text()}/metrics") as response:
+        text = await response.text()
+    found = [
+        sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if sample.name == name and labels.items() <= sample.labels.items()
+    ]
+    return sum(found) if found else -1.0
 
 
 CLASS = {"cpu": 1, "memory": "256Mi", "diskDefaults": {"size": "1Gi"}, "performanceProfile": {}}

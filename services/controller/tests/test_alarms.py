@@ -5,25 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from controller_harness import OWNER, Cluster, controller, furnish, hypervisor, machine, ready, until
-from prometheus_client.parser import text_string_to_metric_families
+from controller_harness import OWNER, Cluster, controller, figure, furnish, hypervisor, machine, ready, until
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 VM = "VirtualMachine"
-
-
-async def figure(cluster: Cluster, home: Path, name: str, **labels: str) -> float:
-    """Sum of a metric of the controller over the series with these labels; -1 for none."""
-    async with cluster.session.get(f"http://{(home / 'ready').read_text()}/metrics") as response:
-        text = await response.text()
-    found = [
-        sample.value
-        for family in text_string_to_metric_families(text)
-        for sample in family.samples
-        if sample.name == name and labels.items() <= sample.labels.items()
-    ]
-    return sum(found) if found else -1.0
 
 
 async def test_a_hypervisor_that_goes_lowers_its_provider_and_opens_the_breaker(

@@ -20,7 +20,7 @@ from common.pki import Authority
 from common.tls import CONTROLLER, TlsFiles, server_credentials
 from controller.connection import Connection, Connections, HealthPolicy, Limits, Target
 from controller.metrics import Metrics
-from controller_harness import OWNER, Cluster, controller, furnish, machine, ready, until
+from controller_harness import OWNER, Cluster, controller, figure, furnish, machine, ready, until
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
 from prometheus_client import CollectorRegistry
 from providerkit.fake import FakeDriver, FakeHypervisor
@@ -193,6 +193,10 @@ class Collector(trace_service_pb2_grpc.TraceServiceServicer):
 
 async def test_one_trace_from_the_reconcile_to_the_provider(cluster: Cluster, tmp_path: Path, namespace: str):
     """Two real processes: the controller's call and the provider's work are spans of the reconcile's trace."""
+
+    async def settled() -> bool:
+        return await figure(cluster, tmp_path, "virtrigaud_time_to_ready_seconds_count", kind="VirtualMachine") == 1
+
     collector = Collector()
     server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
     trace_service_pb2_grpc.add_TraceServiceServicer_to_server(collector, server)
@@ -204,6 +208,7 @@ async def test_one_trace_from_the_reconcile_to_the_provider(cluster: Cluster, tm
             await furnish(cluster, namespace)
             await cluster.create("VirtualMachine", namespace, "web", machine())
             await cluster.wait("VirtualMachine", namespace, "web", ready)
+            await until(settled, "the end of the look")
         # Both processes have ended, and sent what they had.
     finally:
         await server.stop(None)

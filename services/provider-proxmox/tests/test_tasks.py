@@ -16,6 +16,8 @@ from common.errors import (
 )
 from hypothesis import given
 from hypothesis import strategies as st
+from opentelemetry import trace
+from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 from provider_proxmox.session.pve import Pve
 from provider_proxmox.session.pve_errors import NodeAwayError, NoSuchTaskError
 from provider_proxmox.session.tasks import AWAY_SECONDS, Tasks, Upid, ended_well, parse_upid, part_done
@@ -107,6 +109,36 @@ async def endless(task: Task) -> None:
 async def test_the_end_of_a_task_is_waited_for(pve: Proxmox, cluster: Pve, work: Any) -> None:
     """A UPID means that something is queued, no more."""
     await cluster.task("try it", begin(pve, work))
+
+
+class Ended(SpanProcessor):
+    """Keeps what has ended."""
+
+    def __init__(self) -> None:
+        self.spans: list[ReadableSpan] = []
+
+    def on_end(self, span: ReadableSpan) -> None:
+        self.spans.append(span)
+
+
+@pytest.fixture
+def written(monkeypatch: pytest.MonkeyPatch) -> Ended:
+    """OpenTelemetry's provider can be set but once per process; this one is for one test."""
+    found, provider = Ended(), TracerProvider()
+    provider.add_span_processor(found)
+    monkeypatch.setattr(trace, "get_tracer", lambda name: provider.get_tracer(name))
+    return found
+
+
+async def test_a_trace_names_the_task(pve: Proxmox, cluster: Pve, written: Ended) -> None:
+    """Whoever follows a trace finds the task in the node's own log, failed or not."""
+    upids = [begin(pve, fine), begin(pve, failed)]
+    await cluster.task("try it", upids[0])
+    with pytest.raises(ProviderError):
+        await cluster.task("try it", upids[1])
+    tasks = [span for span in written.spans if span.name == "proxmox.task"]
+    assert [span.attributes and span.attributes["proxmox.upid"] for span in tasks] == upids
+    assert [span.status.is_ok for span in tasks] == [True, False]
 
 
 async def test_what_was_done_at_once_has_no_task(cluster: Pve) -> None:

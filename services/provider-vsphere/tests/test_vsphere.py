@@ -22,6 +22,8 @@ from common.errors import (
     StalePreconditionError,
     WrongPowerStateError,
 )
+from opentelemetry import trace
+from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 from provider_vsphere import machines, power
 from provider_vsphere.session.login import Endpoint, Login, plain_user
 from provider_vsphere.session.tree import Entity
@@ -59,6 +61,33 @@ async def told(vsphere: Vsphere) -> None:
 
 
 # -- observation -------------------------------------------------------------------------------------------------------
+
+
+class Ended(SpanProcessor):
+    """Keeps what has ended."""
+
+    def __init__(self) -> None:
+        self.spans: list[ReadableSpan] = []
+
+    def on_end(self, span: ReadableSpan) -> None:
+        self.spans.append(span)
+
+
+@pytest.fixture
+def ended(monkeypatch: pytest.MonkeyPatch) -> Ended:
+    """OpenTelemetry's provider can be set but once per process; this one is for one test."""
+    found, provider = Ended(), TracerProvider()
+    provider.add_span_processor(found)
+    monkeypatch.setattr(trace, "get_tracer", lambda name: provider.get_tracer(name))
+    return found
+
+
+async def test_a_trace_names_the_task(vsphere: Vsphere, ended: Ended) -> None:
+    """Whoever follows a trace finds the task in vCenter's own list."""
+    await vsphere.task("create", create(vsphere, str(uuid.uuid4()), "traced"))
+    (span,) = [span for span in ended.spans if span.name == "vsphere.task"]
+    assert span.attributes is not None
+    assert str(span.attributes["vsphere.task"]).startswith("task-")
 
 
 async def test_the_whole_inventory_is_in_memory_and_costs_nothing_while_it_is_idle(

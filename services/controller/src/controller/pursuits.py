@@ -57,11 +57,13 @@ class Pursuits:
             yield
             return
         pursuit = self._pursuit(key, item)
-        with tracing.under(pursuit.root):
-            yield
-        after = self._find(key)
-        if after is None or after.metadata.uid != pursuit.uid or _settled(after):
-            self._end(key, pursuit, after)
+        try:
+            with tracing.under(pursuit.root):
+                yield
+        finally:  # also when the controller is ended right then: nobody else would write the root
+            after = self._find(key)
+            if after is None or after.metadata.uid != pursuit.uid or _settled(after):
+                self._end(key, pursuit, after)
 
     def forget(self, key: Key) -> None:
         """The object is gone."""
