@@ -288,9 +288,10 @@ _LEASE, _TASK, _LOOKS = "leases/", "^task ", "^world|verb .*(find|observe)$"
 MUTANTS: dict[str, Mutant] = {
     made.__name__: _driver(made)
     for made in (
-        CreatesWithoutLooking, CreatesAgainBlindly, DeletesEveryDisk, LeavesDisks, DestroysOnRelease,
-        ReleasesNothing, LogsBootData, ForgetsTags,
+        CreatesWithoutLooking, CreatesAgainBlindly, DeletesEveryDisk, LeavesDisks, LogsBootData, ForgetsTags,
     )
+} | {
+    made.__name__: _driver(made, rate=0.01) for made in (DestroysOnRelease, ReleasesNothing)
 } | {
     made.__name__: _driver(made, focus=_TASK, rate=0.1)
     for made in (TakesHalfForWhole, OverlooksTheUnstamped, TakesHalfImages)
@@ -305,11 +306,11 @@ MUTANTS: dict[str, Mutant] = {
     "writes the status each time": _altered(Writer, "status", _status_each_time),
     "writes the status before the act": _altered(MachineReconciler, "_announce", _status_first),
     "takes a failed removal for done": _altered(MachineReconciler, "_call_delete", _gone_when_unavailable),
-    "retains nothing": _altered(MachineReconciler, "_call_delete", _never_retain),
+    "retains nothing": _altered(MachineReconciler, "_call_delete", _never_retain, rate=0.01),
     "applies what is being deleted": _altered(MachineReconciler, "reconcile", _apply_what_goes),
     "shows what the boot data hold": _altered(machines_module, "_scrubbed", _scrub_nothing, focus=_TASK, rate=0.1),
     "takes late requests": _altered(Fence, "apply", _nothing, focus=_APPLY, rate=0.2, first=14),
-    "tells the end of what may yet begin": _altered(Unsettled, "refuse", _nothing, focus=_CREATE, rate=0.3),
+    "tells the end of what may yet begin": _altered(Unsettled, "refuse", _nothing, focus=_CREATE, rate=0.3, first=10),
     "leads for ever": _altered(Leader, "_renew", _leads_for_ever, focus=_LEASE, rate=0.2),
 }  # fmt: skip
 """What is wrong with it, and how it is found."""
