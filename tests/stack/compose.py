@@ -21,6 +21,7 @@ from .images import BASE, BUILDER, ROOT
 FILES = ("docker-compose.yml", "tests/stack/docker-compose.override.yml")
 PORTS = ("API_PORT", "LIBVIRT_PORT", "VSPHERE_PORT", "PROXMOX_PORT", "PROMETHEUS_PORT")
 PATIENCE = 90.0
+PROJECT = "virtrigaud-test"
 
 Object = dict[str, Any]  # Any: JSON
 
@@ -35,7 +36,7 @@ class Stack:
         self._environment = {
             **{name: value for name, value in os.environ.items() if name != "KUBECONFIG"},
             **{name: str(port) for name, port in self.ports.items()},
-            "DOCKER_HOST": host, "COMPOSE_PROJECT_NAME": "virtrigaud-test", "COMPOSE_PROFILES": "embedded,sim",
+            "DOCKER_HOST": host, "COMPOSE_PROJECT_NAME": PROJECT, "COMPOSE_PROFILES": "embedded,sim",
             "KEYS": str(home), "BASE": BASE, "BUILDER": BUILDER,
         }  # fmt: skip
 
@@ -70,13 +71,19 @@ class Stack:
             assert time.monotonic() < end, f"{what}: not after {seconds:g} s{problem}\n{self.logs()}"
             time.sleep(0.3)
 
+    def containers(self) -> dict[str, Object]:
+        """What docker knows of each service's container."""
+        label = f"label=com.docker.compose.project={PROJECT}"
+        ids = self.docker("ps", "--all", "--quiet", "--filter", label).split()
+        found = json.loads(self.docker("inspect", *ids)) if ids else []
+        return {each["Config"]["Labels"]["com.docker.compose.service"]: each for each in found}
+
     def container(self, service: str) -> Object:
-        """What docker knows of a service's container."""
-        found: Object = json.loads(self.docker("inspect", self.compose("ps", "--quiet", service).strip()))[0]
-        return found
+        return self.containers()[service]
 
     def healthy(self, *services: str) -> bool:
-        return all(self.container(each)["State"].get("Health", {}).get("Status") == "healthy" for each in services)
+        found = self.containers()
+        return all(found[each]["State"].get("Health", {}).get("Status") == "healthy" for each in services)
 
     def query(self, expression: str) -> list[Object]:
         """What Prometheus answers."""

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from .compose import Stack
+from .compose import PROJECT, Stack
 
 ENGINE = os.environ.get("STACK_ENGINE", "")
 # Without an engine and its images, which `make test-stack` makes, there is nothing to run.
@@ -26,7 +26,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         yield made
     finally:
         made.compose("down", "--volumes", "--remove-orphans")
-    label = "label=com.docker.compose.project=virtrigaud-test"
+    label = f"label=com.docker.compose.project={PROJECT}"
     for kind in ("container", "network", "volume"):
         listed = [kind, "ls", "--quiet", "--filter", label, *(["--all"] if kind == "container" else [])]
         assert made.docker(*listed) == "", f"a {kind} is left"

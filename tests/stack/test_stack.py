@@ -27,15 +27,15 @@ def runs(stack: Stack, name: str) -> bool:
 
 
 def identities(stack: Stack) -> dict[str, Any]:
-    """What a machine that was made anew would not have: its id on the hypervisor, and since when it runs."""
-    return {
-        name: (stack.get("vm", name)["metadata"]["uid"], stack.get("vm", name)["status"]["id"]) for name in MACHINES
-    }
+    """What a machine that was made anew would not have: its object's UID, and its id on the hypervisor."""
+    machines = {name: stack.get("vm", name) for name in MACHINES}
+    return {name: (body["metadata"]["uid"], body["status"]["id"]) for name, body in machines.items()}
 
 
 def began(stack: Stack) -> dict[str, str]:
     """When each service was started last."""
-    return {each: stack.container(each)["State"]["StartedAt"] for each in (*OURS, *HYPERVISORS, *WATCHERS)}
+    found = stack.containers()
+    return {each: found[each]["State"]["StartedAt"] for each in (*OURS, *HYPERVISORS, *WATCHERS)}
 
 
 def settled(stack: Stack) -> None:
@@ -47,13 +47,14 @@ def settled(stack: Stack) -> None:
 
 def test_one_machine_runs_on_each_hypervisor(stack: Stack) -> None:
     settled(stack)
-    assert stack.get("vm", "on-libvirt")["status"]["ips"], "the guest has booted and has an address"
+    stack.wait("the guest has booted, and has an address", lambda: bool(stack.get("vm", "on-libvirt")["status"]["ips"]))
 
 
 def test_services_are_locked_down(stack: Stack) -> None:
     """No root, no capability, nothing to write but what is mounted for it; nothing beyond loopback."""
+    containers = stack.containers()
     for service in (*OURS, *HYPERVISORS, *WATCHERS):
-        found = stack.container(service)
+        found = containers[service]
         host = found["HostConfig"]
         assert found["Config"]["User"] not in ("", "0", "root", "0:0"), service
         assert host["ReadonlyRootfs"], service
@@ -67,7 +68,8 @@ def test_services_are_locked_down(stack: Stack) -> None:
 
 def test_no_service_holds_the_keys_of_another(stack: Stack) -> None:
     """Each mounts its own certificate; the authority's key stays with the one-shots."""
-    mounted = {each: {m.get("Name", "") for m in stack.container(each)["Mounts"]} for each in OURS}
+    found = stack.containers()
+    mounted = {each: {m.get("Name", "") for m in found[each]["Mounts"]} for each in OURS}
     for service, volumes in mounted.items():
         keys = {name.rpartition("_")[2] for name in volumes if "_tls-" in name or name.endswith(("authority", "admin"))}
         assert len(keys) <= 1, f"{service}: {keys}"
