@@ -11,6 +11,7 @@ from common.clock import SystemClock
 from controller.metrics import Metrics as ControllerMetrics
 from prometheus_client import CollectorRegistry
 from providerkit.fake import FakeDriver, FakeHypervisor
+from providerkit.figures import Figures
 from providerkit.metrics import Metrics as ProviderMetrics
 from providerkit.operations import Operations
 from providerkit.watch import Hub
@@ -56,7 +57,8 @@ def _registries() -> Iterator[tuple[str, CollectorRegistry]]:
         metrics.rpc(side, registry)
     ControllerMetrics(controller)
     clock = SystemClock()
-    ProviderMetrics(provider).show(Hub(FakeDriver(FakeHypervisor(), owner="x"), clock), Operations(clock), clock)
+    ProviderMetrics(provider)
+    provider.register(Figures(Hub(FakeDriver(FakeHypervisor(), owner="x"), clock), Operations(clock), clock))
     yield "controller", controller
     yield "provider", provider
     yield "API server", ApiServerMetrics(lambda: 0).registry

@@ -6,7 +6,7 @@ import asyncio
 import functools
 import importlib.metadata
 from collections.abc import AsyncIterator, Collection
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
 
 import grpc
@@ -19,6 +19,7 @@ from prometheus_client import REGISTRY, CollectorRegistry
 from .access import PACKAGE, access, of_namespace
 from .consoles import Consoles
 from .driver import Driver
+from .figures import Figures
 from .images import Images
 from .machines import Machines, MachineSettings
 from .metrics import Metrics
@@ -133,15 +134,14 @@ async def serve(
             group.create_task(hub.run(), name="watch hub"),
             group.create_task(_follow_health(server, driver, hub, clock, settings), name="health"),
         ]
-        figures = metrics.show(hub, operations, clock) if metrics is not None else None
+        shown = metrics.showing(Figures(hub, operations, clock)) if metrics is not None else nullcontext()
         try:
-            async with server:
-                yield Serving(server, hub, machines, operations)
-            if not await operations.drain(settings.grace):
-                log.warning("provider.drain.unfinished", grace_seconds=settings.grace)
+            with shown:
+                async with server:
+                    yield Serving(server, hub, machines, operations)
+                if not await operations.drain(settings.grace):
+                    log.warning("provider.drain.unfinished", grace_seconds=settings.grace)
         finally:
-            if metrics is not None and figures is not None:
-                metrics.hide(figures)
             for task in background:
                 task.cancel()
 
