@@ -155,6 +155,15 @@ def test_alerts_fire_when_they_shall_and_only_then(promtool: str) -> None:
     run(promtool, "test", "rules", "alerts_test.yaml")
 
 
+def test_the_compose_stack_loads_the_alerts(promtool: str, tmp_path: Path) -> None:
+    """What Prometheus would not start with, cases that lie beside the rules included."""
+    config = (ROOT / "deploy" / "compose" / "prometheus.yml").read_text()
+    mounted = config.replace("/etc/observability/", f"{DEPLOY}/")
+    assert str(DEPLOY / "alerts") in mounted
+    (tmp_path / "prometheus.yml").write_text(mounted)
+    run(promtool, "check", "config", str(tmp_path / "prometheus.yml"))
+
+
 def test_an_alert_that_cannot_fire_is_noticed(promtool: str, tmp_path: Path) -> None:
     """The check of the check: the same cases against a rule with a wrong threshold."""
     text = (DEPLOY / "alerts.yaml").read_text()
