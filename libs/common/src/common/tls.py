@@ -1,7 +1,7 @@
 """Mutual TLS from three files, checked when they are loaded and taken up again when they change.
 
 TLS 1.3 alone: gRPC's Python API cannot say so, so the one cipher suite that is left to 1.2 is one that can never be
-agreed on (docs/adr/0023).
+agreed on (docs/adr/0022).
 """
 
 from __future__ import annotations

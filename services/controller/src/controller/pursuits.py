@@ -1,7 +1,7 @@
 """Which trace a look at an object belongs to, and how long it took to bring the object where it shall be.
 
 A pursuit lasts from a change of an object until the object is Ready for it. Its trace is told by the object's UID and
-generation alone (ADR 24): nothing is stored, and a controller that starts in the middle goes on with the same one.
+generation alone (ADR 23): nothing is stored, and a controller that starts in the middle goes on with the same one.
 """
 
 from __future__ import annotations
