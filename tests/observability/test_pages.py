@@ -204,3 +204,34 @@ def test_each_alert_has_its_runbook_and_each_runbook_its_alert() -> None:
         for part in ("## What it means", "## What is affected", "## How to look", "## What to do"):
             assert part in text, url
         assert "```" in text, url
+
+
+def commands() -> dict[str, str]:
+    """What the runbooks tell people to type, by command."""
+    pages = {page.name: page.read_text() for page in sorted(RUNBOOKS.glob("*.md"))}
+    return {line: name for name, text in pages.items() for line in re.findall(r"^\$ (.*)$", text, re.M)}
+
+
+def test_runbooks_ask_for_what_the_chart_installs() -> None:
+    """Its controllers by a label that they have, whatever the release is called, and the Lease by its name."""
+    deployed = yaml.safe_load_all((ROOT / "deploy" / "kustomize" / "base" / "virtrigaud.yaml").read_text())
+    [deployment] = [body for body in deployed if body["kind"] == "Deployment"]
+    pod = deployment["spec"]["template"]
+    labels = {f"{name}={value}" for name, value in pod["metadata"]["labels"].items()}
+    asked = {name for line in commands() for name in re.findall(r" -l (\S+)", line)}
+    assert asked
+    assert asked <= labels
+    for line, page in commands().items():
+        for name in re.findall(r"\bdeploy/(\S+)", line):
+            assert name.isupper() or name == "crds", f"{page}: {line}"  # a user's own, or a folder
+        assert "lease" not in line.lower() or "metadata.name=virtrigaud-controller" in line, f"{page}: {line}"
+
+
+def test_runbooks_look_for_events_that_are_logged() -> None:
+    """A word after grep, beside `kubectl logs`, is an event or the beginning of one."""
+    source = "".join(path.read_text() for path in ROOT.glob("*/*/src/**/*.py"))
+    logged = set(re.findall(r'"([a-z_]+(?:\.[a-z_]+)+)"', source))
+    for line, page in commands().items():
+        if line.startswith("kubectl logs") and "| grep" in line:
+            for word in re.sub(r"-E|'", "", line.partition("| grep ")[2]).strip().split("|"):
+                assert any(f"{event}.".startswith(f"{word}.") for event in logged), f"{page}: {word}"
