@@ -56,6 +56,12 @@ def test_nothing_is_published_beyond_loopback(services: dict[str, Object]) -> No
     assert all(port.startswith("127.0.0.1:") for port in ports)
 
 
+def test_providers_log_whom_they_refused(services: dict[str, Object]) -> None:
+    """Silent gRPC would leave a wrong certificate without a reason."""
+    providers = [service for name, service in services.items() if name.startswith("provider-")]
+    assert [each["environment"].get("GRPC_VERBOSITY") for each in providers] == ["INFO"] * 3
+
+
 def test_no_default_stands_within_another(services: dict[str, Object]) -> None:
     """Compose v1.29 takes the inner one as text."""
     assert not re.search(r"\$\{[^}]*\$\{", (ROOT / "docker-compose.yml").read_text())
