@@ -133,7 +133,7 @@ def test_a_value_that_is_unset_is_named(tmp_path: Path, cluster: Cluster) -> Non
 
 @SETS
 @pytest.mark.usefixtures("others")
-def test_a_cluster_takes_all_of_it(tmp_path: Path, cluster: Cluster, values: tuple[str, ...]) -> None:
+def test_P33_W74_a_cluster_takes_all_of_it(tmp_path: Path, cluster: Cluster, values: tuple[str, ...]) -> None:
     """The API server validates each object against its schema, and knows every field of it."""
     bodies = rendered(tmp_path, *values)
     if values == EVERYTHING:
@@ -170,7 +170,7 @@ def test_a_field_that_nobody_knows_would_be_told(cluster: Cluster) -> None:
     assert "self" in cluster.try_out(issuer, "default")
 
 
-def test_the_definitions_arrive_as_they_are(stack: ClusterStack) -> None:
+def test_W74_the_definitions_arrive_as_they_are(stack: ClusterStack) -> None:
     for file in (ROOT / "deploy" / "crds").glob("*.yaml"):
         wanted = yaml.safe_load(file.read_text())
         served = json.loads(stack.kubectl("get", "crd", wanted["metadata"]["name"], "-o", "json"))
@@ -191,6 +191,6 @@ def test_the_definitions_arrive_as_they_are(stack: ClusterStack) -> None:
         ("impersonate", "users"),
     ],
 )
-def test_the_controller_may_do_no_more_than_it_needs(stack: ClusterStack, may_not: tuple[str, str]) -> None:
+def test_P34_the_controller_may_do_no_more_than_it_needs(stack: ClusterStack, may_not: tuple[str, str]) -> None:
     account = f"system:serviceaccount:{NAMESPACE}:{RELEASE}"
     assert stack.refused("auth", "can-i", *may_not, "--as", account, "-A") == ""

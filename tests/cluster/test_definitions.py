@@ -21,12 +21,12 @@ def test_every_kind_is_served_and_its_schema_has_no_fault(stack: ClusterStack) -
 
 
 @pytest.mark.parametrize("example", EXAMPLES)
-def test_the_examples_are_valid(stack: ClusterStack, example: str) -> None:
+def test_W74_the_examples_are_valid(stack: ClusterStack, example: str) -> None:
     said = stack.kubectl("apply", "--dry-run=server", "-f", str(ROOT / "examples" / example))
     assert "created (server dry run)" in said or "configured (server dry run)" in said
 
 
-def test_a_machine_stays_with_the_provider_that_made_it(stack: ClusterStack, namespace: str) -> None:
+def test_W8_P33_a_machine_stays_with_the_provider_that_made_it(stack: ClusterStack, namespace: str) -> None:
     stack.apply(machine("box", namespace, powerState="Off"))
     stack.wait("vm", "box", "jsonpath={.status.id}", namespace)
     for other in ({"name": "other"}, {"namespace": namespace}, {"namespace": None}):

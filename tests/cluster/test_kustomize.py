@@ -23,7 +23,7 @@ def built(folder: Path) -> list[Object]:
     return list(yaml.safe_load_all(done.stdout))
 
 
-def test_it_is_what_the_chart_makes(cluster: Cluster) -> None:
+def test_W74_it_is_what_the_chart_makes(cluster: Cluster) -> None:
     assert FILE.read_text() == base(), "run make kustomize"
 
 

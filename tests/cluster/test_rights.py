@@ -120,7 +120,7 @@ def used(cluster: Cluster) -> set[Right]:
     return rights
 
 
-async def test_every_right_is_used_and_none_is_missing(cluster: Cluster, tmp_path: Path) -> None:
+async def test_P34_every_right_is_used_and_none_is_missing(cluster: Cluster, tmp_path: Path) -> None:
     """A whole life: who leads, a server and its end, a machine, what is not there yet, an Event that is repeated."""
     async with place(cluster, tmp_path, "rights") as (site, api):
 

@@ -172,7 +172,7 @@ async def test_a_provider_gets_its_server_and_machines(site: Site) -> None:
     await site.until("virtualmachines", "box", lambda found: bool(found and found.get("status", {}).get("id")))
 
 
-async def test_changed_credentials_start_the_server_anew_and_never_two_at_once(site: Site) -> None:
+async def test_W33_W34_changed_credentials_start_the_server_anew_and_never_two_at_once(site: Site) -> None:
     await site.create("secrets", {"metadata": {"name": "login"}, "stringData": {"password": CANARY}})
     await site.provider(credentialSecretRef={"name": "login"})
     await site.ready()

@@ -27,7 +27,7 @@ sys.stdout.write("\\n".join(simulate(int(sys.argv[1]), rate=0.03).trace))
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_nothing_is_lost_whatever_goes_wrong(seed: int) -> None:
+def test_W4_W5_W6_W7_W9_W17_W76_nothing_is_lost_whatever_goes_wrong(seed: int) -> None:
     assert run(seed) is None
 
 
@@ -64,6 +64,6 @@ LATE_APPLY = Parts(focus="rpc MachineService/ApplyMachine$")
 
 
 @pytest.mark.parametrize("seed", [14, 33, 34])
-def test_no_machine_comes_of_an_apply_that_arrives_late(seed: int) -> None:
+def test_W5_no_machine_comes_of_an_apply_that_arrives_late(seed: int) -> None:
     """Requests that arrive, or leaders that wake up, after the machine was deleted: with these seeds, they do."""
     assert simulate(seed, rate=0.2, parts=LATE_APPLY).violation == ""

@@ -12,7 +12,7 @@ TARGETS = registry.load()
 
 
 @pytest.mark.parametrize("name", sorted(TARGETS))
-def test_target(name: str, tmp_path: Path) -> None:
+def test_W26_target(name: str, tmp_path: Path) -> None:
     """Whatever it is fed, the parser refuses in its own words or keeps its promises."""
     target = TARGETS[name]
     for data in (*target.crashes(), *mutate.inputs(name, target.seeds + target.bad, target.inputs)):

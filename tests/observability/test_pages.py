@@ -77,7 +77,7 @@ def real(known: dict[str, Family]) -> set[str]:
 # -- metrics -----------------------------------------------------------------------------------------------------------
 
 
-def test_the_page_lists_every_metric_as_it_is_registered(known: dict[str, Family]) -> None:
+def test_W74_the_page_lists_every_metric_as_it_is_registered(known: dict[str, Family]) -> None:
     rows = re.findall(
         r"^\| `([a-z_]+)` \| (\w+) \| (.*?) \| (.*?) \|", (ROOT / "docs" / "metrics.md").read_text(), re.M
     )
@@ -109,7 +109,7 @@ def test_there_are_the_dashboards_that_the_links_name() -> None:
 
 
 @pytest.mark.parametrize("board", DASHBOARDS, ids=lambda board: board.stem)
-def test_dashboards_name_real_metrics_only(board: Path, known: dict[str, Family]) -> None:
+def test_W74_dashboards_name_real_metrics_only(board: Path, known: dict[str, Family]) -> None:
     named = {name for query in queries(board) for name in NAME.findall(query)}
     for variable in json.loads(board.read_text())["templating"]["list"]:
         named |= set(NAME.findall(str(variable.get("definition", ""))))
@@ -150,7 +150,7 @@ def test_every_query_parses(promtool: str, tmp_path: Path) -> None:
 # -- alerts ------------------------------------------------------------------------------------------------------------
 
 
-def test_alerts_fire_when_they_shall_and_only_then(promtool: str) -> None:
+def test_P46_alerts_fire_when_they_shall_and_only_then(promtool: str) -> None:
     run(promtool, "check", "rules", "alerts.yaml")
     run(promtool, "test", "rules", "alerts_test.yaml")
 
@@ -164,7 +164,7 @@ def test_the_compose_stack_loads_the_alerts(promtool: str, tmp_path: Path) -> No
     run(promtool, "check", "config", str(tmp_path / "prometheus.yml"))
 
 
-def test_an_alert_that_cannot_fire_is_noticed(promtool: str, tmp_path: Path) -> None:
+def test_P46_an_alert_that_cannot_fire_is_noticed(promtool: str, tmp_path: Path) -> None:
     """The check of the check: the same cases against a rule with a wrong threshold."""
     text = (DEPLOY / "alerts.yaml").read_text()
     bent = text.replace("virtrigaud_queue_age_seconds > 120", "virtrigaud_queue_age_seconds > 1e9")
@@ -177,7 +177,7 @@ def test_an_alert_that_cannot_fire_is_noticed(promtool: str, tmp_path: Path) -> 
     assert "QueueOld" in done.stdout + done.stderr
 
 
-def test_each_alert_has_both_cases_and_names_real_metrics(known: dict[str, Family]) -> None:
+def test_P46_each_alert_has_both_cases_and_names_real_metrics(known: dict[str, Family]) -> None:
     cases = yaml.safe_load((DEPLOY / "alerts_test.yaml").read_text())["tests"]
     expected: dict[str, set[bool]] = {}
     for case in cases:
@@ -212,7 +212,7 @@ def commands() -> dict[str, str]:
     return {line: name for name, text in pages.items() for line in re.findall(r"^\$ (.*)$", text, re.M)}
 
 
-def test_runbooks_ask_for_what_the_chart_installs() -> None:
+def test_W74_runbooks_ask_for_what_the_chart_installs() -> None:
     """Its controllers by a label that they have, whatever the release is called, and the Lease by its name."""
     deployed = yaml.safe_load_all((ROOT / "deploy" / "kustomize" / "base" / "virtrigaud.yaml").read_text())
     [deployment] = [body for body in deployed if body["kind"] == "Deployment"]

@@ -92,7 +92,7 @@ async def test_what_the_release_before_lacks_is_not_supported(before: Subject) -
     assert facts.capabilities.disk_hot_add
 
 
-async def test_a_value_that_the_release_before_does_not_know_is_refused(before: Subject) -> None:
+async def test_P42_a_value_that_the_release_before_does_not_know_is_refused(before: Subject) -> None:
     request = v1.CloneMachineRequest(source_uid="x", kind=v1.CloneKind.INSTANT)
     with pytest.raises(InvalidSpecError, match="values that this server does not know"):
         await before.machines.clone_machine(request, timeout=5.0)

@@ -45,7 +45,7 @@ def settled(stack: Stack) -> None:
         stack.wait(f"{name} runs", lambda name=name: runs(stack, name))  # type: ignore[misc]  # mypy and defaults
 
 
-def test_one_machine_runs_on_each_hypervisor(stack: Stack) -> None:
+def test_P47_one_machine_runs_on_each_hypervisor(stack: Stack) -> None:
     settled(stack)
     stack.wait("the guest has booted, and has an address", lambda: bool(stack.get("vm", "on-libvirt")["status"]["ips"]))
 
@@ -99,7 +99,7 @@ def test_prometheus_sees_every_target(stack: Stack) -> None:
 
 
 @pytest.mark.parametrize("provider", PORTS)
-def test_one_trace_leads_from_the_controller_to_the_hypervisor(stack: Stack, provider: str) -> None:
+def test_W37_P44_one_trace_leads_from_the_controller_to_the_hypervisor(stack: Stack, provider: str) -> None:
     """Each span of the create has its parent in the same trace, up to the reconcile that began it."""
 
     def complete() -> bool:

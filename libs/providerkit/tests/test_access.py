@@ -19,7 +19,7 @@ CONVERSING = {"OpenConsole", "CaptureScreenshot", "RunPowerAction"}
 CONTRACT = Path(__file__).resolve().parents[3] / "proto" / "virtrigaud" / "provider" / "v1"
 
 
-def test_every_method_of_the_contract_has_its_row():
+def test_P11_every_method_of_the_contract_has_its_row():
     """A method that is added without a thought for who may call it fails here, and is nobody's until then."""
     written: dict[str, set[str]] = {}
     for file in CONTRACT.glob("*.proto"):
@@ -35,7 +35,7 @@ def test_every_method_of_the_contract_has_its_row():
 @pytest.mark.parametrize(
     ("service", "method"), [(service, method) for service, methods in TABLE.items() for method in methods]
 )
-def test_a_method_is_given_by_what_it_does(service: str, method: str):
+def test_P11_a_method_is_given_by_what_it_does(service: str, method: str):
     """What is called like a question may be asked by all; all else is the controller's, or a person's at a machine."""
     wanted = LOOK if method.startswith(READING) else (CONVERSE if method in CONVERSING else CHANGE)
     assert TABLE[service][method] is wanted

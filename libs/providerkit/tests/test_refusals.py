@@ -124,7 +124,7 @@ async def test_another_name_of_the_same_authority_is_refused_and_the_log_says_wh
     assert (await site.process.wait_event("rpc.peer.refused"))["names"] == [name]
 
 
-async def test_a_viewer_may_look_and_nothing_else(site: Site) -> None:
+async def test_P11_a_viewer_may_look_and_nothing_else(site: Site) -> None:
     wanted = spec(str(uuid.uuid4()))
     async with site.channel(CONTROLLER) as channel:
         await machines(channel).apply_machine(v1.ApplyMachineRequest(spec=wanted), timeout=10)

@@ -119,12 +119,22 @@ def test_what_the_provider_says_of_its_server_is_done() -> None:
     assert (port["port"], port["targetPort"]) == (7443, "grpc")
 
 
-def test_only_the_controller_may_call() -> None:
+def test_P33_only_the_controller_may_call() -> None:
     policy = of("NetworkPolicy", provider())["spec"]
     grpc = next(rule for rule in policy["ingress"] if rule["ports"][0]["port"] == "grpc")
     (source,) = grpc["from"]
     assert source["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": "virtrigaud-system"}
     assert source["podSelector"]["matchLabels"] == {"app.kubernetes.io/name": "virtrigaud-controller"}
+
+
+def test_P34_probes_need_no_certificate() -> None:
+    """A kubelet has none, so gRPC would refuse it; what it asks is served beside the metrics."""
+    container = container_of(provider())
+    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+    served = container["args"][container["args"].index("--metrics-address") + 1]
+    for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+        assert container[probe]["httpGet"] == {"path": "/healthz", "port": "metrics"}, probe
+    assert served == f"0.0.0.0:{ports['metrics']}"
 
 
 @pytest.mark.parametrize("kind", sorted(COMMANDS))

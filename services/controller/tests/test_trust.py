@@ -142,7 +142,7 @@ async def test_the_server_of_that_very_provider_is_called(site: Site) -> None:
         assert condition(item, "TLSConfigured")["status"] == "True"
 
 
-async def test_another_providers_server_gets_no_call_and_both_names_are_told(site: Site) -> None:
+async def test_P11_another_providers_server_gets_no_call_and_both_names_are_told(site: Site) -> None:
     """Same authority, right address: desired state must not reach another hypervisor."""
     other = Server(site.namespace, "other")
     await site.client(ours(site))

@@ -68,7 +68,7 @@ class Faults:
     """A key of SITES."""
     seeds: ClassVar[int] = 12
 
-    def test_nothing_is_lost_whoever_dies(self, runs: Runs, seeds: Sequence[int]) -> None:
+    def test_W7_W17_P47_nothing_is_lost_whoever_dies(self, runs: Runs, seeds: Sequence[int]) -> None:
         """One machine per object, nothing of others touched, acknowledged writes kept; and then silence."""
         asyncio.run(runs.play(seeds))
 
