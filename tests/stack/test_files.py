@@ -56,6 +56,15 @@ def test_nothing_is_published_beyond_loopback(services: dict[str, Object]) -> No
     assert all(port.startswith("127.0.0.1:") for port in ports)
 
 
+@pytest.mark.parametrize("provider", ["libvirt", "proxmox"])
+def test_what_waits_on_its_way_is_in_a_volume(services: dict[str, Object], provider: str) -> None:
+    """Elsewhere it could not be written, or would take as much memory as an image is large; the image has the place."""
+    service = services[f"provider-{provider}"]
+    spool = service["environment"]["VIRTRIGAUD_SPOOL_DIRECTORY"]
+    assert f"{provider}-spool:{spool}" in service["volumes"]
+    assert re.search(rf"mkdir -p [^&]*{spool}\s", (ROOT / "deploy" / "images" / "Dockerfile").read_text())
+
+
 def test_providers_log_whom_they_refused(services: dict[str, Object]) -> None:
     """Silent gRPC would leave a wrong certificate without a reason."""
     providers = [service for name, service in services.items() if name.startswith("provider-")]

@@ -127,6 +127,17 @@ def test_P33_only_the_controller_may_call() -> None:
     assert source["podSelector"]["matchLabels"] == {"app.kubernetes.io/name": "virtrigaud-controller"}
 
 
+def test_what_waits_on_its_way_to_proxmox_has_a_place_that_can_be_written() -> None:
+    """The image's own file system cannot: images of unknown length, and disks, would end in an error."""
+    given = provider(type="proxmox", endpoint="https://pve1.example:8006")
+    container = container_of(given)
+    spool = container["args"][container["args"].index("--spool-directory") + 1]
+    (mount,) = [each for each in container["volumeMounts"] if spool.startswith(f"{each['mountPath']}/")]
+    (volume,) = [each for each in pod_of(given)["volumes"] if each["name"] == mount["name"]]
+    assert "emptyDir" in volume
+    assert not mount.get("readOnly")
+
+
 def test_P34_probes_need_no_certificate() -> None:
     """A kubelet has none, so gRPC would refuse it; what it asks is served beside the metrics."""
     container = container_of(provider())

@@ -215,6 +215,8 @@ def _container(provider: Provider, settings: ServerSettings) -> Manifest:
     if spec.credential_secret_ref is not None:
         mounts.append({"name": "credentials", "mountPath": _SECRET, "readOnly": True})
         arguments += ["--credentials-directory", _SECRET]
+    if spec.type == "proxmox":  # its own default is in a home, which is not to be written here
+        arguments += ["--spool-directory", f"{_TMP}/spool"]
     if settings.otlp_endpoint:
         arguments += ["--otlp-endpoint", settings.otlp_endpoint]
     environment = [*(runtime.env if runtime is not None else ())]
