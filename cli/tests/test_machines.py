@@ -237,6 +237,26 @@ def test_a_provider_that_does_not_answer_is_named(web: str, vrtg: Vrtg, kubeconf
     assert "default/fake" in ran.err
 
 
+def test_a_provider_anywhere_is_reached_with_the_same_certificate(
+    fake: Fake, web: str, vrtg: Vrtg, kubeconfig: Path
+) -> None:
+    """On a cluster, or by a tunnel: the certificate is for the Provider, wherever its server is."""
+    _report(kubeconfig, fake.address.replace("127.0.0.1", "localhost"))
+    ran = vrtg("power", "web", "reset")
+    assert ran.code == 0, ran.err
+
+
+def test_without_a_certificate_it_says_where_one_belongs(web: str, vrtg: Vrtg, home: Path) -> None:
+    keys = Home(home).client_tls
+    aside = keys.rename(keys.with_name("aside"))
+    try:
+        ran = vrtg("screenshot", "web", "-o", "-")
+    finally:
+        aside.rename(keys)
+    assert ran.code == 4, ran.err
+    assert str(keys) in ran.err
+
+
 def test_the_server_of_another_provider_is_not_spoken_to(fake: Fake, vrtg: Vrtg, kubeconfig: Path) -> None:
     """A wrong address must not plan on, or open a console of, another hypervisor."""
     assert vrtg("apply", "-f", "-", stdin=PROVIDER.replace("name: fake", "name: other")).code == 0

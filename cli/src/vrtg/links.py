@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 
 from vrtg.api import Api, Object
@@ -37,8 +36,8 @@ def provider_of(api: Api, body: Object) -> Object:
 
 
 @asynccontextmanager
-async def link(api: Api, home: Home, provider: Object) -> AsyncIterator[Callable[[str], Any]]:  # Any: common.rpc.Stub
-    """A connection to the provider's server; answers with the stub of a service by its name.
+async def link(home: Home, provider: Object) -> AsyncIterator[Callable[[str], Any]]:  # Any: common.rpc.Stub
+    """A connection to the provider's server, wherever it is; answers with the stub of a service by its name.
 
     Raises:
         UnreachableError: it does not run, or cannot be reached from here.
@@ -46,16 +45,14 @@ async def link(api: Api, home: Home, provider: Object) -> AsyncIterator[Callable
     """
     from common import identity, rpc, tls
 
-    target, directory = _target(provider), None
+    target, directory = _target(provider), home.client_tls
     metadata = provider["metadata"]
     label = f"{metadata['namespace']}/{metadata['name']}"
-    if api.target.embedded or target.startswith(("127.0.0.1:", "unix:")):
-        directory = home.client_tls
-    files = tls.TlsFiles(*_tls_files(directory)) if directory is not None and (directory / "tls.crt").exists() else None
-    if files is None:
+    files = tls.TlsFiles(directory / "tls.crt", directory / "tls.key", directory / "ca.crt")
+    if not files.cert.exists():
         raise UnreachableError(
-            f"there is no client certificate for the provider {label} in {home.client_tls}: "
-            "put tls.crt, tls.key and ca.crt there"
+            f"there is no client certificate for the provider {label} in {directory}: "
+            "put tls.crt, tls.key and ca.crt of an operator there"
         )
     try:
         async with rpc.connect(
@@ -67,14 +64,10 @@ async def link(api: Api, home: Home, provider: Object) -> AsyncIterator[Callable
 
 
 @asynccontextmanager
-async def service(api: Api, home: Home, provider: Object, name: str) -> AsyncIterator[Any]:  # Any: common.rpc.Stub
+async def service(home: Home, provider: Object, name: str) -> AsyncIterator[Any]:  # Any: common.rpc.Stub
     """A stub of one service of the provider's server; fails as `link` does."""
-    async with link(api, home, provider) as stub:
+    async with link(home, provider) as stub:
         yield stub(name)
-
-
-def _tls_files(directory: Path) -> tuple[Path, Path, Path]:
-    return directory / "tls.crt", directory / "tls.key", directory / "ca.crt"
 
 
 def _target(provider: Object) -> str:

@@ -128,7 +128,7 @@ async def _plan_one(api: Api, home: Home, objects: Objects, name: str, namespace
     body["metadata"].setdefault("uid", str(uuid.uuid4()))
     reference = _reference(body, "providerRef", label)
     provider = objects.get(PROVIDER, reference[1], reference[0], f"{label}: spec.providerRef: ")
-    async with link(api, home, provider) as stub:
+    async with link(home, provider) as stub:
         server = await stub("ProviderService").get_provider(v1.GetProviderRequest(), timeout=CALL_LIMIT)
         try:
             composed = _compose(objects, body, provider, label, server.owner)

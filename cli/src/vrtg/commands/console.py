@@ -107,7 +107,7 @@ async def _print_ticket(api: Api, body: Object) -> None:
 
 
 def _machines(api: Api, body: Object) -> AbstractAsyncContextManager[Any]:  # Any: common.rpc.Stub
-    return service(api, Home.from_environment(), provider_of(api, body), "MachineService")
+    return service(Home.from_environment(), provider_of(api, body), "MachineService")
 
 
 async def _session(api: Api, body: Object, force: bool, interactive: bool, idle: float) -> None:

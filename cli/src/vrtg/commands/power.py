@@ -105,7 +105,7 @@ async def _ask(api: Api, body: Object, action: Action) -> None:
     from common import v1
 
     kind = v1.PowerAction.REBOOT if action == "reboot" else v1.PowerAction.RESET
-    async with service(api, Home.from_environment(), provider_of(api, body), "MachineService") as machines:
+    async with service(Home.from_environment(), provider_of(api, body), "MachineService") as machines:
         await machines.run_power_action(
             v1.RunPowerActionRequest(uid=body["metadata"]["uid"], action=kind), timeout=90.0
         )

@@ -52,6 +52,6 @@ async def _capture(api: Api, body: Object) -> bytes:
     from common import v1
 
     request = v1.CaptureScreenshotRequest(uid=body["metadata"]["uid"])
-    async with service(api, Home.from_environment(), provider_of(api, body), "MachineService") as machines:
+    async with service(Home.from_environment(), provider_of(api, body), "MachineService") as machines:
         answer: v1.CaptureScreenshotResponse = await machines.capture_screenshot(request, timeout=CALL_LIMIT)
     return answer.image
