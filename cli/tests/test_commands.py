@@ -55,7 +55,7 @@ def test_apply_says_what_it_did_and_removed_fields_go(vrtg: Vrtg) -> None:
         (("get", "frobs"), 2, 'no resource "frobs"'),
         (("get",), 2, "vrtg get --help"),
         (("get", "vm", "--frob"), 2, "--frob"),
-        (("frob",), 2, "frob"),
+        (("frob",), 2, 'Unknown command "frob": see `vrtg --help`'),
         (("get", "vm", "a", "-A"), 2, "-A"),
         (("delete", "vm"), 2, "--all"),
         (("delete", "vm", "nope"), 3, "nope"),

@@ -86,7 +86,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _usage(error: CycloptsError) -> str:
     chain = " ".join(getattr(error, "command_chain", None) or ())
-    text = " ".join(str(error).split()).rstrip(".")
+    text = " ".join(str(error).split()).partition(" Available commands:")[0].rstrip(".")  # the list ends after eight
     return f"{text}: see `{' '.join(filter(None, ('vrtg', chain)))} --help`"
 
 
