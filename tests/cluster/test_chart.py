@@ -154,6 +154,14 @@ def test_alerts_and_dashboards_arrive_as_they_are(tmp_path: Path, cluster: Clust
     assert held
 
 
+def test_alerts_link_to_runbooks_where_they_are(tmp_path: Path, cluster: Cluster) -> None:
+    where = ("--set", "metrics.prometheusRule.runbooks=https://wiki.example.org/runbooks/")
+    (rule,) = (body for body in rendered(tmp_path, *EVERYTHING, *where) if body["kind"] == "PrometheusRule")
+    links = {alert["annotations"]["runbook_url"] for group in rule["spec"]["groups"] for alert in group["rules"]}
+    pages = {page.name for page in (ROOT / "docs" / "runbooks").glob("*.md")} - {"README.md"}
+    assert links == {f"https://wiki.example.org/runbooks/{page}" for page in pages}
+
+
 def placed(body: Object) -> Object:
     """In a namespace that is there: nothing is made by trying."""
     namespaced = {"namespace": "default"} if "namespace" in body["metadata"] else {}
