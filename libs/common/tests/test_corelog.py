@@ -79,3 +79,22 @@ os.write(2, b"\\nafter\\n")
     ]
     (record,) = (json.loads(line) for line in lines if line.startswith("{"))
     assert (record["event"], record["why"]) == ("rpc.handshake.refused", "the client's certificate has expired")
+
+
+def test_a_log_that_cannot_be_written_stops_nothing():
+    program = f"""
+import os
+from common import corelog, logging
+kept = os.dup(2)
+os.dup2(os.open("/dev/full", os.O_WRONLY), 2)
+with corelog.taken_up() as stream:
+    logging.setup("s", "info", "json", stream)
+    for _ in range(200):
+        os.write(2, {LINE.format("certificate has expired").encode()!r} + b"\\n" + b"a line of others " * 100 + b"\\n")
+        logging.get("test").warning("of ours")
+    os.dup2(kept, stream.fileno())  # there is room again
+    os.write(2, b"read to the last line\\n")
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, env=os.environ)
+    assert done.returncode == 0, done.stderr
+    assert "read to the last line" in done.stderr

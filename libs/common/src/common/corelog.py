@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TextIO
 
 from common import logging, redact
@@ -101,5 +101,6 @@ def _read(source: int, out: int, refusals: Refusals) -> None:
     with os.fdopen(source, "rb", closefd=False) as lines:
         for line in lines:
             text = line.decode("utf-8", "replace")
-            if not refusals.take(text.rstrip("\n")):
-                os.write(out, redact.text(text).encode())  # what a C library prints may quote a URL with its password
+            with suppress(OSError):  # the disk is full, say: this line is lost, and the next one is read all the same
+                if not refusals.take(text.rstrip("\n")):
+                    os.write(out, redact.text(text).encode())  # a C library may quote a URL with its password

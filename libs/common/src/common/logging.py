@@ -49,7 +49,7 @@ def setup(service: str, level: str = "info", format: str = "json", stream: TextI
         raise ValueError(f"log format {format!r} is none of json, text")
     out = stream if stream is not None else sys.stderr
     renderer = _json if format == "json" else _Text(colors=out.isatty())
-    handler = logging.StreamHandler(out)
+    handler = _Handler(out)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=_CHAIN,
@@ -83,6 +83,14 @@ def get(name: str) -> structlog.stdlib.BoundLogger:
 def bind(**fields: object) -> None:
     """Attach fields to every record of this task and of those it starts."""
     structlog.contextvars.bind_contextvars(**fields)
+
+
+class _Handler(logging.StreamHandler[TextIO]):
+    """Complains of a record on stderr, but for the stream's own failure: stderr may be where that leads (`corelog`)."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if not isinstance(sys.exception(), OSError):
+            super().handleError(record)
 
 
 class _Service:
