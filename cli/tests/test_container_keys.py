@@ -7,7 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
+from cryptography import x509
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
 
 def make(vrtg: Callable[..., Any], into: Path) -> Any:  # Any: what a run of vrtg answers
@@ -51,10 +54,29 @@ def test_two_installations_never_have_the_same_id(vrtg: Callable[..., Any], tmp_
     assert len(ids) == 2
 
 
-def test_a_server_that_is_no_url_is_refused(vrtg: Callable[..., Any], tmp_path: Path) -> None:
-    ran = vrtg("credentials", "--into", str(tmp_path), "--host", "apiserver", "--server", "127.0.0.1")
+@pytest.mark.parametrize(
+    "server", ["127.0.0.1", "https://127.0.0.1", "https://[::1:6443", "https://a:70000", "https://me:hunter22@a:6443"]
+)
+def test_a_server_that_is_no_url_is_refused(vrtg: Callable[..., Any], tmp_path: Path, server: str) -> None:
+    ran = vrtg("credentials", "--into", str(tmp_path), "--host", "apiserver", "--server", server)
     assert ran.code == 2
     assert "https://127.0.0.1:6443" in ran.err
+    assert "hunter22" not in ran.err
+
+
+def test_an_address_of_ipv6_is_called_as_urls_have_it(vrtg: Callable[..., Any], tmp_path: Path) -> None:
+    ran = vrtg("credentials", "--into", str(tmp_path), "--host", "fd00::1", "--server", "https://[::1]:6443")
+    assert ran.code == 0, ran.err
+    controller = yaml.safe_load((tmp_path / "kubeconfig" / "controller").read_text())
+    assert controller["clusters"][0]["cluster"]["server"] == "https://[fd00::1]:6443"
+
+
+def test_the_servers_certificate_opens_no_other_door(vrtg: Callable[..., Any], tmp_path: Path) -> None:
+    """Providers have the same authority: with it, nobody can be a client of theirs."""
+    make(vrtg, tmp_path)
+    certificate = x509.load_pem_x509_certificate((tmp_path / "apiserver" / "tls.crt").read_bytes())
+    usage = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+    assert list(usage) == [ExtendedKeyUsageOID.SERVER_AUTH]
 
 
 def test_keys_are_handed_over(vrtg: Callable[..., Any], tmp_path: Path) -> None:

@@ -61,13 +61,12 @@ def make_container_credentials(directory: Path, hosts: Sequence[str], server: st
     """
     from common import pki, tls
 
-    url = urlsplit(server)
-    if url.scheme != "https" or not url.hostname or not url.port:
-        raise UsageError(f"--server {server!r} is no URL like https://127.0.0.1:6443")
+    name, port = _name_and_port(server)
     place, installation = directory / "apiserver", directory / "installation"
     try:
         authority = pki.Authority.create(directory / "ca")
-        files = authority.issue(place, "virtrigaud-apiserver", sans=[*hosts, url.hostname, "localhost"], days=DAYS)
+        names = [*hosts, name, "localhost"]
+        files = authority.issue(place, "virtrigaud-apiserver", names, DAYS, end=pki.End.SERVER)
     except ValueError as error:
         raise UsageError(f"--host: {error}") from error
     except tls.TlsError as error:
@@ -75,7 +74,7 @@ def make_container_credentials(directory: Path, hosts: Sequence[str], server: st
     tokens, ca = place / "tokens.csv", files.ca.read_bytes()
     _make_tokens(tokens)
     configs = (
-        (CONTROLLER, directory / "kubeconfig" / "controller", f"https://{hosts[0]}:{url.port}"),
+        (CONTROLLER, directory / "kubeconfig" / "controller", f"https://{_bracketed(hosts[0])}:{port}"),
         (ADMIN, directory / "admin" / "kubeconfig", server),
     )
     for uid, path, address in configs:
@@ -106,6 +105,22 @@ def hand_over(source: Path, directory: Path) -> None:
     except OSError as error:
         place = error.filename or directory
         raise CommandError(f"{place} cannot be handed over: {error.strerror}; check its owner and mode") from error
+
+
+def _name_and_port(server: str) -> tuple[str, int]:
+    try:
+        url = urlsplit(server)
+        name, port = url.hostname, url.port
+    except ValueError:  # brackets without an address, a port that is no number or beyond 65535
+        name, port = None, None
+    if name is None or not port or url.scheme != "https" or "@" in url.netloc:
+        raise UsageError("--server is no URL like https://127.0.0.1:6443")
+    return name, port
+
+
+def _bracketed(host: str) -> str:
+    """A host as URLs have it."""
+    return f"[{host}]" if ":" in host else host
 
 
 def _settle(path: Path, text: str) -> None:
