@@ -102,9 +102,9 @@ class Controller:
             *(NotYetReconciler(cache, writer, clock) for cache in self._not_yet),
         ]  # fmt: skip
         table = {reconciler.kind: reconciler for reconciler in reconcilers}
-        pursuits = Pursuits(clock, metrics, self.recorder, self._find)
+        self._pursuits = Pursuits(clock, metrics, self.recorder, self._find)
         self.worker = Worker(
-            self.queue, table, clock, rng, metrics, resync, self._version, self._stands, pursuits.look
+            self.queue, table, clock, rng, metrics, resync, self._version, self._stands, self._pursuits.look
         )  # fmt: skip
         self._wire()
 
@@ -162,6 +162,7 @@ class Controller:
             name = _name_of(after or before)
             if after is None:
                 self.queue.forget(Key(kind, *name))
+                self._pursuits.gone(Key(kind, *name))
             elif before is None or _meaning(before) != _meaning(after):
                 self._add(kind, name)
 

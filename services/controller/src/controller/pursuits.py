@@ -53,7 +53,6 @@ class Pursuits:
         """Held around one look at the object, and around what is said of it."""
         item = self._find(key)
         if item is None:
-            self.forget(key)
             yield
             return
         pursuit = self._pursuit(key, item)
@@ -62,12 +61,13 @@ class Pursuits:
                 yield
         finally:  # also when the controller is ended right then: nobody else would write the root
             after = self._find(key)
-            if after is None or after.metadata.uid != pursuit.uid or _settled(after):
+            if self._open.get(key) is pursuit and after is not None and _settled(after):
                 self._end(key, pursuit, after)
 
-    def forget(self, key: Key) -> None:
-        """The object is gone."""
-        self._open.pop(key, None)
+    def gone(self, key: Key) -> None:
+        """The object is gone, and nobody may look at it again."""
+        if (known := self._open.pop(key, None)) is not None:
+            self._write(key, known, "gone")
 
     def _pursuit(self, key: Key, item: Any) -> _Pursuit:
         known, now = self._open.get(key), self._clock.now().timestamp()
@@ -77,10 +77,10 @@ class Pursuits:
                 return known
             self._write(key, known, "unsettled")
             pursuit = self._anew(item, now, known.cause)
-        elif _settled(item):
-            pursuit = self._anew(item, now, "drift")
         else:
-            pursuit = self._generation(key, item, now)
+            if known is not None:
+                self._write(key, known, "superseded")
+            pursuit = self._anew(item, now, "drift") if _settled(item) else self._generation(key, item, now)
         self._open[key] = pursuit
         return pursuit
 
@@ -106,12 +106,11 @@ class Pursuits:
                 self._recorder.record(subject_of(item, key.kind), WARNING, "TraceparentIgnored", message)
         return _Pursuit(meta.uid, meta.generation, meta.resource_version, root, "spec", begun, now)
 
-    def _end(self, key: Key, pursuit: _Pursuit, after: Any | None) -> None:
-        self._open.pop(key, None)
-        changed = after is None or after.metadata.resource_version != pursuit.version
-        if changed:
+    def _end(self, key: Key, pursuit: _Pursuit, after: Any) -> None:
+        del self._open[key]
+        if after.metadata.resource_version != pursuit.version:
             self._metrics.settled(key.kind, pursuit.cause, self._clock.now().timestamp() - pursuit.begun)
-        self._write(key, pursuit, "gone" if after is None else "ready")
+        self._write(key, pursuit, "ready")
 
     def _write(self, key: Key, pursuit: _Pursuit, outcome: str) -> None:
         tracing.end(
