@@ -21,6 +21,7 @@ import yaml
 
 from .app import Application
 from .auth import Tokens
+from .certificate import Certificate
 from .crds import KEY
 from .expiry import Expiry
 from .garbage import Garbage
@@ -69,22 +70,19 @@ def bind(settings: Settings) -> socket.socket:
     return listener
 
 
-def _tls(settings: Settings) -> ssl.SSLContext:
-    """TLS 1.3 with our certificate; who calls shows a token.
+def _certificate(settings: Settings) -> Certificate:
+    """Ours; who calls shows a token.
 
     Raises:
         StartError: the files cannot be used.
     """
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_3
     try:
-        context.load_cert_chain(settings.tls_cert, settings.tls_key)
+        return Certificate(settings.tls_cert, settings.tls_key)
     except (ssl.SSLError, OSError) as error:
         raise StartError(
             f"cannot use the certificate {settings.tls_cert} with the key {settings.tls_key}: {error}; "
             "both must be PEM and belong together"
         ) from error
-    return context
 
 
 def _warn_exposed(*paths: Path) -> None:
@@ -203,7 +201,7 @@ async def serve(settings: Settings) -> None:
     Raises:
         StartError, StoreError, TokenFileError, ApiError: it could not start.
     """
-    tls = _tls(settings)
+    certificate = _certificate(settings)
     _warn_exposed(settings.token_file, settings.tls_key)
     tokens = Tokens.load(settings.token_file)
     endpoint = settings.data_dir / "endpoint"
@@ -213,7 +211,7 @@ async def serve(settings: Settings) -> None:
     listener = bind(settings)
     try:
         async with running(store, tokens, event_ttl=settings.event_ttl, crds=settings.crds) as instance:
-            await _answer(settings, instance, listener, endpoint, tls)
+            await _answer(settings, instance, listener, endpoint, certificate)
             endpoint.unlink(missing_ok=True)
     finally:
         listener.close()
@@ -221,7 +219,7 @@ async def serve(settings: Settings) -> None:
 
 
 async def _answer(
-    settings: Settings, instance: Instance, listener: socket.socket, endpoint: Path, tls: ssl.SSLContext
+    settings: Settings, instance: Instance, listener: socket.socket, endpoint: Path, certificate: Certificate
 ) -> None:
     http = _Http(
         uvicorn.Config(
@@ -235,7 +233,7 @@ async def _answer(
             server_header=False,
             timeout_keep_alive=120,
             timeout_graceful_shutdown=GRACE_SECONDS,
-            ssl_context_factory=lambda _config, _default: tls,
+            ssl_context_factory=lambda _config, _default: certificate.context,
         )
     )
 
@@ -251,4 +249,8 @@ async def _answer(
     listener.listen(1024)  # from here on clients may connect; they are answered once the loop turns
     _write_endpoint(endpoint, address)
     log.info("apiserver.ready", endpoint=f"https://{address}", data_dir=str(settings.data_dir))
-    await http.serve(sockets=[listener])
+    renewing = asyncio.create_task(certificate.run(), name="certificate")
+    try:
+        await http.serve(sockets=[listener])
+    finally:
+        renewing.cancel()
