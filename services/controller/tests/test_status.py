@@ -8,11 +8,13 @@ import msgspec
 import pytest
 from common import v1
 from common.errors import (
+    ClientRefusedError,
     HostFullError,
     HypervisorUnavailableError,
     InvalidSpecError,
     NameConflictError,
     NotSupportedError,
+    WrongServerError,
 )
 from common.status import Action, action
 from controller.conditions import Wish, find, is_true, merged
@@ -82,6 +84,8 @@ ROWS = [
     (True, Outcome(machine=seen(), drifted=True), "Running", "False", "PowerDrift", "On"),
     (True, Outcome(problem=WAITING), "Running", "False", "WaitingForDependencies", "On"),
     (True, Outcome(problem=AWAY), "Unknown", "Unknown", "ProviderUnavailable", "Unknown"),
+    (True, Outcome(problem=problem(WrongServerError("?"))), "Unknown", "Unknown", "WrongServer", "Unknown"),
+    (True, Outcome(problem=problem(ClientRefusedError("no"))), "Unknown", "Unknown", "ClientRefused", "Unknown"),
     (True, Outcome(problem=AWAY, machine=seen()), "Running", "Unknown", "ProviderUnavailable", "On"),
     (True, Outcome(problem=MISSING), "Failed", "False", "MachineMissing", "Unknown"),
     (True, Outcome(problem=BAD, machine=seen()), "Running", "False", "ValidationError", "On"),

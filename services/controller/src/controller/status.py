@@ -12,6 +12,7 @@ from datetime import datetime
 import msgspec
 from common import v1
 from common.errors import (
+    ClientRefusedError,
     CredentialsRefusedError,
     ForeignMachineError,
     HypervisorUnavailableError,
@@ -20,6 +21,7 @@ from common.errors import (
     NotSupportedError,
     OutcomeUnknownError,
     ProviderError,
+    WrongServerError,
 )
 from kinds.reports import FieldReport
 from kinds.virtualmachine import (
@@ -40,7 +42,10 @@ DELETING, DELETE_BLOCKED = "Deleting", "DeleteBlocked"
 OWNED = (READY, PROVISIONING, RECONFIGURING, RESTART_REQUIRED, SPEC_APPLIED, FIELDS_IGNORED, DELETING, DELETE_BLOCKED)
 
 MISSING = "MachineMissing"
-UNREACHABLE = (HypervisorUnavailableError, OutcomeUnknownError, CredentialsRefusedError)
+UNREACHABLE = (
+    HypervisorUnavailableError, OutcomeUnknownError, CredentialsRefusedError, ClientRefusedError, WrongServerError,
+)  # fmt: skip
+"""Nobody has asked the hypervisor: what was known of it may be untrue by now."""
 REASONS: dict[type[ProviderError], str] = {
     HypervisorUnavailableError: "ProviderUnavailable",
     OutcomeUnknownError: "ProviderUnavailable",
