@@ -16,11 +16,16 @@ import pytest
 from common.clock import ManualClock, SystemClock
 from common.pki import Authority
 from common.tls import CONTROLLER
+from controller import installation
+from controller.__main__ import _runtimes
+from controller.api import Api
 from controller.runtime import RuntimeState
 from controller.runtime.arguments import refuse_password
 from controller.runtime.process import SHARED_IMAGES, ProcessRuntime, ProcessSettings
 from controller.secrets import Secrets
+from controller.settings import Settings
 from controller_harness import OWNER, until
+from cryptography import x509
 from kinds.provider import Provider
 
 UID = "u-1"
@@ -209,3 +214,18 @@ async def test_a_password_in_the_endpoint_is_refused_and_not_shown(tmp_path: Pat
 )
 def test_an_endpoint_without_a_password_is_taken(endpoint: str) -> None:
     assert refuse_password(endpoint) is None  # type: ignore[func-returns-value]
+
+
+def test_in_a_pod_the_clients_of_an_embedded_stack_have_the_names_that_vrtg_gives_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in a CI job: the pod's namespace is nothing to the stack that runs inside of it."""
+    account = tmp_path / "namespace"
+    account.write_text("ci-jobs")
+    monkeypatch.setattr(installation, "_ACCOUNT", account)
+    settings = Settings(runtime="process", home=tmp_path)
+    make = _runtimes(settings, cast(Api, None), OWNER, SystemClock(), random.Random(1))
+    make(cast(Secrets, None), lambda _: None)
+    made = x509.load_pem_x509_certificate((tmp_path / "pki" / "controller" / "tls.crt").read_bytes())
+    names = made.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert names.get_values_for_type(x509.UniformResourceIdentifier) == [CONTROLLER]

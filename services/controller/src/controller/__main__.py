@@ -168,7 +168,8 @@ def _runtimes(
         runtimes: dict[str, Runtime] = {"Kubernetes": _kubernetes(settings, api, owner, clock, rng, changed)}
         if settings.runtime == "process":
             authority = Authority.create(root / "pki" / "ca", clock=clock)
-            namespace = settings.controller_namespace or own_namespace() or identity.SYSTEM_NAMESPACE
+            # Not that of a pod that all of it may run in: the other clients, such as vrtg, know of none.
+            namespace = settings.controller_namespace or identity.SYSTEM_NAMESPACE
             name = identity.client(identity.Role.CONTROLLER, namespace)
             client = authority.issue(root / "pki" / "controller", name, end=End.CLIENT)
             process = ProcessSettings(

@@ -21,7 +21,9 @@ class Settings:
         Literal["process", "external", "kubernetes"], "how provider servers run where the Provider does not say"
     ] = "external"
     controller_namespace: Annotated[
-        str, "namespace of this installation, which its certificates name; empty takes the pod's own"
+        str,
+        "namespace of this installation, which its certificates name; empty takes the pod's own, and for runtime "
+        "process virtrigaud-system",
     ] = ""
     authority: Annotated[
         str, "Secret there with the authority for servers (tls.crt, tls.key); made if there is none"
