@@ -98,6 +98,14 @@ def test_W76_a_secret_in_a_field_is_never_shown(lines, fields):
     assert next(iter(fields)) in record
 
 
+def test_what_lies_beside_secrets_is_not_masked(lines, tmp_path):
+    """Else a user named as the product is would leave holes in every line."""
+    (tmp_path / "ssh_user").write_text("somebody\n")
+    assert secrets.read_plain(tmp_path / "ssh_user") == "somebody"
+    logging.get("x").info("somebody logs in")
+    assert lines()[0]["event"] == "somebody logs in"
+
+
 def test_W76_a_registered_secret_is_masked_everywhere(lines, tmp_path):
     """In events, fields, keys, exceptions and their notes, of any logger."""
     value = "registered-" + CANARY

@@ -213,9 +213,10 @@ async def test_another_certificate_than_the_pinned_one_is_refused(pve: Proxmox, 
 
 
 def test_warnings_of_the_process_stay_as_they_were() -> None:
-    """Importing proxmoxer's HTTPS backend would switch urllib3's off for everybody."""
+    """Importing proxmoxer's HTTPS backend would switch urllib3's off for everybody. Tracing has one of its own."""
     code = (
-        "import warnings, requests; before = list(warnings.filters); import provider_proxmox.session.pve, sys;"
+        "import warnings, requests, common.tracing, sys; before = list(warnings.filters);"
+        "import provider_proxmox.session.pve;"
         "assert warnings.filters == before; assert 'proxmoxer.backends.https' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

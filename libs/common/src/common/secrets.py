@@ -1,4 +1,4 @@
-"""Secrets come in files, and what is read from one is masked in every log from then on."""
+"""Credentials come in files. What is secret of them is masked in every log from then on; a user's name is not."""
 
 from __future__ import annotations
 
@@ -16,7 +16,14 @@ class SecretError(Exception):
 
 
 def read_secret(path: str | Path) -> str:
-    """The file's content without the line end; from now on no log shows it.
+    """As `read_plain`; from now on no log shows it."""
+    value = read_plain(path)
+    redact.register(value)
+    return value
+
+
+def read_plain(path: str | Path) -> str:
+    """The content without the line end, of a file that lies beside secrets and is none: a user's name.
 
     Raises:
         SecretError: missing, unreadable, empty, too large or no text.
@@ -35,7 +42,6 @@ def read_secret(path: str | Path) -> str:
         raise SecretError(f"secret file {path} is no UTF-8 text") from None
     if not value:
         raise SecretError(f"secret file {path} is empty")
-    redact.register(value)
     return value
 
 

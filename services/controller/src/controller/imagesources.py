@@ -173,7 +173,7 @@ async def _http(image: VMImage, block: VMImageSourceHttp, secrets: Secrets) -> v
     elif auth is not None and auth.basic_auth is not None:
         basic = auth.basic_auth
         name, place = basic.secret_ref.name, f"{where}.basicAuth"
-        user = await secrets.credential(namespace, name, (basic.username_key or "username",), place)
+        user = await secrets.text(namespace, name, (basic.username_key or "username",), place)
         password = await secrets.credential(namespace, name, (basic.password_key or "password",), place)
         coded = base64.b64encode(f"{user.strip()}:{password.strip()}".encode()).decode()
         redact.register(coded)

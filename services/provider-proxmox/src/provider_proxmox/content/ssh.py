@@ -18,7 +18,7 @@ from common.errors import (
     PermissionMissingError,
     ProviderError,
 )
-from common.secrets import SecretError, read_secret
+from common.secrets import SecretError, read_plain, read_secret
 
 from provider_proxmox.content.nbd import Disk
 from provider_proxmox.session.pve import Pve
@@ -93,7 +93,7 @@ class Ssh:
         assert self._credentials is not None  # is_set_up was asked
         try:
             key = asyncssh.import_private_key(read_secret(self._credentials / "ssh_privatekey") + "\n")
-            user = self._user or read_secret(self._credentials / "ssh_user")
+            user = self._user or read_plain(self._credentials / "ssh_user")
             hosts = asyncssh.read_known_hosts(str(self._credentials / "known_hosts"))
         except (SecretError, OSError, ValueError) as error:
             raise CredentialsRefusedError(f"credentials: SSH files cannot be used: {error}") from None
