@@ -42,14 +42,23 @@ class Cluster:
     Attributes:
         url: of the API server.
         kubeconfig: of a user who may do everything.
+        authority: file with the certificate that the API server's is signed by.
     """
 
-    def __init__(self, home: Path) -> None:
-        """Args: home: for its data, certificates and logs."""
+    def __init__(self, home: Path, *, token: str = "", without: tuple[str, ...] = ()) -> None:
+        """Prepare nothing yet.
+
+        Args:
+            home: for its data, certificates and logs.
+            token: the administrator's; empty: a random one.
+            without: controllers of kube-controller-manager that are left out.
+        """
         self.home = home
+        self._token = token or secrets.token_urlsafe(24)
+        self._controllers = ",".join(["*", *(f"-{name}" for name in without)])
         self.url = ""
         self.kubeconfig = home / "admin.kubeconfig"
-        self._ca = home / "pki" / "ca.crt"
+        self.authority = home / "pki" / "ca.crt"
         self._programs: list[subprocess.Popen[bytes]] = []
 
     def __enter__(self) -> Cluster:
@@ -75,14 +84,13 @@ class Cluster:
     def _start(self, etcd: Path, apiserver: Path, controllers: Path) -> None:
         client, peer, api = free_ports(3)
         self.url = f"https://127.0.0.1:{api}"
-        token = secrets.token_urlsafe(24)
         tls = Authority.create(self.home / "pki").issue(self.home / "pki" / "api", "kubernetes", ["127.0.0.1"])
         tokens = self.home / "tokens.csv"
-        tokens.write_text(f'{token},admin,admin,"system:masters"\n')
+        tokens.write_text(f'{self._token},admin,admin,"system:masters"\n')
         tokens.chmod(0o600)
         public = self.home / "pki" / "accounts.pub"
         public.write_bytes(_public(tls.key))
-        self.write_kubeconfig(self.kubeconfig, token)
+        self.write_kubeconfig(self.kubeconfig, self._token)
         policy = self.home / "audit.policy"
         policy.write_text(json.dumps(AUDIT))
         self._run(
@@ -107,13 +115,13 @@ class Cluster:
         self._run(
             controllers, "--kubeconfig", str(self.kubeconfig), "--leader-elect=false", "--secure-port", "0",
             "--use-service-account-credentials=false", "--service-account-private-key-file", str(tls.key),
-            "--root-ca-file", str(self._ca),
+            "--root-ca-file", str(self.authority), "--controllers", self._controllers,
         )  # fmt: skip
         self.wait_for("/api/v1/namespaces/default/serviceaccounts/default")
 
     def write_kubeconfig(self, file: Path, token: str, namespace: str = "default") -> Path:
         """A kubeconfig for whoever has this token."""
-        cluster = {"server": self.url, "certificate-authority": str(self._ca)}
+        cluster = {"server": self.url, "certificate-authority": str(self.authority)}
         config = {
             "apiVersion": "v1", "kind": "Config", "current-context": "it",
             "clusters": [{"name": "it", "cluster": cluster}],
@@ -136,7 +144,7 @@ class Cluster:
         headers = {"Authorization": f"Bearer {user['token']}", "Content-Type": kind}
         data = json.dumps(body).encode() if body is not None else None
         question = urllib.request.Request(self.url + path, data, headers, method=method or None)
-        trust = ssl.create_default_context(cafile=str(self._ca))
+        trust = ssl.create_default_context(cafile=str(self.authority))
         with urllib.request.urlopen(question, timeout=10, context=trust) as answer:
             return bytes(answer.read())
 

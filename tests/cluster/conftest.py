@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from e2e.conftest import namespace, shared_objects
@@ -25,9 +26,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.real)
 
 
-def start_cluster(home: Path) -> Iterator[Cluster]:
-    """The body of a fixture of any scope: a real Kubernetes API. Building it takes minutes, once."""
-    running, reason = Cluster(home), ""
+def start_cluster(home: Path, **options: Any) -> Iterator[Cluster]:
+    """The body of a fixture of any scope: a real Kubernetes API. Building it takes minutes, once.
+
+    Args:
+        options: as Cluster takes them.
+    """
+    running, reason = Cluster(home, **options), ""
     try:
         running.__enter__()
     except GoUnavailableError as error:

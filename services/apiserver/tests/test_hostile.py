@@ -53,7 +53,7 @@ def status(reply) -> dict:
         (f"{MAPS}?fieldSelector=x", 400),
         (f"{MAPS}?watch=perhaps", 400),
         (f"{MAPS}?watch=1&timeoutSeconds=x", 400),
-        (f"{MAPS}?resourceVersionMatch=Exact", 400),
+        (f"{MAPS}?resourceVersionMatch=Exact", 422),
         ("/openapi/v3/apis/none.io/v1", 404),
     ],
 )
@@ -142,7 +142,7 @@ async def test_a_body_above_the_limit(api):
         ("application/json-patch+json", b'[{"op":"test","path":"/data/a","value":"x"}]', 422),
         ("application/json-patch+json", b'[{"op":"remove","path":"/metadata"}]', 400),
         ("application/json-patch+json", b'[{"op":"replace","path":"","value":[]}]', 400),
-        ("application/json-patch+json", b'[{"op":"replace","path":"/metadata/name","value":"z"}]', 422),
+        ("application/json-patch+json", b'[{"op":"replace","path":"/metadata/name","value":"z"}]', 400),
         ("application/merge-patch+json", b"[]", 400),
         ("application/merge-patch+json", b'{"metadata":null}', 400),
         ("application/merge-patch+json", b'{"kind":"Secret"}', 400),
@@ -281,7 +281,15 @@ async def test_a_patch_cannot_fill_the_memory(api):
 
 async def test_patches_cannot_grow_an_object_without_end(api):
     raw = WIDGETS + "/big"
-    await api.post(WIDGETS, {"metadata": {"name": "big"}, "spec": {"cpu": 1, "raw": {}}})
+    await api.post(
+        WIDGETS,
+        {
+            "apiVersion": "test.virtrigaud.io/v1",
+            "kind": "Widget",
+            "metadata": {"name": "big"},
+            "spec": {"cpu": 1, "raw": {}},
+        },
+    )
     statuses = [(await api.patch(raw, {"spec": {"raw": {f"k{n}": "x" * (1 << 20)}}})).status for n in range(4)]
     assert statuses == [200, 200, 413, 413]
 
@@ -333,7 +341,10 @@ async def test_no_body_breaks_the_server(api, body, how):
     elif how == "crd":
         reply = await api.post("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", body)
     else:
-        await api.post(WIDGETS, {"metadata": {"name": "w1"}, "spec": {"cpu": 1}})
+        await api.post(
+            WIDGETS,
+            {"apiVersion": "test.virtrigaud.io/v1", "kind": "Widget", "metadata": {"name": "w1"}, "spec": {"cpu": 1}},
+        )
         reply = await api.patch(f"{WIDGETS}/w1?fieldManager=m", body, how)
     assert reply.status < 500
 

@@ -18,7 +18,7 @@ def manifest(name: str = "w1", labels: dict[str, str] | None = None, **spec: Any
         {
             "apiVersion": "test.virtrigaud.io/v1",
             "kind": "Widget",
-            "metadata": {"name": name, "labels": labels or {}},
+            "metadata": {"name": name, **({"labels": labels} if labels else {})},
             "spec": {"cpu": 2, **spec},
         }
     )

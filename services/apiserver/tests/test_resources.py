@@ -89,12 +89,12 @@ async def test_write_that_changes_nothing_makes_no_revision(api, make_widget):
 
 async def test_server_owned_metadata_cannot_be_edited(api):
     made = (await api.post(MAPS, config_map("a"))).json
-    meta = {
-        **made["metadata"],
-        "creationTimestamp": "2001-01-01T00:00:00Z",
-        "deletionTimestamp": "2001-01-01T00:00:00Z",
-    }
-    after = (await api.put(f"{MAPS}/a", {**made, "metadata": meta, "data": {"x": "1"}})).json
+    old = "2001-01-01T00:00:00Z"
+    dying = {**made, "metadata": {**made["metadata"], "deletionTimestamp": old}}
+    refused = await api.put(f"{MAPS}/a", dying)
+    assert (refused.status, refused.json["details"]["causes"][0]["field"]) == (422, "metadata.deletionTimestamp")
+    older = {**made, "metadata": {**made["metadata"], "creationTimestamp": old}, "data": {"x": "1"}}
+    after = (await api.put(f"{MAPS}/a", older)).json
     assert after["metadata"]["creationTimestamp"] == made["metadata"]["creationTimestamp"]
     assert "deletionTimestamp" not in after["metadata"]
 
@@ -177,7 +177,7 @@ async def test_field_selectors(api):
         await api.post(MAPS, config_map(name))
     found = (await api.get("/api/v1/configmaps?fieldSelector=metadata.name%3Db,metadata.namespace%3Ddefault")).json
     assert [o["metadata"]["name"] for o in found["items"]] == ["b"]
-    refused = await api.get("/api/v1/configmaps?fieldSelector=spec.nope%3D1")
+    refused = await api.get(f"{WIDGETS}?fieldSelector=spec.nope%3D1")
     assert (refused.status, refused.json["message"]) == (400, "field label not supported: spec.nope")
 
 
@@ -241,7 +241,7 @@ async def test_event_is_seen_in_both_groups(api):
     }
     assert (await api.post("/apis/events.k8s.io/v1/namespaces/default/events", modern)).status == 201
     found = (await api.get("/api/v1/events?fieldSelector=involvedObject.name%3Dw2,involvedObject.kind%3DWidget")).json
-    assert [(e["apiVersion"], e["message"]) for e in found["items"]] == [("v1", "it stops")]
+    assert (found["apiVersion"], [e["message"] for e in found["items"]]) == ("v1", ["it stops"])
 
 
 async def test_table_of_custom_resources(api, make_widget, clock):
@@ -265,10 +265,10 @@ async def test_metadata_only(api, make_widget):
 
 
 async def test_yaml_both_ways(api):
-    body = b"metadata:\n  name: y\ndata:\n  a: 'yes'\n"
+    body = b"apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: text\ndata:\n  a: 'yes'\n"
     reply = await api.call("POST", MAPS, body, kind="application/yaml", accept="application/yaml")
-    assert reply.status == 201
-    assert b"name: y\n" in reply.body
+    assert reply.status == 201, reply.body
+    assert b"name: text\n" in reply.body
 
 
 async def test_old_events_expire(api, instance, clock):

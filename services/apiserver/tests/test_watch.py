@@ -68,7 +68,7 @@ async def test_watch_of_tables(api):
         first, second = await stream.next(), await stream.next()
     assert first["object"]["kind"] == "Table"
     assert [c["name"] for c in first["object"]["columnDefinitions"]] == ["Name", "Data", "Age"]
-    assert second["object"]["columnDefinitions"] == []
+    assert not second["object"]["columnDefinitions"], "they were told with the first"
     assert second["object"]["rows"][0]["cells"][0] == "b"
 
 

@@ -45,7 +45,9 @@ def _start(params: Mapping[str, str], store: Store) -> tuple[int, tuple[str, str
     if match not in ("", "Exact", "NotOlderThan"):
         raise errors.bad_request(f'resourceVersionMatch "{match}" is none of Exact, NotOlderThan')
     if match and given is None:
-        raise errors.bad_request("resourceVersionMatch is forbidden unless resourceVersion is provided")
+        text = "Forbidden: resourceVersionMatch is forbidden unless resourceVersion is provided"
+        causes = [errors.Cause("FieldValueForbidden", text, "resourceVersionMatch")]
+        raise errors.invalid("meta.k8s.io", "ListOptions", "", causes)
     if given and given > store.revision:
         failure = errors.ApiError(504, "Timeout", f"Too large resource version: {given}, current: {store.revision}")
         failure.causes.append(errors.Cause("ResourceVersionTooLarge", "Too large resource version"))

@@ -28,6 +28,7 @@ FOREGROUND = "foregroundDeletion"
 ORPHAN = "orphan"
 PROTECTED = ("default", "kube-system", "kube-public", "kube-node-lease")
 _ATTEMPTS = 100
+_ELSEWHERE = "the namespace of the provided object does not match the namespace sent on the request"
 
 
 @dataclass(frozen=True)
@@ -116,9 +117,7 @@ class Operations:
         meta = obj["metadata"]
         given = meta.get("namespace") or ""
         if given and resource.namespaced and given != namespace:
-            raise errors.bad_request(
-                "the namespace of the provided object does not match the namespace sent on the request"
-            )
+            raise errors.bad_request(_ELSEWHERE)
         if resource.namespaced:
             meta["namespace"] = namespace
         elif not given:
@@ -234,12 +233,14 @@ class Operations:
         if (uid := meta.get("uid")) and uid != before["uid"]:
             why = f"Precondition failed: UID in precondition: {uid}, UID in object meta: {before['uid']}"
             raise errors.conflict(resource.group, resource.plural, before["name"], why)
-        if meta.get("name") != before["name"] or meta.get("namespace", "") != before.get("namespace", ""):
-            text = "Invalid value: field is immutable"
-            causes = [Cause("FieldValueInvalid", text, "metadata.name")]
-            raise errors.invalid(resource.group, resource.kind, before["name"], causes)
+        if (given := meta.get("name")) != before["name"]:
+            why = f"the name of the object ({given}) does not match the name on the URL ({before['name']})"
+            raise errors.bad_request(why)
+        if meta.get("namespace", "") != before.get("namespace", ""):
+            raise errors.bad_request(_ELSEWHERE)
         new = _covered(resource, old, new, options.subresource)
         meta = new["metadata"]
+        self._refuse_a_deletion(resource, before, meta)
         fixed = (
             "uid",
             "creationTimestamp",
@@ -260,6 +261,14 @@ class Operations:
             author = self._author(resource, options, "Update")
             managers.track_update(resource.schema, old, new, author, has_status=resource.has_status)
         return new
+
+    def _refuse_a_deletion(self, resource: Resource, before: Object, meta: Object) -> None:
+        """Only DELETE marks an object as being deleted."""
+        names = () if before.get("deletionTimestamp") else ("deletionTimestamp", "deletionGracePeriodSeconds")
+        text = "Invalid value: field is immutable"
+        causes = [Cause("FieldValueInvalid", text, f"metadata.{name}") for name in names if meta.get(name) is not None]
+        if causes:
+            raise errors.invalid(resource.group, resource.kind, before["name"], causes)
 
     def _refuse_new_finalizers(self, resource: Resource, before: Object, meta: Object) -> None:
         added = set(meta.get("finalizers") or []) - set(before.get("finalizers") or [])
@@ -380,6 +389,9 @@ class Operations:
         """
         if not isinstance(obj, dict):
             raise errors.bad_request("the body must be one object")
+        missing = [name for name in ("kind", "apiVersion") if resource.custom and not obj.get(name)]
+        if missing:  # as in Kubernetes, built-in kinds may leave them out
+            raise errors.bad_request(f"{' and '.join(missing)} must be given: {resource.kind} is a custom resource")
         given = (obj.get("apiVersion") or resource.api_version, obj.get("kind") or resource.kind)
         if given[0] != resource.api_version:
             raise errors.bad_request(
