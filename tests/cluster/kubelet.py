@@ -111,9 +111,10 @@ class Kubelet:
         ready = home / "ready"
         arguments = await self._arguments(pod, spec, home)
         command = [str(SCRIPTS / spec["command"][0]), *arguments, "--ready-file", str(ready)]
+        environment = {**os.environ, **{each["name"]: each["value"] for each in spec["env"]}}
         with (home / "log").open("wb") as log:
             process = await asyncio.create_subprocess_exec(
-                *command, stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=log, env={**os.environ}
+                *command, stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=log, env=environment
             )
         self.running[meta["uid"]] = Container(pod, process, home)
         await self.until(lambda: ready.exists() or process.returncode is not None)

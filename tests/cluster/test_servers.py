@@ -126,13 +126,19 @@ async def gone(api: Api, path: str) -> None:
 
 
 @asynccontextmanager
-async def controller(api: Api, node: Kubelet, home: Path, namespace: str) -> AsyncIterator[Controller]:
-    """Ours, in this process; names of Services are looked up at the node, as there is no DNS."""
+async def controller(
+    api: Api, node: Kubelet, home: Path, namespace: str, images: dict[str, str] | None = None
+) -> AsyncIterator[Controller]:
+    """Ours, in this process; names of Services are looked up at the node, as there is no DNS.
+
+    Args:
+        images: image by type of hypervisor, where the Provider names none.
+    """
     clock, rng = SystemClock(), random.Random(1)
 
     def runtimes(secrets: Any, changed: Callable[[str], None]) -> dict[str, Any]:
         authority = ClusterAuthority(api, NAMESPACE, "virtrigaud-authority", home / "authority", clock)
-        settings = ServerSettings("owner-1", NAMESPACE)
+        settings = ServerSettings("owner-1", NAMESPACE, images or {})
         return {
             "Kubernetes": KubernetesRuntime(
                 api, settings, authority, home / "servers", home / "client", clock, rng, changed, namespace=namespace
