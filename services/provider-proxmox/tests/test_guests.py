@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from common import v1
@@ -20,6 +21,7 @@ from provider_proxmox.session.index import Guest
 from provider_proxmox.session.pve import Pve
 from simulators.proxmox import Proxmox
 from simulators.proxmox.access import Grant
+from simulators.proxmox.calls import Call
 from simulators.proxmox.client import client
 from simulators.proxmox.world import USER
 
@@ -107,6 +109,22 @@ async def test_a_machine_that_cannot_be_read_yet_may_be_the_one(pve: Proxmox, cl
         await guests.find("6f1d7c6e-0000-4000-8000-000000000002", "create shop/other")
     cluster.index.put(Guest(100, "pve2", config={"tags": "web"}))
     assert await guests.find("6f1d7c6e-0000-4000-8000-000000000002", "create shop/other") is None
+
+
+async def test_a_machine_whose_row_makes_no_sense_is_not_missing(pve: Proxmox, guests: Guests) -> None:
+    """It would be made a second time, or be left behind by a delete."""
+    vm(pve, 100, "pve2", description=stamped(100))
+
+    def nameless(call: Call, answer: Any) -> Any:
+        if call.route.template != "/cluster/resources":
+            return answer
+        return [{key: value for key, value in row.items() if key != "vmid"} for row in answer]
+
+    pve.answers.append(nameless)
+    with pytest.raises(HypervisorUnavailableError, match="without a sound `vmid`"):
+        await guests.find(UID, "delete shop/web")
+    pve.answers.clear()
+    assert (await guests.get(UID, "delete shop/web")).vmid == 100
 
 
 async def test_what_is_gone_is_gone_where_only_a_pool_is_ours(pve: Proxmox, cluster: Pve, guests: Guests) -> None:

@@ -322,7 +322,7 @@ class Pve:
                 self._scanned = begun
 
     async def _scan(self, doing: str) -> None:
-        rows = await self._reader.listed(doing)
+        rows = await self._reader.listed_whole(doing)
         unknown = {row["vmid"]: row["node"] for row in rows if row.get("type") == "qemu"}
         for vmid, node in unknown.items():
             if vmid not in self.index.guests:
@@ -332,7 +332,7 @@ class Pve:
     async def pool_of(self, vmid: int, doing: str) -> str:
         """The pool that a guest is in now, which the index then knows as well; empty for none."""
         number = self._reader.begin()
-        rows = await self._reader.listed(doing)
+        rows = await self._reader.listed_whole(doing)
         pool = next((str(row.get("pool") or "") for row in rows if row["vmid"] == vmid), "")
         guest = self.index.guests.get(vmid)
         if guest is not None and guest.pool != pool:

@@ -162,6 +162,15 @@ class Reader:
         said = await self._get(doing, "cluster/resources", type="vm")
         return self._rows.take(said, "list the guests", vmid=row_of.vmid, node=row_of.node)
 
+    async def listed_whole(self, doing: str) -> list[dict[str, Any]]:
+        """The same, where a guest counts as missing that is not in them.
+
+        Raises:
+            GarbledError: a row makes no sense, and may be of that very guest.
+        """
+        said = await self._get(doing, "cluster/resources", type="vm")
+        return every(said, doing, vmid=row_of.vmid, node=row_of.node)
+
     async def digest(self, guest: Guest, doing: str) -> str:
         """Of its configuration as it is now, in one call."""
         rows = every(await self._get(doing, f"{guest.path}/pending"), doing, key=row_of.word)
