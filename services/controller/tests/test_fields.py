@@ -60,8 +60,10 @@ class Vault:
     async def credentials(self, namespace: str, name: str, where: str) -> dict[str, bytes]:
         return {"password": name.encode()}
 
-    async def credential(self, namespace: str, name: str, keys: tuple[str, ...], where: str) -> str:
+    async def text(self, namespace: str, name: str, keys: tuple[str, ...], where: str) -> str:
         return f"{name}.{keys[0]}"
+
+    credential = text
 
 
 def bare(info: Any) -> Any:
