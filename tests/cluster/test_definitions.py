@@ -13,7 +13,8 @@ EXAMPLES = sorted(path.name for path in (ROOT / "examples").iterdir())
 
 
 def test_every_kind_is_served_and_its_schema_has_no_fault(stack: ClusterStack) -> None:
-    crds = json.loads(stack.kubectl("get", "crd", "-o", "json"))["items"]
+    every = json.loads(stack.kubectl("get", "crd", "-o", "json"))["items"]
+    crds = [crd for crd in every if crd["spec"]["group"] == "infra.virtrigaud.io"]  # other tests leave theirs
     assert len(crds) == len(list((ROOT / "deploy" / "crds").glob("*.yaml")))
     for crd in crds:
         conditions = {each["type"]: each["status"] for each in crd["status"]["conditions"]}
