@@ -118,11 +118,16 @@ async def site(cluster: Cluster, tmp_path: Path, request: pytest.FixtureRequest)
 
 
 async def gone(api: Api, path: str) -> None:
-    async with asyncio.timeout(SECONDS):
-        while True:
-            if not json.loads(await api.request("GET", path))["items"]:
-                return
-            await asyncio.sleep(0.1)
+    left = None
+    try:
+        async with asyncio.timeout(SECONDS):
+            while True:
+                left = json.loads(await api.request("GET", path))["items"]
+                if not left:
+                    return
+                await asyncio.sleep(0.1)
+    except TimeoutError:
+        raise AssertionError(f"still there: {json.dumps(left)}") from None
 
 
 @asynccontextmanager
