@@ -16,8 +16,7 @@ from common.errors import (
 )
 from hypothesis import given
 from hypothesis import strategies as st
-from opentelemetry import trace
-from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
+from observability.spans import Ended, written
 from provider_proxmox.session.pve import Pve
 from provider_proxmox.session.pve_errors import NodeAwayError, NoSuchTaskError
 from provider_proxmox.session.tasks import AWAY_SECONDS, Tasks, Upid, ended_well, parse_upid, part_done
@@ -26,6 +25,8 @@ from simulators.proxmox.errors import PveError
 from simulators.proxmox.tasks import Task
 
 from .conftest import eventually
+
+__all__ = ["written"]
 
 UPID = "UPID:pve1:000044CB:000A9A8B:6B03C1D2:qmdestroy:150:rec@pve!t1:"
 
@@ -109,25 +110,6 @@ async def endless(task: Task) -> None:
 async def test_the_end_of_a_task_is_waited_for(pve: Proxmox, cluster: Pve, work: Any) -> None:
     """A UPID means that something is queued, no more."""
     await cluster.task("try it", begin(pve, work))
-
-
-class Ended(SpanProcessor):
-    """Keeps what has ended."""
-
-    def __init__(self) -> None:
-        self.spans: list[ReadableSpan] = []
-
-    def on_end(self, span: ReadableSpan) -> None:
-        self.spans.append(span)
-
-
-@pytest.fixture
-def written(monkeypatch: pytest.MonkeyPatch) -> Ended:
-    """OpenTelemetry's provider can be set but once per process; this one is for one test."""
-    found, provider = Ended(), TracerProvider()
-    provider.add_span_processor(found)
-    monkeypatch.setattr(trace, "get_tracer", lambda name: provider.get_tracer(name))
-    return found
 
 
 async def test_a_trace_names_the_task(pve: Proxmox, cluster: Pve, written: Ended) -> None:

@@ -22,8 +22,7 @@ from common.errors import (
     StalePreconditionError,
     WrongPowerStateError,
 )
-from opentelemetry import trace
-from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
+from observability.spans import Ended, written
 from provider_vsphere import machines, power
 from provider_vsphere.session.login import Endpoint, Login, plain_user
 from provider_vsphere.session.tree import Entity
@@ -32,6 +31,8 @@ from pyVmomi import vim
 from simulators.vcsim import Vcsim
 
 from .conftest import OWNER, connected, create, credentials_of, one
+
+__all__ = ["written"]
 
 pytestmark = pytest.mark.real
 CANARY = "canary-of-the-password"
@@ -63,29 +64,10 @@ async def told(vsphere: Vsphere) -> None:
 # -- observation -------------------------------------------------------------------------------------------------------
 
 
-class Ended(SpanProcessor):
-    """Keeps what has ended."""
-
-    def __init__(self) -> None:
-        self.spans: list[ReadableSpan] = []
-
-    def on_end(self, span: ReadableSpan) -> None:
-        self.spans.append(span)
-
-
-@pytest.fixture
-def ended(monkeypatch: pytest.MonkeyPatch) -> Ended:
-    """OpenTelemetry's provider can be set but once per process; this one is for one test."""
-    found, provider = Ended(), TracerProvider()
-    provider.add_span_processor(found)
-    monkeypatch.setattr(trace, "get_tracer", lambda name: provider.get_tracer(name))
-    return found
-
-
-async def test_a_trace_names_the_task(vsphere: Vsphere, ended: Ended) -> None:
+async def test_a_trace_names_the_task(vsphere: Vsphere, written: Ended) -> None:
     """Whoever follows a trace finds the task in vCenter's own list."""
     await vsphere.task("create", create(vsphere, str(uuid.uuid4()), "traced"))
-    (span,) = [span for span in ended.spans if span.name == "vsphere.task"]
+    (span,) = [span for span in written.spans if span.name == "vsphere.task"]
     assert span.attributes is not None
     assert str(span.attributes["vsphere.task"]).startswith("task-")
 
