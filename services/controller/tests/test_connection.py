@@ -18,7 +18,8 @@ from common.errors import HypervisorUnavailableError
 from common.identity import Server
 from common.pki import Authority
 from common.tls import CONTROLLER, TlsFiles, server_credentials
-from controller.connection import Connection, Connections, HealthPolicy, Limits, Target
+from controller.connection import Connection, HealthPolicy, Limits, Target
+from controller.connections import Connections
 from controller.metrics import Metrics
 from controller_harness import OWNER, Cluster, controller, figure, furnish, machine, ready, until
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc

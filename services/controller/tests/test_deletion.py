@@ -14,7 +14,8 @@ from common import v1
 from common.clock import SystemClock
 from common.errors import InvalidSpecError, MachineNotFoundError
 from controller.api import connect
-from controller.connection import Connection, Connections, HealthPolicy, Limits, Target
+from controller.connection import Connection, HealthPolicy, Limits, Target
+from controller.connections import Connections
 from controller.core import NAMESPACES
 from controller.events import Recorder
 from controller.images import Registry
@@ -63,7 +64,7 @@ class Stage:
         """What hangs in this verb ends with the error, and the connection has heard of it."""
         self.world.fail(verb, error)
         self.world.unhang()
-        await until(lambda: self.uid in self.connection.failures, "the failure")
+        await until(lambda: self.uid in self.connection.known.failures, "the failure")
 
 
 @asynccontextmanager

@@ -10,7 +10,8 @@ import msgspec
 import pytest
 from common.clock import SystemClock
 from controller.api import Api, ApiUnavailableError
-from controller.connection import Connections, Health
+from controller.connection import Health
+from controller.connections import Connections
 from controller.core import NAMESPACES
 from controller.events import Recorder
 from controller.index import Index

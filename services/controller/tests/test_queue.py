@@ -11,8 +11,8 @@ from common.errors import HostFullError, HypervisorUnavailableError, InvalidSpec
 from common.status import Action
 from controller.backoff import PACES, Backoff
 from controller.breaker import Breaker, State
-from controller.connection import RateLimit
 from controller.queue import WorkQueue
+from controller.ratelimit import RateLimit
 
 
 def queue(clock: ManualClock | None = None, limit: int = 2) -> WorkQueue[str]:

@@ -1,17 +1,16 @@
-"""One provider, as the controller holds it: channel, limits, breaker, health, and the stream of its machines.
+"""One provider, as the controller speaks to it: channel, limits, breaker, health, and the stream of its machines.
 
-Keyed by the Provider's UID, so equal names in two namespaces share nothing. A call that hangs costs its own deadline
-and a slot of its own provider; no other provider notices.
+A call that hangs costs its own deadline and a slot of its own provider; no other provider notices.
 """
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable, Collection
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, TypeVar
+from typing import Any
 
 from common import logging, rpc, status, tracing, v1
 from common.clock import Clock
@@ -23,15 +22,14 @@ from common.errors import (
     WrongServerError,
 )
 from common.identity import Server
-from common.tls import TlsError, TlsFiles
-from kinds.virtualmachine import VirtualMachine, VirtualMachineStatus
+from common.tls import TlsFiles
 
 from .breaker import COUNTED, Breaker, State
+from .known import Known
 from .metrics import Metrics
-from .objects import created
+from .ratelimit import RateLimit
 
 log = logging.get(__name__)
-T = TypeVar("T")
 
 PACKAGE = "virtrigaud.provider.v1"
 HEARTBEAT = 20.0
@@ -40,9 +38,6 @@ SILENCE = 3 * HEARTBEAT
 CALL = 30.0
 """Deadline of a call that finishes, seconds; long work is an operation and has none."""
 FIRST_RETRY, MOST_RETRY = 0.25, 15.0
-FIRST_VERDICT = 20.0
-"""Seconds after the controller's start in which machines stay what they were last said to be, until it is known whether
-their Provider can be used. Without it, each start would write to every machine that it is not, and then that it is."""
 
 
 @dataclass(frozen=True)
@@ -88,19 +83,6 @@ class Health:
     message: str = "no probe has ended yet"
 
 
-@dataclass(slots=True)
-class _Settled:
-    """An apply that left nothing to do."""
-
-    asked: bytes
-    token: str
-    info: v1.GetProviderResponse | None
-    pending: list[v1.Change]
-    """What it would not do, and why."""
-    ground: object | None = None
-    """What the look rested on that has been reported since; None where that is not known."""
-
-
 Dial = Callable[[Target], Any]
 """Makes the channel to a server; Any: what `common.rpc.connect` gives, or what stands for it."""
 
@@ -110,25 +92,6 @@ def dial(target: Target) -> Any:
     if target.tls is None:
         return rpc.connect(target.address, None, insecure=True)
     return rpc.connect(target.address, target.tls, server=target.server)
-
-
-class RateLimit:
-    """A token bucket on the given clock."""
-
-    def __init__(self, clock: Clock, qps: float, burst: int) -> None:
-        self._clock, self._qps, self._burst = clock, qps, burst
-        self._tokens, self._at = float(burst), clock.monotonic()
-
-    async def wait(self) -> None:
-        """Take a token, when there is one."""
-        if self._qps <= 0:
-            return
-        now = self._clock.monotonic()
-        self._tokens = min(float(self._burst), self._tokens + (now - self._at) * self._qps)
-        self._at = now
-        self._tokens -= 1
-        if self._tokens < 0:
-            await self._clock.sleep(-self._tokens / self._qps)
 
 
 class Connection:
@@ -148,24 +111,16 @@ class Connection:
         changed: Callable[[], None],
         dial: Dial = dial,
     ) -> None:
-        """Args: name: "namespace/name" of the Provider. changed: called when health or `info` changed."""
+        """Args: name: "namespace/name" of the Provider. changed: called when its health or what it can changed."""
         self._dial = dial
         self.name, self.target, self.policy, self.limits = name, target, policy, limits
         self._clock, self._rng, self._metrics, self._wake, self._changed = clock, rng, metrics, wake, changed
         self.breaker = Breaker(clock, name)
         metrics.breaker(name, self.breaker.state.value)
         self.health = Health()
-        self.info: v1.GetProviderResponse | None = None
-        self.machines: dict[str, v1.Machine] = {}
-        """Last seen state per UID; complete while `synced` is set."""
         self.synced = asyncio.Event()
-        self.failures: dict[str, tuple[str, ProviderError]] = {}
-        """Kind and error of the last operation on a machine or image that failed; taken by the reconciler that acts."""
-        self._settled: dict[str, _Settled] = {}
-        self._changed_at: dict[str, float] = {}
-        """Since when a machine has been told to be another (monotonic), by UID, until its status says so."""
-        self._addressless: set[str] = set()
-        """Machines made in our sight that have had no address yet."""
+        """The stream of machines is whole: `known` is how they are now."""
+        self.known = Known(clock, metrics, wake, self._well)
         self._slots = asyncio.Semaphore(limits.concurrent)
         self._rate = RateLimit(clock, limits.qps, limits.burst)
         self._channel: Any = None
@@ -237,85 +192,9 @@ class Connection:
         Raises:
             HypervisorUnavailableError: the server has not told yet which one it is.
         """
-        if self.info is None:
+        if self.known.info is None:
             raise HypervisorUnavailableError(f"provider {self.name} is not connected yet")
-        return v1.Fence(generation=generation, instance=self.info.instance)
-
-    def settle(self, uid: str, asked: bytes, answer: v1.ApplyMachineResponse, before: v1.Machine | None) -> None:
-        """Take over what an apply answered; one that left nothing to do is good until something differs.
-
-        Args:
-            asked: digest of all that the answer depends on, but for the machine.
-            before: what was known of the machine when the provider was asked. Where the stream has told of another
-                state meanwhile, nobody knows which is newer: it is asked again.
-        """
-        machine, told = answer.machine, self.machines.get(uid)
-        self.remember(uid, machine)
-        certain = told is before or (told is not None and machine is not None and told.token == machine.token)
-        done = answer.operation is None and all(change.effect is not v1.Effect.ONLINE for change in answer.pending)
-        if certain and done and machine is not None and not machine.operation_id:
-            self._settled[uid] = _Settled(asked, machine.token, self.info, list(answer.pending))
-        else:
-            self._settled.pop(uid, None)
-
-    def settled(self, uid: str, asked: bytes) -> v1.ApplyMachineResponse | None:
-        """What an apply would answer, without asking: the same was asked before, and nothing differs since.
-
-        Only while the stream of machines, which would tell of a difference, is whole, and the provider is well: one
-        that hangs keeps its stream, and tells of nothing.
-        """
-        known = self._good(uid)
-        if known is None or known.asked != asked:
-            return None
-        return v1.ApplyMachineResponse(machine=self.machines[uid], pending=known.pending)
-
-    def _good(self, uid: str) -> _Settled | None:
-        """The answer that is kept of a machine, if the machine has not changed since."""
-        known, machine = self._settled.get(uid), self.machines.get(uid)
-        well = self.synced.is_set() and self.health.healthy and self.breaker.state is State.CLOSED
-        if known is None or machine is None or not well or machine.operation_id:
-            return None
-        return known if known.token == machine.token and known.info is self.info else None
-
-    def note(self, uid: str, ground: object | None) -> None:
-        """What was just reported of a machine rested on this."""
-        if (known := self._settled.get(uid)) is not None:
-            known.ground = ground
-
-    def stands(self, uid: str, ground: object | None) -> bool:
-        """Nothing differs from what was last reported: neither the machine nor the ground of the report."""
-        known = self._good(uid)
-        return known is not None and ground is not None and known.ground == ground and uid not in self.failures
-
-    def reported(self, before: VirtualMachine, after: VirtualMachineStatus) -> None:
-        """The status of a machine here was written, or says already what it shall: how long that took is noted."""
-        uid, kind = before.metadata.uid, self.info.type if self.info is not None else ""
-        if (since := self._changed_at.pop(uid, None)) is not None:
-            self._metrics.drift(kind, self._clock.monotonic() - since)
-        if after.id and not before.status.id:
-            self._addressless.add(uid)
-        if after.ips and uid in self._addressless:
-            self._addressless.discard(uid)
-            now = self._clock.now().timestamp()
-            self._metrics.first_address(kind, now - created(before, now))
-
-    def remember(self, uid: str, machine: v1.Machine | None) -> None:
-        """Take over what a call has just seen, so that the stream's echo of it wakes nobody."""
-        if machine is None:
-            self.machines.pop(uid, None)
-            self._settled.pop(uid, None)
-            self._changed_at.pop(uid, None)
-            self._addressless.discard(uid)
-        else:
-            self.machines[uid] = machine
-
-    def take_failure(self, uid: str, kinds: Collection[str] = ()) -> ProviderError | None:
-        """The error that the last operation on this machine or image ended with, once.
-
-        Args: kinds: operations that the caller is about; the failure of another one is dropped. Empty: all.
-        """
-        kind, error = self.failures.pop(uid, ("", None))
-        return error if not kinds or kind in kinds else None
+        return v1.Fence(generation=generation, instance=self.known.info.instance)
 
     def follow(self, operation: v1.Operation, uid: str) -> None:
         """Wake `uid` when the operation has ended; at most one follower per operation."""
@@ -332,7 +211,7 @@ class Connection:
                 operation = answer.operation
                 if operation is not None and operation.state in (v1.OperationState.FAILED, v1.OperationState.CANCELLED):
                     error = operation.error
-                    self.failures[uid] = (
+                    self.known.failures[uid] = (
                         operation.kind,
                         status.from_wire(error) if error is not None else InternalError(f"{operation.kind} failed"),
                     )
@@ -377,8 +256,8 @@ class Connection:
     async def _describe(self) -> None:
         stub = rpc.stub(self._open_channel(), f"{PACKAGE}.ProviderService")
         info = await stub.get_provider(v1.GetProviderRequest(), timeout=self.policy.timeout)
-        if info != self.info:
-            self.info = info
+        if info != self.known.info:
+            self.known.info = info
             self._metrics.provider_is(self.name, info.type, info.version)
             self._changed()
 
@@ -399,10 +278,9 @@ class Connection:
             if message.snapshot_start:
                 snapshot = set()
             for event in message.events:
-                self._take(event, snapshot)
+                self.known.take(event, snapshot)
             if message.snapshot_complete and snapshot is not None:
-                for uid in [uid for uid in self.machines if uid not in snapshot]:
-                    self._removed(uid)
+                self.known.keep(snapshot)
                 snapshot = None
             if snapshot is None:
                 if not self.synced.is_set():
@@ -410,30 +288,10 @@ class Connection:
                     self._probe_now.set()
                 yield message.revision
 
-    def _take(self, event: v1.MachineEvent, snapshot: set[str] | None) -> None:
-        if event.removed is not None:
-            self._removed(event.removed)
-            return
-        machine = event.changed
-        if machine is None or machine.identity is None:
-            return
-        uid = machine.identity.uid
-        if snapshot is not None:
-            snapshot.add(uid)
-        known = self.machines.get(uid)
-        if known is None or (known.token, known.operation_id) != (machine.token, machine.operation_id):
-            self.machines[uid] = machine
-            if snapshot is None:  # when what a snapshot tells of has happened, nobody knows
-                self._changed_at.setdefault(uid, self._clock.monotonic())
-            self._wake(uid)
-
-    def _removed(self, uid: str) -> None:
-        self._settled.pop(uid, None)
-        if self.machines.pop(uid, None) is not None:
-            self._changed_at.setdefault(uid, self._clock.monotonic())
-            self._wake(uid)
-
     # -- health ----------------------------------------------------------------------------------------------------
+
+    def _well(self) -> bool:
+        return self.synced.is_set() and self.health.healthy is True and self.breaker.state is State.CLOSED
 
     async def _probe_forever(self) -> None:
         """Probe at the policy's interval; sooner while it fails, after a broken stream, or when the breaker moves."""
@@ -446,12 +304,12 @@ class Connection:
                 self.breaker.reset()
                 self._metrics.breaker(self.name, self.breaker.state.value)
                 if self.health.healthy is not True and good >= self.policy.successes:
-                    self._verdict(Health(True, "Connected", "the hypervisor answers"))
+                    self.verdict(Health(True, "Connected", "the hypervisor answers"))
                 delay = self.policy.interval if self.health.healthy else min(1.0, self.policy.interval)
             else:
                 bad, good = bad + 1, 0
                 if bad >= self.policy.failures or not self.policy.enabled:
-                    self._verdict(Health(False, error.reason, str(error)))
+                    self.verdict(Health(False, error.reason, str(error)))
                 delay = min(self.policy.interval, 0.5 * 2 ** min(bad, 10))
             await self._pause(delay)
 
@@ -486,96 +344,9 @@ class Connection:
             return HypervisorUnavailableError(f"provider {self.name} gave no answer within {self.policy.timeout:g} s")
         return None
 
-    def _verdict(self, health: Health) -> None:
+    def verdict(self, health: Health) -> None:
+        """This is how it is from now on; said once."""
         if health != self.health:
             log.info("provider.health", provider=self.name, healthy=health.healthy, reason=health.reason)
             self.health = health
             self._changed()
-
-
-class Connections:
-    """All of them, by the Provider's UID. Run `run()` in a task group before the first `ensure`."""
-
-    def __init__(
-        self, clock: Clock, rng: random.Random, metrics: Metrics, wake: Callable[[str], None], dial: Dial = dial
-    ) -> None:
-        self._clock, self._rng, self._metrics, self._wake, self._dial = clock, rng, metrics, wake, dial
-        self._open: dict[str, tuple[Connection, asyncio.Task[None]]] = {}
-        self._judged: set[str] = set()
-        self._awaited: dict[str, float] = {}
-        self._group: asyncio.TaskGroup | None = None
-
-    async def run(self) -> None:
-        """Own the connections' tasks, until cancelled."""
-        async with asyncio.TaskGroup() as group:
-            self._group = group
-            await asyncio.Event().wait()
-
-    def judge(self, uid: str) -> bool:
-        """It is known whether this Provider can be used; whether that is news since this controller started."""
-        news = uid not in self._judged
-        self._judged.add(uid)
-        return news
-
-    def unjudged(self, uid: str) -> float:
-        """Seconds for which to wait, after the controller's start, until it is known whether a Provider can be used."""
-        if uid in self._judged:
-            return 0.0
-        since = self._awaited.setdefault(uid, self._clock.monotonic())
-        return max(0.0, since + FIRST_VERDICT - self._clock.monotonic())
-
-    def get(self, uid: str) -> Connection | None:
-        """The connection to a Provider, whether or not it answers."""
-        entry = self._open.get(uid)
-        return entry[0] if entry is not None else None
-
-    def ensure(
-        self, uid: str, name: str, target: Target, policy: HealthPolicy, limits: Limits, changed: Callable[[], None]
-    ) -> Connection:
-        """The connection to a Provider as it shall be now; one with other settings is replaced."""
-        entry = self._open.get(uid)
-        if entry is not None:
-            connection = entry[0]
-            if (connection.target, connection.policy, connection.limits) == (target, policy, limits):
-                return connection
-            self.close(uid)
-        if self._group is None:
-            raise RuntimeError("Connections.run() is not running")
-        connection = Connection(
-            name, target, self._clock, self._rng, self._metrics,
-            policy=policy, limits=limits, wake=self._wake, changed=changed, dial=self._dial,
-        )  # fmt: skip
-        if entry is not None:
-            connection.machines.update(entry[0].machines)  # so that a new port does not look like a new fleet
-            connection.info = entry[0].info
-        with tracing.apart():
-            task = self._group.create_task(self._run(connection), name=f"provider {name}")
-        self._open[uid] = (connection, task)
-        return connection
-
-    def close(self, uid: str) -> None:
-        """Let go of a Provider."""
-        self._awaited.pop(uid, None)
-        entry = self._open.pop(uid, None)
-        if entry is not None:
-            entry[1].cancel()
-
-    async def _run(self, connection: Connection) -> None:
-        """A connection that cannot even be set up (an unreadable certificate) says so in its health and tries again."""
-        delay = FIRST_RETRY
-        while True:
-            try:
-                await connection.run()
-            except* (TlsError, ValueError, OSError) as group:  # whether its tasks raised it, or what comes before them
-                message = f"connect to {connection.target.address}: {_first(group)}"
-                connection._verdict(Health(False, "ConnectionFailed", message))
-            await self._clock.sleep(delay * (1 + self._rng.random()))
-            delay = min(MOST_RETRY, delay * 2)
-
-
-def _first(group: BaseExceptionGroup[Any]) -> BaseException:
-    """The error that a group of groups is about."""
-    error: BaseException = group
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error

@@ -16,7 +16,8 @@ from kinds.vmimage import VMImage
 from .api import Api, Resource
 from .badobjects import BadObjects
 from .classes import ClassReconciler, NetworkReconciler
-from .connection import Connections, Dial, dial
+from .connection import Dial, dial
+from .connections import Connections
 from .core import NAMESPACES
 from .events import Recorder
 from .images import ImageReconciler, Registry

@@ -22,7 +22,8 @@ from kinds.vmimage import VMImage, VMImageStatus
 from kinds.vmimage import VMImageStatusProviderStatus as ProviderStatus
 
 from .conditions import Wish, find, merged, timestamp
-from .connection import Connection, Connections
+from .connection import Connection
+from .connections import Connections
 from .events import WARNING, Recorder
 from .fields import image_reports, wish_of
 from .holds import WAITING, Hold
@@ -219,7 +220,7 @@ class ImageReconciler:
         return Entry(digest, reason=REASONS.get(type(error), error.reason), problem=problem), again
 
     async def _ask(self, image: VMImage, provider: Provider, connection: Connection, digest: str) -> Entry:
-        if failure := connection.take_failure(image.metadata.uid):
+        if failure := connection.known.take_failure(image.metadata.uid):
             raise failure
         prepare = image.spec.prepare
         wish = prepare.on_missing if prepare is not None else "Import"

@@ -23,7 +23,8 @@ from kinds.vmclass import VMClass
 from kinds.vmimage import VMImage
 
 from .conditions import is_true
-from .connection import Connection, Connections
+from .connection import Connection
+from .connections import Connections
 from .events import NORMAL, WARNING, Recorder
 from .holds import WAITING, Hold
 from .images import Registry
@@ -107,7 +108,7 @@ class MachineReconciler:
         except Hold:
             return False
         # What rests on Secrets is never noted as ground: of their changes nobody tells.
-        return connection.stands(vm.metadata.uid, self._ground(vm, provider, BootSources()))
+        return connection.known.stands(vm.metadata.uid, self._ground(vm, provider, BootSources()))
 
     async def report(self, name: Name, error: ProviderError | Hold) -> None:
         """What stopped the reconcile, as conditions."""
@@ -124,7 +125,7 @@ class MachineReconciler:
         connection = self._connection_of(vm)
         machine = None
         if connection is not None and connection.synced.is_set():
-            machine = connection.machines.get(vm.metadata.uid)
+            machine = connection.known.machines.get(vm.metadata.uid)
         await self._report(vm, Outcome(machine=machine, problem=problem))
 
     # -- apply -----------------------------------------------------------------------------------------------------
@@ -138,11 +139,11 @@ class MachineReconciler:
         connection = self._connected(provider)
         boot = await self._secrets.boot_sources(vm)
         try:
-            if failure := connection.take_failure(vm.metadata.uid):
+            if failure := connection.known.take_failure(vm.metadata.uid):
                 raise failure
             request, ignored = await self._request(vm, provider, connection, boot)
             asked = _asked(vm, request)
-            if (answer := connection.settled(vm.metadata.uid, asked)) is None:
+            if (answer := connection.known.settled(vm.metadata.uid, asked)) is None:
                 vm = await self._announce(vm, provider, connection)
                 answer = await self._ask(vm, connection, request, asked)
         except ProviderError as error:
@@ -160,7 +161,7 @@ class MachineReconciler:
             healed=_healed(vm, answer.applied),
         )
         written = await self._report(vm, outcome)
-        connection.note(vm.metadata.uid, self._ground(written, provider, boot))
+        connection.known.note(vm.metadata.uid, self._ground(written, provider, boot))
         return FOLLOW_UP if answer.operation is not None else None
 
     def _ground(self, vm: VirtualMachine, provider: Provider, boot: BootSources) -> object | None:
@@ -282,7 +283,7 @@ class MachineReconciler:
         """Image that the existing machine's boot disk stands on; empty when there is no machine, or no image."""
         if not vm.status.id:
             return ""
-        machine = connection.machines.get(vm.metadata.uid)
+        machine = connection.known.machines.get(vm.metadata.uid)
         if machine is None:
             try:
                 answer = await connection.call(
@@ -307,7 +308,7 @@ class MachineReconciler:
         if vm.status.bound_provider != bound and not vm.status.id:
             making = v1.Operation(kind="create")
             return await self._report(vm, Outcome(operation=making, bound=bound))
-        before = connection.machines.get(vm.metadata.uid)
+        before = connection.known.machines.get(vm.metadata.uid)
         if before is not None and self._drifted(vm, before):
             return await self._report(vm, Outcome(machine=before, drifted=True))
         return vm
@@ -323,10 +324,10 @@ class MachineReconciler:
     ) -> v1.ApplyMachineResponse:
         uid = vm.metadata.uid
         await faults.point(BEFORE_APPLY)
-        before = connection.machines.get(uid)
+        before = connection.known.machines.get(uid)
         answer = await self._call(vm, connection, request)
         await faults.point(AFTER_APPLY)
-        connection.settle(uid, asked, answer, before)
+        connection.known.settle(uid, asked, answer, before)
         return answer
 
     async def _call(
@@ -335,7 +336,7 @@ class MachineReconciler:
         try:
             answer: v1.ApplyMachineResponse = await connection.call("MachineService", "apply_machine", request, APPLY)
         except MachineNotFoundError as error:
-            connection.remember(vm.metadata.uid, None)
+            connection.known.remember(vm.metadata.uid, None)
             if not request.must_exist:
                 raise  # somebody removed it while it was being changed: the next look makes it anew
             message = (
@@ -361,7 +362,7 @@ class MachineReconciler:
         status = status_of(vm, outcome, self._clock.now())
         written: VirtualMachine = await self._writer.status(self._caches.machines, vm, status)
         if (connection := self._connection_of(written)) is not None:
-            connection.reported(vm, status)
+            connection.known.reported(vm, status)
         self._tell(vm, happenings(vm.status, status, outcome))
         return written
 
@@ -394,7 +395,7 @@ class MachineReconciler:
         if not answer.gone:
             await self._report_deletion(vm, Deletion(operation=answer.operation))
             return FOLLOW_UP if answer.operation is not None else 2.0
-        connection.remember(vm.metadata.uid, None)
+        connection.known.remember(vm.metadata.uid, None)
         await faults.point(BEFORE_RELEASE)
         if orphan or policy == "Retain":
             self._left(vm, "it was kept, as the object asked for")
@@ -422,7 +423,9 @@ class MachineReconciler:
     async def _remove(self, vm: VirtualMachine, connection: Connection, *, retain: bool) -> Any:
         """As the provider answers. Raises: ProviderError: why it cannot, or how its last attempt ended."""
         try:
-            if failure := connection.take_failure(vm.metadata.uid, REMOVALS):  # an edit that failed is no obstacle
+            if failure := connection.known.take_failure(
+                vm.metadata.uid, REMOVALS
+            ):  # an edit that failed is no obstacle
                 raise failure
             return await self._call_delete(vm, connection, retain=retain)
         except ProviderError as error:

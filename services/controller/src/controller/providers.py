@@ -19,7 +19,8 @@ from kinds.provider import (
 
 from .badobjects import providers_of
 from .conditions import Wish, find, merged, timestamp
-from .connection import Connection, Connections, Health, HealthPolicy, Limits
+from .connection import Connection, Health, HealthPolicy, Limits
+from .connections import Connections
 from .events import NORMAL, WARNING, Recorder
 from .fields import provider_reports, wish_of
 from .holds import Hold
@@ -140,7 +141,7 @@ class ProviderReconciler:
     async def _report(self, provider: Provider, state: RuntimeState, connection: Connection | None) -> None:
         users = self._users(provider)
         health = connection.health if connection is not None and state.phase == "Running" else None
-        info = connection.info if connection is not None else None
+        info = connection.known.info if connection is not None else None
         status = provider_status(provider, state, self._mode(provider), health, info, len(users), self._clock.now())
         await self._writer.status(self._caches.providers, provider, status)
         self._metrics.provider_up(f"{provider.metadata.namespace}/{provider.metadata.name}", bool(status.healthy))

@@ -34,14 +34,14 @@ def connection() -> Connection:
 
 def told(found: Connection, machine: v1.Machine) -> None:
     """The stream tells of a machine."""
-    found._take(v1.MachineEvent(changed=machine), None)
+    found.known.take(v1.MachineEvent(changed=machine), None)
 
 
 def test_an_answer_is_good_until_something_differs():
     found = connection()
-    found.settle(UID, ASKED, v1.ApplyMachineResponse(machine=MACHINE, pending=[RESTART]), None)
+    found.known.settle(UID, ASKED, v1.ApplyMachineResponse(machine=MACHINE, pending=[RESTART]), None)
     told(found, MACHINE)
-    answer = found.settled(UID, ASKED)
+    answer = found.known.settled(UID, ASKED)
     assert answer is not None
     assert (answer.machine, answer.pending, answer.applied, answer.operation) == (MACHINE, [RESTART], [], None)
 
@@ -60,7 +60,7 @@ def _failing(found: Connection) -> None:
 
 
 def _able(found: Connection) -> None:
-    found.info = v1.GetProviderResponse(version="2")
+    found.known.info = v1.GetProviderResponse(version="2")
 
 
 @pytest.mark.parametrize(
@@ -68,8 +68,8 @@ def _able(found: Connection) -> None:
     [
         lambda found: told(found, LATER),
         lambda found: told(found, BUSY),
-        lambda found: found._removed(UID),
-        lambda found: found.remember(UID, None),
+        lambda found: found.known.take(v1.MachineEvent(removed=UID), None),
+        lambda found: found.known.remember(UID, None),
         _broken,
         _ill,
         _failing,
@@ -88,30 +88,30 @@ def _able(found: Connection) -> None:
 )
 def test_it_is_asked_again_when_something_differs(differs: Callable[[Connection], None]):
     found = connection()
-    found.settle(UID, ASKED, v1.ApplyMachineResponse(machine=MACHINE), None)
+    found.known.settle(UID, ASKED, v1.ApplyMachineResponse(machine=MACHINE), None)
     differs(found)
-    assert found.settled(UID, ASKED) is None
+    assert found.known.settled(UID, ASKED) is None
 
 
 def test_a_report_stands_while_machine_and_ground_are_the_same():
     found = connection()
-    found.settle(UID, ASKED, v1.ApplyMachineResponse(machine=MACHINE), None)
-    assert not found.stands(UID, None)
-    assert not found.stands(UID, ("vm", 1))
-    found.note(UID, ("vm", 1))
-    assert found.stands(UID, ("vm", 1))
-    assert not found.stands(UID, ("vm", 2))
-    found.failures[UID] = ("reshape", HypervisorUnavailableError("no answer"))
-    assert not found.stands(UID, ("vm", 1))
-    found.take_failure(UID)
+    found.known.settle(UID, ASKED, v1.ApplyMachineResponse(machine=MACHINE), None)
+    assert not found.known.stands(UID, None)
+    assert not found.known.stands(UID, ("vm", 1))
+    found.known.note(UID, ("vm", 1))
+    assert found.known.stands(UID, ("vm", 1))
+    assert not found.known.stands(UID, ("vm", 2))
+    found.known.failures[UID] = ("reshape", HypervisorUnavailableError("no answer"))
+    assert not found.known.stands(UID, ("vm", 1))
+    found.known.take_failure(UID)
     told(found, LATER)
-    assert not found.stands(UID, ("vm", 1))
+    assert not found.known.stands(UID, ("vm", 1))
 
 
 def test_another_question_is_asked():
     found = connection()
-    found.settle(UID, ASKED, v1.ApplyMachineResponse(machine=MACHINE), None)
-    assert found.settled(UID, b"another") is None
+    found.known.settle(UID, ASKED, v1.ApplyMachineResponse(machine=MACHINE), None)
+    assert found.known.settled(UID, b"another") is None
 
 
 @pytest.mark.parametrize(
@@ -126,15 +126,15 @@ def test_another_question_is_asked():
 )
 def test_an_answer_that_leaves_something_to_do_is_not_kept(answer: v1.ApplyMachineResponse):
     found = connection()
-    found.settle(UID, ASKED, v1.ApplyMachineResponse(machine=MACHINE), None)
-    found.settle(UID, ASKED, answer, MACHINE)
-    assert found.settled(UID, ASKED) is None
+    found.known.settle(UID, ASKED, v1.ApplyMachineResponse(machine=MACHINE), None)
+    found.known.settle(UID, ASKED, answer, MACHINE)
+    assert found.known.settled(UID, ASKED) is None
 
 
 def test_what_the_stream_told_during_the_call_may_be_newer_than_its_answer():
     """Somebody else's change must not be hidden behind an answer that is older than it."""
     found = connection()
-    before = found.machines.get(UID)
+    before = found.known.machines.get(UID)
     told(found, LATER)
-    found.settle(UID, ASKED, v1.ApplyMachineResponse(machine=MACHINE), before)
-    assert found.settled(UID, ASKED) is None
+    found.known.settle(UID, ASKED, v1.ApplyMachineResponse(machine=MACHINE), before)
+    assert found.known.settled(UID, ASKED) is None
