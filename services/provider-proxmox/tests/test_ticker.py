@@ -102,6 +102,25 @@ async def test_a_configuration_that_changed_without_a_task_stands_in_the_log(see
     assert "net0" in seen.guest(103).config
 
 
+async def test_a_configuration_that_changed_while_a_session_begins_stands_in_the_log(
+    pve: Proxmox, tmp_path: Path
+) -> None:
+    """After it was read, before everything was: what the log tells by then is no old news."""
+    ours(pve, 103, "pve3")
+
+    async def change(call: Call) -> None:
+        async with client(pve) as person:
+            await person.put("/nodes/pve3/qemu/103/config", net0="virtio,bridge=vmbr0")
+
+    reading = Fault("GET", "/nodes/{node}/qemu/{vmid}/pending", after=change)
+    pve.faults.append(reading)
+    async with watched(pve, tmp_path) as seen:
+        assert reading.met.is_set()
+        assert "net0" not in seen.guest(103).config
+        await seen.go(31, lambda: "net0" in seen.guest(103).config)
+        assert "net0" in seen.guest(103).config
+
+
 async def test_a_configuration_that_changed_without_a_trace_is_found(seen: Watched) -> None:
     """Nothing tells of an edited file; one guest after the other is looked at."""
     seen.server.world.guests[103].config["net0"] = "virtio=BC:24:11:00:00:03,bridge=vmbr0"

@@ -134,9 +134,7 @@ class Ticker:
             self._beat(group, "pve rotation", self._beside(self._rotate), lambda: self.pace().rotation)
             self._beat(group, "pve nodes", lambda: self._look_at_nodes(group), lambda: self.pace().nodes)
             if self.look_at_log is not None:
-                look_at_log = self._beside(self.look_at_log)
-                await look_at_log()
-                self._beat(group, "pve log", look_at_log, lambda: self.pace().log)
+                self._beat(group, "pve log", self._beside(self.look_at_log), lambda: self.pace().log)
             if self.look_at_leases is not None:
                 look_at_leases = self._beside(self.look_at_leases)
                 await look_at_leases()
@@ -204,6 +202,8 @@ class Ticker:
         self._tasks = None
         await self._look_at_tasks()
         await self._look_at_resources()
+        if self.look_at_log is not None:  # before the guests: what it tells after that may be newer than they are
+            await self._beside(self.look_at_log)()
         async with asyncio.TaskGroup() as group:
             for node in list(self._index.nodes.values()):
                 if node.online:
