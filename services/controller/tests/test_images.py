@@ -93,7 +93,7 @@ async def test_W41_sources_that_are_not_supported_say_so(cluster: Cluster, home:
             await cluster.create(VM, namespace, f"web{number}", machine(imageRef=image))
         for number, (_, words) in enumerate(SOURCES):
             told = await cluster.wait(
-                "VMImage", namespace, f"image{number}", lambda i: i["status"].get("phase") == "Failed"
+                "VMImage", namespace, f"image{number}", lambda i: i.get("status", {}).get("phase") == "Failed"
             )
             assert condition(told, "Ready")["reason"] in ("UnsupportedByProvider", "ValidationError")
             assert words in condition(told, "Ready")["message"]
