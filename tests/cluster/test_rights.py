@@ -308,6 +308,13 @@ async def test_without_a_right_to_secrets_the_machine_says_why(cluster: Cluster,
         async with without(cluster, SECRET):
             await site.create("virtualmachines", box(site.namespace))
             await site.until("virtualmachines", "box", says("Ready", told(SECRET)))
+            await site.patch("providers", "lab", {"metadata": {"annotations": {"look": "now"}}})
+            await site.until("providers", "lab", says("ProviderRuntimeReady", told(SECRET)))
+            await site.delete("virtualmachines", "box")  # that needs no Secret, and the server runs on
+            await gone(site.api, site.path("virtualmachines"))
+        for kind in ("vmimages", "providers"):
+            await site.api.request("DELETE", site.path(kind))
+            await gone(site.api, site.path(kind))
 
 
 async def test_without_a_right_to_the_lease_the_log_says_why(

@@ -29,7 +29,7 @@ from .informer import Name
 from .metrics import Metrics
 from .objects import subject_of
 from .references import Caches
-from .runtime import Runtime, RuntimeState
+from .runtime import API_REFUSED, Runtime, RuntimeState
 from .status import DELETE_BLOCKED, FIELDS_IGNORED, READY
 from .writer import Writer
 
@@ -46,7 +46,9 @@ LOOK = 60.0
 LOOK_STARTING = 5.0
 """The same while a server starts: why its pod does not run is told by the pod alone, which nobody watches."""
 LOOK_REFUSED = 5.0
-"""The same while the hypervisor refuses what is in them: somebody is about to correct it."""
+"""The same while the hypervisor, or the API server, refuses us: somebody is about to correct it."""
+LASTING = ("ProcessEnded", API_REFUSED)
+"""Reasons of a failure that leaves the connection: the server comes back at its place, or has never gone."""
 
 
 class ProviderReconciler:
@@ -91,7 +93,7 @@ class ProviderReconciler:
         state = await self._runtimes[mode].ensure(provider)
         connection = self._connect(provider, state)
         await self._report(provider, state, connection)
-        refused = connection is not None and connection.health.reason == REFUSED
+        refused = state.reason == API_REFUSED or (connection is not None and connection.health.reason == REFUSED)
         if state.phase == "Starting":
             return LOOK_STARTING
         return LOOK_REFUSED if refused else LOOK
@@ -130,7 +132,7 @@ class ProviderReconciler:
     def _connect(self, provider: Provider, state: RuntimeState) -> Connection | None:
         uid = provider.metadata.uid
         if state.target is None:
-            if state.phase == "Failed" and state.reason != "ProcessEnded":
+            if state.phase == "Failed" and state.reason not in LASTING:
                 self._connections.close(uid)
             return self._connections.get(uid)
         label = f"{provider.metadata.namespace}/{provider.metadata.name}"

@@ -10,6 +10,8 @@ from kinds.provider import Provider
 from controller.connection import Target
 
 Phase = Literal["Pending", "Starting", "Running", "Stopping", "Failed"]
+API_REFUSED = "RefusedByApiServer"
+"""Reason of a state: the API server refused us what keeps the server in order. The server itself may run well."""
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ from controller.core import (
 from controller.files import digest_of, private_directory, remove_tree, write_private
 from controller.holds import WAITING, Hold
 from controller.informer import Informer
-from controller.runtime import RuntimeState
+from controller.runtime import API_REFUSED, RuntimeState
 from controller.runtime.arguments import refuse_password, unknown_type
 from controller.runtime.authority import ClusterAuthority, encoded
 from controller.runtime.manifests import (
@@ -129,7 +129,9 @@ class KubernetesRuntime:
             client = await self._make(provider)
         except Hold as hold:
             return RuntimeState("Pending", hold.reason, str(hold))
-        except (ValueError, TlsError, RefusedError) as error:
+        except RefusedError as error:
+            return RuntimeState("Failed", API_REFUSED, str(error))
+        except (ValueError, TlsError) as error:
             return RuntimeState("Failed", "InvalidConfiguration", str(error))
         return await self._state(provider, client)
 
