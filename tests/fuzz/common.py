@@ -151,7 +151,8 @@ def tls(data: bytes) -> None:
 @target("common.secret-file", ["word\n"], bad=[b"\xff"], refuses=(SecretError,), inputs=60)
 def secret_file(data: bytes) -> None:
     """A text without its line end. The register of masks is the process's own, so that nothing long goes there."""
-    before = redact._secrets, redact._pattern
+    before = redact._slots, redact._pattern
+    redact._slots = {}
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory, "secret")
         path.write_bytes(data[:LONGEST])
@@ -160,4 +161,4 @@ def secret_file(data: bytes) -> None:
             assert word
             assert len(word) < 4 or word not in redact.text(f"it is {word}.")
         finally:
-            redact._secrets, redact._pattern = before
+            redact._slots, redact._pattern = before

@@ -9,8 +9,6 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import grpc
-import grpc.aio
 import pytest
 from common import v1
 from common.clock import ManualClock
@@ -22,7 +20,7 @@ from controller.connection import Connection, HealthPolicy, Limits, Target
 from controller.connections import Connections
 from controller.metrics import Metrics
 from controller_harness import OWNER, Cluster, controller, figure, furnish, machine, ready, until
-from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
+from observability.collector import collecting
 from prometheus_client import CollectorRegistry
 from providerkit.fake import FakeDriver, FakeHypervisor
 from providerkit.serving import ServingSettings, serve
@@ -179,40 +177,22 @@ async def test_an_error_inside_a_connection_is_told_and_tried_again():
         await until_reason("Connected")
 
 
-class Collector(trace_service_pb2_grpc.TraceServiceServicer):
-    """What an OTLP endpoint gets."""
-
-    def __init__(self) -> None:
-        self.spans: list[tuple[str, Any]] = []
-
-    async def Export(self, request: Any, context: Any) -> Any:
-        for resource in request.resource_spans:
-            service = next(a.value.string_value for a in resource.resource.attributes if a.key == "service.name")
-            self.spans += [(service, span) for scope in resource.scope_spans for span in scope.spans]
-        return trace_service_pb2.ExportTraceServiceResponse()
-
-
 async def test_one_trace_from_the_reconcile_to_the_provider(cluster: Cluster, tmp_path: Path, namespace: str):
     """Two real processes: the controller's call and the provider's work are spans of the reconcile's trace."""
 
     async def settled() -> bool:
         return await figure(cluster, tmp_path, "virtrigaud_time_to_ready_seconds_count", kind="VirtualMachine") == 1
 
-    collector = Collector()
-    server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
-    trace_service_pb2_grpc.add_TraceServiceServicer_to_server(collector, server)
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    try:
-        flags = ("--owner", OWNER, "--namespace", namespace, "--lease-name", namespace)
-        async with controller(cluster, tmp_path, *flags, "--otlp-endpoint", f"http://127.0.0.1:{port}"):
-            await furnish(cluster, namespace)
-            await cluster.create("VirtualMachine", namespace, "web", machine())
-            await cluster.wait("VirtualMachine", namespace, "web", ready)
-            await until(settled, "the end of the look")
-        # Both processes have ended, and sent what they had.
-    finally:
-        await server.stop(None)
+    flags = ("--owner", OWNER, "--namespace", namespace, "--lease-name", namespace)
+    async with (
+        collecting() as collector,
+        controller(cluster, tmp_path, *flags, "--otlp-endpoint", collector.url),
+    ):
+        await furnish(cluster, namespace)
+        await cluster.create("VirtualMachine", namespace, "web", machine())
+        await cluster.wait("VirtualMachine", namespace, "web", ready)
+        await until(settled, "the end of the look")
+    # Both processes have ended, and sent what they had.
     by_id = {span.span_id: (service, span) for service, span in collector.spans}
     (served, *_) = [
         span

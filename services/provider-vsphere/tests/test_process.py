@@ -87,6 +87,25 @@ async def test_W33_P45_it_serves_while_the_hypervisor_is_away(own_vcsim: Vcsim, 
         assert (await settle(machines, spec)).power is ON
 
 
+async def test_a_password_that_is_no_text_is_named_and_the_provider_goes_on(own_vcsim: Vcsim, tmp_path: Path) -> None:
+    """Somebody put a keystore into the Secret, and corrects it."""
+    async with provider(own_vcsim, tmp_path) as running, running.machines() as machines:
+        (tmp_path / "credentials" / "password").write_bytes(b"\xff\xfe" + CANARY.encode())
+        own_vcsim.control("sessions/drop")
+        errors: list[ProviderError] = []
+        async with asyncio.timeout(60):
+            while not any("password is no UTF-8 text" in str(error) for error in errors):
+                try:
+                    await machines.get_machine(v1.GetMachineRequest(uid=uid_of(machine_spec())), timeout=10)
+                except ProviderError as error:
+                    errors.append(error)
+        assert isinstance(errors[-1], CredentialsRefusedError)
+        credentials_of(own_vcsim, tmp_path / "credentials")
+        async with asyncio.timeout(60):
+            await _wait_back(machines)
+    assert CANARY not in (tmp_path / "log").read_text()
+
+
 async def _wait_back(machines: Stub) -> None:
     """Wait until the provider has a session; the new server's authority is told to it a moment after its start."""
     while True:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from common import redact
 from common.errors import (
     CredentialsRefusedError,
     HypervisorUnavailableError,
@@ -26,7 +27,7 @@ from common.errors import (
     ResourceNotFoundError,
 )
 from provider_vsphere.session import vapi
-from provider_vsphere.session.login import Endpoint
+from provider_vsphere.session.login import Endpoint, session_key
 from provider_vsphere.session.vapi import API, REST, SESSION_HEADER, Request, Vapi, exchange, refused_as
 from provider_vsphere.session.vsphere import Vsphere
 from simulators.vcsim import Vcsim
@@ -70,6 +71,21 @@ def test_only_the_old_dialect_wraps_what_it_takes_and_gives() -> None:
     request = Request("POST", CATEGORY, body={"name": "a"}, parameter="create_spec")
     assert (API.body(request), REST.body(request)) == ({"name": "a"}, {"create_spec": {"name": "a"}})
     assert (API.answer({"value": 1}), REST.answer({"value": 1})) == ({"value": 1}, 1)
+
+
+@pytest.mark.real
+async def test_sessions_and_what_opens_them_are_masked(vcsim: Vcsim, credentials: Path) -> None:
+    """Whoever has the session needs no password."""
+    (credentials / "password").write_text(vcsim.password)
+    async with connected(vcsim, credentials) as vsphere:
+        rest = Vapi(vsphere)
+        async with rest.session():
+            session = await rest.token("test")
+        secrets = [session_key(vsphere.login("test").instance), session, vcsim.password]
+        (credentials / "token").write_text("<saml:Assertion>c4n4ry</saml:Assertion>")
+        secrets.append(vapi._authorization(vsphere.endpoint, "test").partition('"')[2].rstrip('"'))
+        assert all(len(secret) > 5 for secret in secrets)
+        assert [redact.text(f"a {secret} b") for secret in secrets] == [f"a {redact.MASK} b"] * 4
 
 
 # -- errors: a server that answers as it is told -----------------------------------------------------------------------

@@ -38,6 +38,7 @@ class Vcsim:
         datacenters: int = 1,
         vms: int = 2,
         tls: bool = True,
+        password: str = "secret",
         start_seconds: float = START_SECONDS,
     ) -> None:
         """Nothing runs yet.
@@ -47,7 +48,7 @@ class Vcsim:
         """
         self._start_seconds = start_seconds
         self.user = "administrator@vsphere.local"
-        self.password = "secret"
+        self.password = password
         self._flags = [f"-esx={str(esx).lower()}", f"-tls={str(tls).lower()}"]
         self._flags += [f"-datacenters={datacenters}", f"-vms={vms}", f"-user={self.user}"]
         self._flags += [f"-password={self.password}"]

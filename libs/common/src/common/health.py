@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from grpc_health.v1 import health_pb2
 from grpc_health.v1.health import aio
 
-from common import logging
+from common import logging, redact
 from common.clock import Clock, SystemClock
 from common.errors import OutcomeUnknownError, ProviderError
 
@@ -30,6 +30,7 @@ class Health:
         """Say what keeps a service from serving; None means that it serves."""
         if self._stopping:
             return
+        problem = redact.text(problem) if problem is not None else None  # `/readyz` shows it to whoever asks
         before = self._problems.get(service)
         self._problems[service] = problem or ""
         if before != (problem or ""):

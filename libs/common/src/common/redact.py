@@ -4,16 +4,21 @@ Four nets, each of which would be enough for what it catches:
 - fields marked `debug_redact` in the contract are never rendered (`message`);
 - keys that sound like a secret hide their value (`value`);
 - private keys in PEM, and user information in URLs, are cut out of any text (`text`);
-- values that were read from a secret's file are registered and masked wherever they turn up (`register`, `text`).
+- values that were read from a secret's file, and sessions they opened, are registered and masked wherever they turn
+  up, also as they look in a URL, in JSON, in XML or in base64 (`register`, `text`).
 """
 
 from __future__ import annotations
 
+import base64
+import html
+import json
 import re
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import datetime, timedelta
 from typing import Any
+from urllib.parse import quote, quote_plus
 
 import betterproto2
 
@@ -33,22 +38,67 @@ _PRIVATE_KEY = re.compile(
 _URL_USER = re.compile(r"://[^\s/@:]*:[^\s/@]+@")
 _BEARER = re.compile(r"(?i)\b(bearer|basic)\s+[a-z0-9._~+/=\-]{8,}")
 
+_KEPT = 16
+"""Newest values of one slot that are masked. Those before them open nothing any more, and every one costs each line."""
+
 _lock = threading.Lock()
-_secrets: frozenset[str] = frozenset()
+_slots: dict[str, dict[str, frozenset[str]]] = {}
+"""Secrets by what they are of, oldest first, each with the forms it may turn up in."""
 _pattern: re.Pattern[str] | None = None
 
 
-def register(secret: str) -> None:
+def register(secret: str, slot: str = "") -> None:
     """Mask this value in every text from now on, whole and line by line; shorter than 4 characters is not masked.
 
     The register belongs to the process, as its logs do.
+
+    Args:
+        slot: what the secret is of, where that is renewed again and again: a file, a session. The newest values of a
+            slot are masked, so that what an old one still did when it was replaced does not show it; without a slot
+            a value is masked for ever.
     """
-    global _secrets, _pattern
-    parts = {secret, secret.strip(), *(line.strip() for line in secret.splitlines())}
+    global _pattern
     with _lock:
-        _secrets |= {part for part in parts if len(part) >= _SHORTEST}
-        longest_first = sorted(_secrets, key=len, reverse=True)
-        _pattern = re.compile("|".join(map(re.escape, longest_first))) if longest_first else None
+        held = _slots.setdefault(slot, {})
+        if next(reversed(held), None) == secret or (not slot and secret in held):
+            return
+        held[secret] = held.pop(secret, frozenset()) or frozenset(_forms(secret))
+        if slot and len(held) > _KEPT:
+            del held[next(iter(held))]
+        _pattern = _compiled({form for each in _slots.values() for forms in each.values() for form in forms})
+
+
+def _forms(secret: str) -> Iterator[str]:
+    """The ways in which a text may show it; a part of it that is too short to be told from other text is left out."""
+    whole = {secret, secret.strip()}
+    for plain in whole | {line.strip() for line in secret.splitlines()}:
+        if len(plain) < _SHORTEST:
+            continue
+        yield plain
+        yield from (quote(plain), quote(plain, safe=""), quote_plus(plain))
+        yield from (html.escape(plain), html.escape(plain, quote=False), repr(plain)[1:-1])
+        yield from (json.dumps(plain)[1:-1], json.dumps(plain, ensure_ascii=False)[1:-1])
+    for plain in whole:
+        yield from _encoded(plain)
+
+
+def _encoded(plain: str) -> Iterator[str]:
+    """Base64 of it wherever it begins in what was encoded ("user:password"), without the letters that others share."""
+    data = plain.encode("utf-8", "surrogatepass")
+    for before in range(3):
+        coded = base64.b64encode(bytes(before) + data).decode().rstrip("=")
+        inner = coded[-(-before * 8 // 6) : (before + len(data)) * 8 // 6]
+        if len(inner) >= 2 * _SHORTEST:
+            yield from (inner, inner.replace("+", "-").replace("/", "_"))
+
+
+def _compiled(forms: set[str]) -> re.Pattern[str] | None:
+    """Longest first; by first letter, or a long register would be gone through at each letter of a text."""
+    by_first: dict[str, list[str]] = {}
+    for form in sorted(forms, key=len, reverse=True):
+        by_first.setdefault(form[0], []).append(re.escape(form[1:]))
+    groups = (f"{re.escape(first)}(?:{'|'.join(rest)})" for first, rest in by_first.items())
+    return re.compile("|".join(groups)) if by_first else None
 
 
 def text(value: str) -> str:

@@ -7,6 +7,7 @@ import stat
 from pathlib import Path
 
 from common import redact
+from common.errors import CredentialsRefusedError
 
 MAX_BYTES = 1024 * 1024
 
@@ -15,11 +16,32 @@ class SecretError(Exception):
     """A secret's file cannot be used; the message names the file and the cure, never the content."""
 
 
+PLAIN = frozenset({"username", "token_id", "ca.crt", "tls.crt", "known_hosts", "fingerprint", "thumbprint"})
+"""Files of a credentials directory that are no secrets: masked, they would leave holes in every line."""
+
+
 def read_secret(path: str | Path) -> str:
     """As `read_plain`; from now on no log shows it."""
     value = read_plain(path)
-    redact.register(value)
+    redact.register(value, slot=str(path))
     return value
+
+
+def find_credential(directory: Path | None, name: str) -> str | None:
+    """A file of a credentials directory without its line end; None if it is not there, or empty.
+
+    If it is a secret, no log shows it from now on.
+
+    Raises:
+        CredentialsRefusedError: unreadable, too large or no text.
+    """
+    path = directory / name if directory is not None else None
+    if path is None or not path.is_file() or not path.stat().st_size:
+        return None
+    try:
+        return read_plain(path) if name in PLAIN else read_secret(path)
+    except SecretError as error:
+        raise CredentialsRefusedError(f"credentials: {error}") from error
 
 
 def read_plain(path: str | Path) -> str:

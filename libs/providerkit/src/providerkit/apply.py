@@ -7,7 +7,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from common import faults, logging, tracing, v1
+from common import faults, logging, redact, tracing, v1
 from common.clock import Clock
 from common.errors import (
     ForeignMachineError,
@@ -183,7 +183,7 @@ class Apply:
         except NotSupportedError as error:
             if step[0].kind is _Kind.CREATE:
                 raise
-            self._refused.update((step_key(change), str(error)) for change in step)
+            self._refused.update((step_key(change), redact.text(str(error))) for change in step)
             return
         self.applied += step
         log.info("machine.changed", uid=self.uid, fields=[c.field or c.kind.name.lower() for c in step])
@@ -203,7 +203,7 @@ class Apply:
                     try:
                         await shape_step(driver, self._narrowed, self.seen, step)()
                     except NotSupportedError as error:
-                        self._refused.update((step_key(change), str(error)) for change in step)
+                        self._refused.update((step_key(change), redact.text(str(error))) for change in step)
                     else:
                         made.extend(step)
 

@@ -176,7 +176,7 @@ async def _http(image: VMImage, block: VMImageSourceHttp, secrets: Secrets) -> v
         user = await secrets.text(namespace, name, (basic.username_key or "username",), place)
         password = await secrets.credential(namespace, name, (basic.password_key or "password",), place)
         coded = base64.b64encode(f"{user.strip()}:{password.strip()}".encode()).decode()
-        redact.register(coded)
+        redact.register(coded, slot=f"{namespace}/{name} as basic")
         headers["Authorization"] = f"Basic {coded}"
     url = v1.UrlSource(url=block.url, headers=headers)
     if block.timeout:

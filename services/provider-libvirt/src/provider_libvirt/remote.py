@@ -14,6 +14,7 @@ from urllib.parse import urlencode, urlsplit, urlunsplit
 
 import libvirt
 from common.errors import InvalidSpecError
+from common.secrets import find_credential
 
 
 class Credentials:
@@ -31,9 +32,12 @@ class Credentials:
         return path if path is not None and path.is_file() else None
 
     def text(self, name: str) -> str | None:
-        """Its content without the line end, if it is there."""
-        path = self.file(name)
-        return path.read_text().rstrip("\r\n") if path is not None else None
+        """Its content without the line end, if it is there; masked in logs from now on, if it is a secret.
+
+        Raises:
+            CredentialsRefusedError: it cannot be read.
+        """
+        return find_credential(self._directory, name)
 
     def answers(self) -> dict[int, str]:
         """What to say when libvirt asks, by kind of question."""

@@ -12,7 +12,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Final, Self
 
-from common import logging, v1
+from common import logging, redact, v1
 from common.clock import Clock
 from common.errors import HypervisorUnavailableError, NotSupportedError, WrongPowerStateError
 from providerkit.background import running
@@ -52,7 +52,10 @@ class Opened:
         port, ticket = whole(told.get("port")), text(told.get("ticket"))
         if not 0 < port < 1 << 16 or not ticket or "\n" in ticket:
             raise GarbledError(f"{doing}: the answer names no port to connect to", retry_after=5.0)
-        return cls(port, ticket, text(told.get("user")).replace("\n", ""), text(told.get("password")))
+        password = text(told.get("password"))
+        for secret in (ticket, password):
+            redact.register(secret, slot="console tickets")
+        return cls(port, ticket, text(told.get("user")).replace("\n", ""), password)
 
 
 class Consoles:

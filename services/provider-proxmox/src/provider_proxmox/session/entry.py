@@ -243,12 +243,12 @@ class Entry:
 
     def _fit(self) -> None:
         """Make the lines, and make them anew when the files say something else about whom to believe."""
-        files = tuple(self.endpoint.secret(name) for name in ("ca.crt", "fingerprint"))
-        if self._doors and files == self._trusted:
-            return
         try:
+            files = tuple(self.endpoint.secret(name) for name in ("ca.crt", "fingerprint"))
+            if self._doors and files == self._trusted:
+                return
             trust = self.endpoint.trust()
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, CredentialsRefusedError) as error:
             raise UntrustedError(f"credentials: `ca.crt` or `fingerprint` makes no sense: {error}") from None
         for door in self._doors:
             door.line.close()

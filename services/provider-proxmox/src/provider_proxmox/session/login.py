@@ -15,7 +15,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from common import redact
 from common.errors import CredentialsRefusedError
+from common.secrets import find_credential
 
 from provider_proxmox.session.rows import GarbledError, mapping, text
 
@@ -68,9 +70,12 @@ class Endpoint:
     Read anew at each login and after each refusal, so that rotated ones are used."""
 
     def secret(self, name: str) -> str:
-        """The content of a credentials file without its line end; empty if there is none."""
-        path = self.credentials / name if self.credentials is not None else None
-        return path.read_text().strip("\r\n \t") if path is not None and path.is_file() else ""
+        """The content of a credentials file without its line end, masked in logs from now on; empty if there is none.
+
+        Raises:
+            CredentialsRefusedError: it cannot be read.
+        """
+        return (find_credential(self.credentials, name) or "").strip("\r\n \t")
 
     def read(self) -> Credentials:
         """What the files say now.
@@ -155,6 +160,8 @@ def ticket_login(credentials: Credentials, said: object, now: float) -> Login:
     ticket, csrf = (text(answer.get(key)) for key in ("ticket", "CSRFPreventionToken"))
     if not ticket or not csrf:
         raise GarbledError(f"log in as {credentials.username}: the answer has no ticket")
+    redact.register(ticket, slot=f"ticket {credentials.username}")
+    redact.register(csrf, slot=f"csrf {credentials.username}")
     return Login(
         credentials,
         {"Cookie": f"PVEAuthCookie={ticket}"},

@@ -13,7 +13,7 @@ import datetime
 from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
-from common import logging
+from common import logging, redact
 from common.clock import Clock
 from common.errors import HypervisorUnavailableError, ProviderError, ResourceNotFoundError, WrongPowerStateError
 from providerkit.driver import ConsoleTicket
@@ -50,6 +50,7 @@ class Display:
         told = await self._vsphere.call(
             doing, lambda login: self._vsphere.machine(entity, login).AcquireTicket("webmks")
         )
+        redact.register(str(told.ticket or ""), slot="console tickets")
         expires = self._clock.now() + datetime.timedelta(seconds=TICKET_SECONDS)
         return ConsoleTicket(url_of(told, self._vsphere.endpoint.url), expires)
 

@@ -16,7 +16,7 @@ from common.errors import InvalidSpecError, NotSupportedError, ResourceNotFoundE
 from pyVmomi import VmomiSupport, pbm
 from pyVmomi.SoapAdapter import SoapStubAdapter
 
-from provider_vsphere.session.login import Login
+from provider_vsphere.session.login import Login, session_key
 from provider_vsphere.session.vsphere import Vsphere
 
 _PATH, _VERSION = "/pbm/sdk", "pbm.version.version1"
@@ -103,7 +103,7 @@ def _manager(vsphere: Vsphere, login: Login) -> Iterator[Any]:
     """The service's manager of policies, in our session."""
     # The request context is the thread's, and pyvmomi sends it with whatever that thread asks for: it must not stay.
     context = VmomiSupport.GetRequestContext()
-    context[_COOKIE] = str(login.instance._stub.cookie).partition(";")[0].partition("=")[2].strip('"')
+    context[_COOKIE] = session_key(login.instance)
     stub = _stub(vsphere)
     try:
         yield pbm.ServiceInstance("ServiceInstance", stub).PbmRetrieveServiceContent().profileManager

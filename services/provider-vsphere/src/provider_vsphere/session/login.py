@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from common import redact
 from common.errors import CredentialsRefusedError, HypervisorUnavailableError
+from common.secrets import find_credential
 from pyVim import connect
 from pyVmomi import vim
 
@@ -42,9 +44,12 @@ class Endpoint:
     `thumbprint` if wanted. Read anew at each login, so that rotated ones are used."""
 
     def secret(self, name: str) -> str | None:
-        """The content of a credentials file without its line end; None if there is none."""
-        path = self.credentials / name if self.credentials is not None else None
-        return path.read_text().rstrip("\r\n") if path is not None and path.is_file() else None
+        """The content of a credentials file without its line end, masked in logs from now on; None if there is none.
+
+        Raises:
+            CredentialsRefusedError: it cannot be read.
+        """
+        return find_credential(self.credentials, name)
 
     def edition(self) -> Edition:
         """Differs when somebody has changed the credentials; costs no more than a look at the directory."""
@@ -163,9 +168,15 @@ def log_in(endpoint: Endpoint) -> Login:
         except BaseException:
             stub.DropConnections()
             raise
+    redact.register(session_key(instance), slot=f"session {endpoint.url}")
     told = content.about
     about = About(str(told.fullName), told.apiType == "VirtualCenter", str(told.instanceUuid or ""))
     return Login(instance, content, about, plain_user(str(session.userName or "")))
+
+
+def session_key(instance: Any) -> str:
+    """What lets whoever has it into our session: the value of its cookie."""
+    return str(instance._stub.cookie or "").partition(";")[0].partition("=")[2].strip('"')
 
 
 def _stub(endpoint: Endpoint) -> Any:

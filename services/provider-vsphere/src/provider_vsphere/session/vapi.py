@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
+from common import redact
 from common.errors import (
     CredentialsRefusedError,
     DownloadFailedError,
@@ -247,6 +248,7 @@ class Vapi:
                 if _is_unauthenticated(error):
                     raise CredentialsRefusedError(str(error)) from error
                 raise
+            redact.register(str(answer), slot=f"vapi session {self._vsphere.endpoint.url}")
             return _Session(login, dialect, str(answer))
         raise NotSupportedError(f"{doing}: it has none")
 
@@ -261,7 +263,9 @@ def _authorization(endpoint: Endpoint, doing: str) -> str:
     """Source: govmomi vapi/rest (Basic) and sts.Signer.SignRequest (a bearer token of the SSO service)."""
     user, password, token = (endpoint.secret(name) for name in ("username", "password", "token"))
     if token is not None:
-        return f'SIGN token="{base64.b64encode(gzip.compress(token.encode())).decode()}"'
+        packed = base64.b64encode(gzip.compress(token.encode(), mtime=0)).decode()
+        redact.register(packed, slot=f"vapi token {endpoint.url}")
+        return f'SIGN token="{packed}"'
     if user is None or password is None:
         raise CredentialsRefusedError(f"{doing}: the credentials directory needs `username` and `password`, or `token`")
     return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
