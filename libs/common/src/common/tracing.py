@@ -11,13 +11,10 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any
 
-import grpc.aio
 from opentelemetry import propagate, trace
 from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
-from opentelemetry.instrumentation.grpc import aio_server_interceptor
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import SpanProcessor, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
@@ -193,12 +190,15 @@ def headers() -> tuple[tuple[str, str], ...]:
     return tuple(carrier.items())
 
 
-def server_interceptors() -> list[grpc.aio.ServerInterceptor]:
-    """What a server needs to write spans in its callers' traces; none when tracing is off."""
-    if not enabled():
-        return []
-    make: Any = aio_server_interceptor  # it has no types
-    return [make(filter_=lambda details: not details.method.startswith("/grpc."))]
+@contextmanager
+def serving(name: str, metadata: Iterable[tuple[str, str | bytes]], **attributes: object) -> Iterator[Span]:
+    """Answer a call as a span of its caller's trace. How it ended is for the caller of this to say."""
+    context = trace.set_span_in_context(continued(metadata), Context())
+    told = {key.replace("__", "."): _attribute(key, item) for key, item in attributes.items()}
+    with trace.get_tracer(_SCOPE).start_as_current_span(
+        name, context, SpanKind.SERVER, told, record_exception=False, set_status_on_exception=False
+    ) as current:
+        yield current
 
 
 def _attribute(key: str, item: object) -> str | bool | int | float:

@@ -19,7 +19,7 @@ from common import logging, metrics, tracing
 from common.gen.google_proto_descriptor_pool import default_google_proto_descriptor_pool
 from common.health import Health
 from common.rpc.binding import MAX_UNARY_SECONDS, Streams, bind
-from common.rpc.interceptors import Continued, ErrorStatus, MayCall, Metrics, Peers
+from common.rpc.interceptors import Continued, ErrorStatus, MayCall, Metrics, Peers, Traced
 from common.rpc.services import OPTIONS
 from common.tls import CONTROLLER
 
@@ -122,7 +122,7 @@ class Server:
         log.info("rpc.stopped", address=self.address)
 
     def _interceptors(self) -> list[grpc.aio.ServerInterceptor]:
-        found = tracing.server_interceptors() or [Continued()]
+        found: list[grpc.aio.ServerInterceptor] = [Traced() if tracing.enabled() else Continued()]
         if self._registry is not None:
             found.append(Metrics(metrics.rpc("server", self._registry)))
         found.append(ErrorStatus())
