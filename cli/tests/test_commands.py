@@ -122,4 +122,4 @@ def test_W72_P31_every_command_is_there_and_explains_itself(command: str) -> Non
 
 
 def test_W72_the_version_is_the_package_s(vrtg: Vrtg) -> None:
-    assert vrtg("--version").out.strip() == version("virtrigaud-cli")
+    assert vrtg("--version").out.strip() == f"vrtg {version('virtrigaud-cli')}"

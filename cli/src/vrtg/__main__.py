@@ -44,7 +44,7 @@ def build() -> App:
     app = App(
         name="vrtg",
         help=PROLOGUE,
-        version=lambda: version("virtrigaud-cli"),
+        version=lambda: f"vrtg {version('virtrigaud-cli')}",
         help_format="plaintext",
         result_action="return_value",
         exit_on_error=False,

@@ -6,7 +6,10 @@ import argparse
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
+
+NAME = "virtrigaud-apiserver"
 
 
 @dataclass(frozen=True)
@@ -36,9 +39,7 @@ def parse(argv: Sequence[str] | None = None, environ: Mapping[str, str] | None =
     def default(flag: str, fallback: str | None = None) -> str | None:
         return env.get("VIRTRIGAUD_APISERVER_" + flag.upper().replace("-", "_"), fallback)
 
-    parser = argparse.ArgumentParser(
-        prog="virtrigaud-apiserver", description="An embedded single-node Kubernetes API on SQLite."
-    )
+    parser = argparse.ArgumentParser(prog=NAME, description="An embedded single-node Kubernetes API on SQLite.")
 
     def add(flag: str, text: str, fallback: str | None = None, *, required: bool = True) -> None:
         value = default(flag, fallback)
@@ -52,6 +53,7 @@ def parse(argv: Sequence[str] | None = None, environ: Mapping[str, str] | None =
     add("crds", "directory of CustomResourceDefinitions to apply at start", required=False)
     add("log-level", "debug, info, warning or error", "info")
     add("event-ttl", "seconds that Events are kept", "3600")
+    parser.add_argument("--version", action="version", version=f"{NAME} {version(NAME)}")
     args = parser.parse_args(argv)
     host, _, port = args.listen.rpartition(":")
     if not host or not port.isdigit() or int(port) > 65535:

@@ -47,11 +47,11 @@ API_RETRY = 2.0
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point of the command."""
     try:
-        settings = load(Settings, argv)
+        settings = load(Settings, argv, version=f"{SERVICE} {version(SERVICE)}")
     except SettingsError as error:
         print(error, file=sys.stderr)  # noqa: T201  # there is no log yet
         return 2
-    logging.setup("virtrigaud-controller", settings.log_level, settings.log_format)
+    logging.setup(SERVICE, settings.log_level, settings.log_format)
     faults.install_from_environment()
     try:
         asyncio.run(serve(settings, SystemClock(), random.Random()))
@@ -76,12 +76,10 @@ async def serve(settings: Settings, clock: Clock, rng: random.Random) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     async with AsyncExitStack() as stack:
-        stack.enter_context(
-            tracing.setup(SERVICE, settings.otlp_endpoint or None, version=version("virtrigaud-controller"))
-        )
+        stack.enter_context(tracing.setup(SERVICE, settings.otlp_endpoint or None, version=version(SERVICE)))
         api = await stack.enter_async_context(connect(settings.kubeconfig, settings.context))
         metrics = Metrics(REGISTRY)
-        common_metrics.build_info(SERVICE, version("virtrigaud-controller"))
+        common_metrics.build_info(SERVICE, version(SERVICE))
         serving = _Serving()
         if settings.metrics_address:
             host, _, port = settings.metrics_address.rpartition(":")

@@ -17,6 +17,8 @@ from provider_libvirt.making import Config
 from provider_libvirt.reading import Reader
 from provider_libvirt.settings import LibvirtSettings
 
+NAME = "virtrigaud-provider-libvirt"
+
 
 def build(settings: LibvirtSettings) -> LibvirtDriver:
     """Every object of the provider, from its settings; nothing is opened."""
@@ -50,11 +52,11 @@ def build(settings: LibvirtSettings) -> LibvirtDriver:
 def main(argv: list[str] | None = None) -> int:
     """Serve until told to stop."""
     try:
-        settings = load(LibvirtSettings, argv)
+        settings = load(LibvirtSettings, argv, version=f"{NAME} {version(NAME)}")
     except SettingsError as error:
         print(error, file=sys.stderr)  # noqa: T201  (there is no log yet)
         return 2
-    return run_provider(build, settings, version=version("virtrigaud-provider-libvirt"))
+    return run_provider(build, settings, version=version(NAME))
 
 
 if __name__ == "__main__":

@@ -39,6 +39,8 @@ from provider_proxmox.session.pve import Pve
 from provider_proxmox.settings import ProxmoxSettings
 from provider_proxmox.snapshots import Snapshots
 
+NAME = "virtrigaud-provider-proxmox"
+
 
 def build(settings: ProxmoxSettings) -> ProxmoxDriver:
     """Every object of the provider, from its settings; nothing is opened."""
@@ -110,11 +112,11 @@ def build(settings: ProxmoxSettings) -> ProxmoxDriver:
 def main(argv: list[str] | None = None) -> int:
     """Serve until told to stop."""
     try:
-        settings = load(ProxmoxSettings, argv)
+        settings = load(ProxmoxSettings, argv, version=f"{NAME} {version(NAME)}")
     except SettingsError as error:
         print(error, file=sys.stderr)  # noqa: T201  (there is no log yet)
         return 2
-    return run_provider(build, settings, version=version("virtrigaud-provider-proxmox"))
+    return run_provider(build, settings, version=version(NAME))
 
 
 if __name__ == "__main__":

@@ -27,6 +27,8 @@ from provider_vsphere.session.vsphere import Vsphere
 from provider_vsphere.settings import VsphereSettings
 from provider_vsphere.snapshots import Snapshots
 
+NAME = "virtrigaud-provider-vsphere"
+
 
 def build(settings: VsphereSettings) -> VsphereDriver:
     """Every object of the provider, from its settings; nothing is opened."""
@@ -75,11 +77,11 @@ def build(settings: VsphereSettings) -> VsphereDriver:
 def main(argv: list[str] | None = None) -> int:
     """Serve until told to stop."""
     try:
-        settings = load(VsphereSettings, argv)
+        settings = load(VsphereSettings, argv, version=f"{NAME} {version(NAME)}")
     except SettingsError as error:
         print(error, file=sys.stderr)  # noqa: T201  (there is no log yet)
         return 2
-    return run_provider(build, settings, version=version("virtrigaud-provider-vsphere"))
+    return run_provider(build, settings, version=version(NAME))
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
@@ -36,7 +37,7 @@ def make_driver(settings: FakeSettings) -> Driver:
 def main(argv: list[str] | None = None) -> int:
     """Entry point of the command."""
     try:
-        settings = load(FakeSettings, argv)
+        settings = load(FakeSettings, argv, version=f"virtrigaud-provider-fake {version('virtrigaud-providerkit')}")
     except SettingsError as error:
         print(error, file=sys.stderr)  # noqa: T201  (there is no log yet)
         return 2
