@@ -9,13 +9,15 @@ from apiserver.app import Metrics as ApiServerMetrics
 from common import metrics
 from common.clock import SystemClock
 from controller.metrics import Metrics as ControllerMetrics
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 from providerkit.fake import FakeDriver, FakeHypervisor
 from providerkit.figures import Figures
 from providerkit.metrics import Metrics as ProviderMetrics
 from providerkit.operations import Operations
 from providerkit.watch import Hub
 
+LIBRARY = (ProcessCollector, PlatformCollector, GCCollector)
+"""process_* and python_*, which every service has."""
 SUFFIXES = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count"), "gauge": ("",)}
 
 
@@ -65,7 +67,8 @@ def _registries() -> Iterator[tuple[str, CollectorRegistry]]:
 
 
 def _of(service: str, registry: CollectorRegistry) -> Iterator[Family]:
-    for collector in registry._collector_to_names:
+    ours = [each for each in registry._collector_to_names if not isinstance(each, LIBRARY)]
+    for collector in ours:
         for each in collector.describe():  # type: ignore[attr-defined]  # all of ours have it
             # The library keeps labels to itself: there is no other way to learn them before a series exists.
             labels = getattr(collector, "_labelnames", None) or getattr(each, "_labelnames", ())

@@ -250,7 +250,12 @@ async def instance(memory: Path, clock: Clock) -> AsyncIterator[Instance]:
     over = asyncio.Event()
 
     async def live() -> None:
-        tokens = Tokens([(TOKEN, User("admin", "1", ("system:masters", "system:authenticated")))])
+        tokens = Tokens(
+            [
+                (TOKEN, User("admin", "1", ("system:masters", "system:authenticated"))),
+                ("watching-token", User("prometheus", "2", ("system:monitoring", "system:authenticated"))),
+            ]
+        )
         async with running(Store(memory / "data"), tokens, clock=clock, crds=FIXTURES) as made:
             ready.set_result(made)
             await over.wait()

@@ -201,6 +201,18 @@ async def test_without_the_token(api, token):
         assert (await api.get(url)).body == b"ok"
 
 
+async def test_whoever_watches_over_it_reads_metrics_and_nothing_else(api):
+    """Prometheus' token lies in a file beside others; whoever finds it must not become an administrator."""
+    api.token = "watching-token"
+    assert (await api.get("/metrics")).status == 200
+    for url in ("/", "/api", "/apis", MAPS, f"{MAPS}/x", "/metrics/x", "/version", "/openapi/v3"):
+        reply = await api.get(url)
+        assert (reply.status, status(reply)["reason"]) == (403, "Forbidden"), url
+        assert f'User "prometheus" cannot get path "{url}"' in status(reply)["message"]
+    assert (await api.post(MAPS, {"kind": "ConfigMap", "metadata": {"name": "x"}})).status == 403
+    assert (await api.post("/metrics", {})).status == 405
+
+
 async def test_strangers_make_up_no_metrics(api):
     before = (await api.get("/metrics")).body.decode()
     stranger = type(api)(api.app, token="")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -362,12 +363,22 @@ async def test_metrics_count_requests(api, make_widget):
     assert 'apiserver_requests_total{code="201",resource="widgets",verb="create"} 1.0' in text
     assert 'resource="none"' not in text
     assert "apiserver_store_revision" in text
+    assert 'apiserver_request_duration_seconds_count{resource="widgets",verb="create"} 1.0' in text
+    assert f'service="virtrigaud-apiserver",version="{version("virtrigaud-apiserver")}"' in text
+    assert "process_cpu_seconds_total" in text
 
 
 async def test_reviews_store_nothing(api):
     group = "/apis/authorization.k8s.io/v1"
     review = {"spec": {"resourceAttributes": {"verb": "delete", "resource": "widgets"}}}
     assert (await api.post(f"{group}/selfsubjectaccessreviews", review)).json["status"]["allowed"] is True
+    watching = {"spec": {"user": "prometheus", "groups": ["system:monitoring"]}}
+    for asked, allowed in (
+        ({"resourceAttributes": {"verb": "get", "resource": "secrets"}}, False),
+        ({"nonResourceAttributes": {"verb": "get", "path": "/metrics"}}, True),
+    ):
+        said = await api.post(f"{group}/subjectaccessreviews", {"spec": {**watching["spec"], **asked}})
+        assert said.json["status"]["allowed"] is allowed
     who = (await api.post("/apis/authentication.k8s.io/v1/selfsubjectreviews", {})).json
     assert who["status"]["userInfo"]["username"] == "admin"
     tokens = "/apis/authentication.k8s.io/v1/tokenreviews"

@@ -6,10 +6,20 @@ import asyncio
 import platform
 import time
 from collections.abc import Callable
+from importlib.metadata import version
 
 import msgspec
 import structlog
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    GCCollector,
+    Histogram,
+    PlatformCollector,
+    ProcessCollector,
+    generate_latest,
+)
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -22,6 +32,7 @@ from .negotiation import choose, forms
 from .openapi import Documents
 from .operations import Operations
 from .requests import Target, parse_path
+from .settings import NAME
 
 log = structlog.get_logger(__name__)
 GO_MACHINES = {
@@ -34,6 +45,8 @@ GO_MACHINES = {
     "loongarch64": "loong64",
 }
 """Go's names for machines where they differ from the kernel's."""
+SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
+"""Bucket bounds: few, as there are as many series as verbs and resources of each."""
 OPEN = ("/healthz", "/livez", "/readyz")
 
 
@@ -59,11 +72,24 @@ class Metrics:
     def __init__(self, revision: Callable[[], int]) -> None:
         """Make a registry of our own: two servers in one process do not share it."""
         self.registry = CollectorRegistry()
+        for collect in (ProcessCollector, PlatformCollector, GCCollector):
+            collect(registry=self.registry)
+        build = Gauge(
+            "virtrigaud_build_info",
+            "Constantly 1; the labels say what runs",
+            ("service", "version", "python"),
+            registry=self.registry,
+        )
+        build.labels(NAME, version(NAME), platform.python_version()).set(1)
         self.requests = Counter(
             "apiserver_requests", "Requests answered", ("verb", "resource", "code"), registry=self.registry
         )
         self.seconds = Histogram(
-            "apiserver_request_duration_seconds", "Time to answer, watches aside", ("verb",), registry=self.registry
+            "apiserver_request_duration_seconds",
+            "Time to answer, watches aside",
+            ("verb", "resource"),
+            registry=self.registry,
+            buckets=SECONDS,
         )
         self.watches = Gauge("apiserver_watches", "Open watches", registry=self.registry)
         Gauge("apiserver_store_revision", "Newest revision", registry=self.registry).set_function(revision)
@@ -93,13 +119,14 @@ class Application:
         target = parse_path(request.url.path)
         response = await self._answer(request, target)
         verb, watching = _verb(request, target)
-        self.metrics.requests.labels(verb, self._known_plural(target), str(response.status_code)).inc()
+        resource = self._known_plural(target)
+        self.metrics.requests.labels(verb, resource, str(response.status_code)).inc()
         if watching and response.status_code == 200:
             with self.metrics.watches.track_inprogress():
                 await response(scope, receive, send)
         else:
             await response(scope, receive, send)
-            self.metrics.seconds.labels(verb).observe(time.monotonic() - started)
+            self.metrics.seconds.labels(verb, resource).observe(time.monotonic() - started)
 
     def _known_plural(self, target: Target | None) -> str:
         """Return the plural of a kind that exists; strangers may not make up labels, which are kept for ever."""
@@ -128,6 +155,8 @@ class Application:
         user = self._tokens.caller(request.headers.get("authorization", ""))
         if user is None:
             raise errors.unauthorized()
+        if not user.may_read(path):
+            raise errors.forbidden_path(user.name, request.method.lower(), path)
         if target is not None and target.plural:
             return await self._handlers.handle(request, target, user)
         if request.method not in ("GET", "HEAD"):

@@ -9,6 +9,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+MASTERS, MONITORING = "system:masters", "system:monitoring"
+
 
 class TokenFileError(Exception):
     """The token file cannot be used."""
@@ -16,11 +18,15 @@ class TokenFileError(Exception):
 
 @dataclass(frozen=True)
 class User:
-    """An authenticated caller; every one of them is an administrator of this server."""
+    """An authenticated caller; all are administrators of this server, but for those who watch over it."""
 
     name: str
     uid: str = ""
     groups: tuple[str, ...] = ()
+
+    def may_read(self, path: str) -> bool:
+        """Whether this path is theirs: the group `system:monitoring` alone opens nothing but /metrics."""
+        return MONITORING not in self.groups or MASTERS in self.groups or path == "/metrics"
 
     def wire(self) -> dict[str, object]:
         """Return it as Kubernetes' UserInfo."""
@@ -50,7 +56,7 @@ class Tokens:
             raise TokenFileError(f"the token file {path} holds no token; write one line: token,user,uid")
         users = []
         for token, name, uid, groups, *_ in ([*row, "", "", ""] for row in rows):
-            names = [g.strip() for g in groups.split(",") if g.strip()] or ["system:masters"]
+            names = [g.strip() for g in groups.split(",") if g.strip()] or [MASTERS]
             users.append((token, User(name or "admin", uid, (*names, "system:authenticated"))))
         return cls(users)
 

@@ -134,6 +134,11 @@ def forbidden(group: str, plural: str, name: str, why: str, causes: list[Cause] 
     return ApiError(403, "Forbidden", message, _details(name, group, plural), causes or [])
 
 
+def forbidden_path(user: str, verb: str, path: str) -> ApiError:
+    """A path that is no object's, and not for this caller."""
+    return ApiError(403, "Forbidden", f'forbidden: User "{user}" cannot {verb} path "{path}"', {})
+
+
 def method_not_allowed(group: str, plural: str) -> ApiError:
     """The resource exists; the verb does not."""
     message = "the server does not allow this method on the requested resource"

@@ -8,7 +8,8 @@ from .auth import Tokens, User
 from .builtins import definition_schema
 from .resources import Object, Resource, Strategy
 
-ALLOWED = {"allowed": True, "reason": "every authenticated caller is an administrator of this server"}
+ALLOWED = {"allowed": True, "reason": "the caller is an administrator of this server"}
+DENIED = {"allowed": False, "reason": "the group system:monitoring reads /metrics and nothing else"}
 
 
 def review_resources(tokens: Tokens) -> list[Resource]:
@@ -18,7 +19,10 @@ def review_resources(tokens: Tokens) -> list[Resource]:
         return {**obj, "status": {"userInfo": user.wire()}}
 
     def may(obj: Object, user: User) -> Object:
-        return {**obj, "status": dict(ALLOWED)}
+        spec = obj.get("spec") or {}
+        asked = (spec.get("nonResourceAttributes") or {}).get("path") or ""
+        meant = User(spec.get("user") or user.name, groups=tuple(spec.get("groups") or ()))
+        return {**obj, "status": dict(ALLOWED if meant.may_read(asked) else DENIED)}
 
     def rules(obj: Object, user: User) -> Object:
         everything = [{"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"]}]
