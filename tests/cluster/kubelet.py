@@ -25,6 +25,7 @@ from controller.api import Api, ApiError, NotFoundError
 from .cluster import free_ports
 
 NODE = "this-machine"
+NODE_LABELS = {"kubernetes.io/os": "linux", "kubernetes.io/hostname": NODE}
 READY_SECONDS = 60.0
 SCRIPTS = Path(sys.executable).parent
 """Where console scripts are: containers' commands are looked up here."""
@@ -51,6 +52,10 @@ class Kubelet:
         """By UID of the pod."""
         self.seen: list[tuple[str, str]] = []
         """What happened, in order: ("started" or "ended", name of the pod)."""
+        self.may_end = asyncio.Event()
+        """Clear it, and servers take their time to end, as those with work in hand do."""
+        self.may_end.set()
+        self._ending: set[str] = set()
 
     def address_of(self, service: str) -> str:
         """Where the pod of a Service "name.namespace.svc" serves: at one place, as a Service has one address."""
@@ -74,27 +79,50 @@ class Kubelet:
     async def run(self) -> None:
         """Follow pods until cancelled; ends what runs then."""
         try:
-            while True:
-                pods = json.loads(await self._api.request("GET", f"/api/v1/namespaces/{self._namespace}/pods"))["items"]
-                for pod in pods:
-                    with contextlib.suppress(NotFoundError):  # it has gone meanwhile
-                        await self._look(pod)
-                gone = self.running.keys() - {pod["metadata"]["uid"] for pod in pods}
-                for uid in gone:
-                    await self._end(uid)
-                await asyncio.sleep(0.1)
+            async with asyncio.TaskGroup() as group:
+                while True:
+                    path = f"/api/v1/namespaces/{self._namespace}/pods"
+                    pods = json.loads(await self._api.request("GET", path))["items"]
+                    for pod in pods:
+                        with contextlib.suppress(NotFoundError):  # it has gone meanwhile
+                            await self._look(pod, pods, group)
+                    gone = self.running.keys() - {pod["metadata"]["uid"] for pod in pods} - self._ending
+                    for uid in gone:
+                        await self._end(uid)
+                    await asyncio.sleep(0.1)
         finally:
             for uid in list(self.running):
                 await self._end(uid)
 
-    async def _look(self, pod: Object) -> None:
-        meta = pod["metadata"]
-        if meta.get("deletionTimestamp"):
-            await self._end(meta["uid"])
-            body = {"gracePeriodSeconds": 0, "preconditions": {"uid": meta["uid"]}}
+    async def _look(self, pod: Object, pods: list[Object], group: asyncio.TaskGroup) -> None:
+        uid = pod["metadata"]["uid"]
+        if pod["metadata"].get("deletionTimestamp"):
+            if uid not in self._ending:
+                self._ending.add(uid)
+                group.create_task(self._leave(pod), name=f"end {pod['metadata']['name']}")
+        elif uid not in self.running and pod["status"].get("phase") == "Pending":
+            if pod["spec"].get("nodeName") or _fits(pod, pods):
+                await self._start(pod)
+            else:
+                await self._unscheduled(pod)
+
+    async def _leave(self, pod: Object) -> None:
+        """End it beside everything else, as a node does."""
+        uid = pod["metadata"]["uid"]
+        await self.may_end.wait()
+        await self._end(uid)
+        body = {"gracePeriodSeconds": 0, "preconditions": {"uid": uid}}
+        with contextlib.suppress(NotFoundError):
             await self._api.request("DELETE", _path(pod), body=body)
-        elif meta["uid"] not in self.running and pod["status"].get("phase") == "Pending":
-            await self._start(pod)
+        self._ending.discard(uid)
+
+    async def _unscheduled(self, pod: Object) -> None:
+        """Say so as the scheduler does."""
+        said = "0/1 nodes are available: 1 node(s) didn't match pod anti-affinity rules."
+        told = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": said}
+        kind = "application/merge-patch+json"
+        body = {"status": {"conditions": [told]}}
+        await self._api.request("PATCH", _path(pod) + "/status", body=body, content_type=kind)
 
     async def _start(self, pod: Object) -> None:
         meta, (spec,) = pod["metadata"], pod["spec"]["containers"]
@@ -179,6 +207,18 @@ class Kubelet:
         shutil.rmtree(container.home)
 
 
+def _fits(pod: Object, pods: list[Object]) -> bool:
+    """Whether its required anti-affinity lets it onto the node. As to the scheduler, a pod that ends is there yet."""
+    rules = pod["spec"].get("affinity", {}).get("podAntiAffinity", {})
+    for rule in rules.get("requiredDuringSchedulingIgnoredDuringExecution", []):
+        wanted = rule["labelSelector"]["matchLabels"].items()
+        for other in pods:
+            placed = other["spec"].get("nodeName") and other["status"].get("phase") not in ("Succeeded", "Failed")
+            if placed and rule["topologyKey"] in NODE_LABELS and wanted <= other["metadata"]["labels"].items():
+                return False
+    return True
+
+
 def _path(pod: Object) -> str:
     meta = pod["metadata"]
     return f"/api/v1/namespaces/{meta['namespace']}/pods/{meta['name']}"
@@ -187,7 +227,7 @@ def _path(pod: Object) -> str:
 @asynccontextmanager
 async def kubelet(api: Api, home: Path, namespace: str) -> AsyncIterator[Kubelet]:
     """A node that runs the pods of a namespace while the context is open."""
-    node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": NODE}}
+    node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": NODE, "labels": NODE_LABELS}}
     with contextlib.suppress(ApiError):  # it is there already
         await api.request("POST", "/api/v1/nodes", body=node)
     running = Kubelet(api, home, namespace)

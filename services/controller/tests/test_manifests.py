@@ -89,6 +89,27 @@ def test_one_server_at_a_time_and_the_old_one_drains_first() -> None:
     assert pod["terminationGracePeriodSeconds"] > drain
 
 
+APART = {"labelSelector": {"matchLabels": {"app": "db"}}, "topologyKey": "kubernetes.io/hostname"}
+REQUIRED = "requiredDuringSchedulingIgnoredDuringExecution"
+
+
+@pytest.mark.parametrize(
+    ("affinity", "others"),
+    [(None, []), ({"nodeAffinity": {}}, []), ({"podAntiAffinity": {REQUIRED: [APART], "preferred": []}}, [APART])],
+)
+def test_a_pod_is_not_scheduled_beside_another_of_its_provider(affinity: Any, others: list[Any]) -> None:
+    """A ReplicaSet makes the next pod of one that is evicted at once, whatever the Deployment's strategy."""
+    rules = pod_of(provider(runtime={"affinity": affinity}))["affinity"]["podAntiAffinity"][REQUIRED]
+    selected = of("Deployment", provider())["spec"]["selector"]
+    assert rules == [*others, {"labelSelector": selected, "topologyKey": "kubernetes.io/os"}]
+
+
+@pytest.mark.parametrize("given", [[1], "x", {REQUIRED: {"a": 1}}, {REQUIRED: "x"}])
+def test_an_affinity_that_is_none_is_named(given: Any) -> None:
+    with pytest.raises(ValueError, match=r"spec\.runtime\.affinity\.podAntiAffinity"):
+        pod_of(provider(runtime={"affinity": {"podAntiAffinity": given}}))
+
+
 def test_what_the_provider_says_of_its_server_is_done() -> None:
     runtime = {
         "image": "registry.example:5000/mine@sha256:" + "a" * 64,
@@ -111,8 +132,9 @@ def test_what_the_provider_says_of_its_server_is_done() -> None:
     assert container["env"] == [*runtime["env"], {"name": "GRPC_VERBOSITY", "value": "INFO"}]
     for name in ("image", "imagePullPolicy", "resources", "securityContext", "livenessProbe", "readinessProbe"):
         assert container[name] == runtime[name]
-    for name in ("nodeSelector", "tolerations", "affinity"):
+    for name in ("nodeSelector", "tolerations"):
         assert pod[name] == runtime[name]
+    assert pod["affinity"]["nodeAffinity"] == {}
     assert pod["imagePullSecrets"] == [{"name": "own"}, {"name": "pull"}]
     assert container["args"][container["args"].index("--log-level") + 1] == "warning"
     port = of("Service", given)["spec"]["ports"][0]

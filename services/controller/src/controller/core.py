@@ -97,15 +97,30 @@ class Waiting(msgspec.Struct, gc=False):
     message: str = ""
 
 
+class Ended(msgspec.Struct, rename="camel", gc=False):
+    """How a container ended."""
+
+    reason: str = ""
+    exit_code: int = 0
+
+
 class ContainerState(msgspec.Struct, gc=False):
     waiting: Waiting | None = None
+    terminated: Ended | None = None
 
 
-class ContainerStatus(msgspec.Struct, gc=False):
+class ContainerStatus(msgspec.Struct, rename="camel", gc=False):
     state: ContainerState = msgspec.field(default_factory=ContainerState)
+    last_state: ContainerState = msgspec.field(default_factory=ContainerState)
+
+
+class PodSpec(msgspec.Struct, rename="camel", gc=False):
+    node_name: str = ""
 
 
 class PodStatus(msgspec.Struct, rename="camel", gc=False):
+    phase: str = ""
+    init_container_statuses: list[ContainerStatus] | None = None
     container_statuses: list[ContainerStatus] | None = None
     conditions: list[CoreCondition] | None = None
 
@@ -113,6 +128,8 @@ class PodStatus(msgspec.Struct, rename="camel", gc=False):
 class Pod(msgspec.Struct, gc=False):
     """Read to say what keeps it from running."""
 
+    metadata: Meta
+    spec: PodSpec = msgspec.field(default_factory=PodSpec)
     status: PodStatus = msgspec.field(default_factory=PodStatus)
 
 

@@ -20,7 +20,7 @@ from common.pki import Authority, End
 from common.tls import TlsError, TlsFiles
 from kinds.provider import Provider
 
-from controller.api import Api, NotFoundError, RefusedError, Resource
+from controller.api import MERGE, Api, NotFoundError, RefusedError, Resource
 from controller.connection import Target
 from controller.core import (
     DEPLOYMENTS,
@@ -30,6 +30,7 @@ from controller.core import (
     SERVICE_ACCOUNTS,
     SERVICES,
     Meta,
+    Pod,
     Pods,
     Workload,
     WorkloadStatus,
@@ -54,6 +55,7 @@ from controller.runtime.manifests import (
     object_name,
     port_of,
 )
+from controller.runtime.pods import leaving, obstacle
 
 log = logging.get(__name__)
 
@@ -182,7 +184,15 @@ class KubernetesRuntime:
         if found is not None:  # of this very object, if somebody replaces it meanwhile
             body["metadata"] = {**manifest["metadata"], "uid": found[0]}
         asked = {"fieldManager": MANAGER, "force": "true"}
-        answer = await self._api.request("PATCH", path, params=asked, body=body, content_type=APPLY)
+        try:
+            answer = await self._api.request("PATCH", path, params=asked, body=body, content_type=APPLY)
+        except RefusedError as error:
+            if found is None or "spec.strategy.rollingUpdate" not in str(error):
+                raise
+            # Somebody gave it another strategy. An apply takes away nothing of others, and is refused beside theirs.
+            ours = {"metadata": {"uid": found[0]}, "spec": {"strategy": {"rollingUpdate": None, "type": "Recreate"}}}
+            await self._api.request("PATCH", path, params={"fieldManager": MANAGER}, body=ours, content_type=MERGE)
+            answer = await self._api.request("PATCH", path, params=asked, body=body, content_type=APPLY)
         return msgspec.json.decode(answer, type=kind.type)
 
     async def _owner(self, path: str) -> tuple[str, set[str]] | None:
@@ -255,28 +265,19 @@ class KubernetesRuntime:
                 f"{host_of(provider)}:{port_of(provider)}", client, identity.Server(meta.namespace, meta.name)
             )
             return RuntimeState("Running", "DeploymentReady", f"Deployment {name} is available", target)
-        why = await self._obstacle(provider, status) if current else ""
-        phase: Literal["Failed", "Starting"] = "Failed" if why else "Starting"
-        return RuntimeState(phase, "DeploymentNotReady", f"Deployment {name} is not available yet{why}")
+        pods = await self._pods(provider) if current else []
+        if last := leaving(pods):
+            return RuntimeState("Starting", "DeploymentNotReady", f"Deployment {name} is not available yet: {last}")
+        if why := _refusal(status) or obstacle(pods):
+            return RuntimeState("Failed", "DeploymentNotReady", f"Deployment {name} is not available: {why}")
+        return RuntimeState("Starting", "DeploymentNotReady", f"Deployment {name} is not available yet")
 
-    async def _obstacle(self, provider: Provider, status: WorkloadStatus) -> str:
-        """Why no pod runs, as far as anybody tells."""
-        for condition in status.conditions or ():
-            if condition.type == "ReplicaFailure" and condition.status == "True":
-                return f": {condition.message}"
+    async def _pods(self, provider: Provider) -> list[Pod]:
         selector = f"{UID_LABEL}={provider.metadata.uid}"
         body = await self._api.request(
             "GET", PODS.path(provider.metadata.namespace), params={"labelSelector": selector}
         )
-        for pod in msgspec.json.decode(body, type=Pods).items:
-            for container in pod.status.container_statuses or ():
-                waiting = container.state.waiting
-                if waiting is not None and waiting.reason not in ("", "ContainerCreating", "PodInitializing"):
-                    return f": {waiting.reason}: {waiting.message}".rstrip(": ")
-            for told in pod.status.conditions or ():
-                if told.type == "PodScheduled" and told.status == "False" and told.message:
-                    return f": {told.message}"
-        return ""
+        return msgspec.json.decode(body, type=Pods).items
 
     async def remove(self, uid: str) -> None:
         """Delete what is there of a Provider that goes, or has another mode now."""
@@ -304,6 +305,14 @@ class KubernetesRuntime:
             await self._api.request("DELETE", path, body=body)
         except NotFoundError:
             return
+
+
+def _refusal(status: WorkloadStatus) -> str:
+    """Why a Deployment makes no pods: a quota, an admission; in the words of whoever refuses."""
+    for condition in status.conditions or ():
+        if condition.type == "ReplicaFailure" and condition.status == "True":
+            return condition.message
+    return ""
 
 
 def _stamp(found: Workload) -> str:

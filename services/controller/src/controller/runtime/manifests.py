@@ -21,6 +21,8 @@ CREDENTIALS = "infra.virtrigaud.io/credentials"
 """Annotation of the pods: which state of the Secret they were started with."""
 AUTHORITY = "infra.virtrigaud.io/authority"
 """Annotation of the pods: which authority their clients come from."""
+EVERYWHERE = "kubernetes.io/os"
+"""Label of nodes with one value on all that can run a server: of pods that must be apart by it, there is one."""
 GRPC, METRICS = 9443, 9090
 USER = 65532
 DRAIN_SECONDS = 45
@@ -186,6 +188,7 @@ def _pod(provider: Provider, settings: ServerSettings) -> Manifest:
             "fsGroup": USER,
             "seccompProfile": {"type": "RuntimeDefault"},
         },
+        "affinity": _affinity(provider),
         "containers": [_container(provider, settings)],
         "volumes": volumes,
     }
@@ -193,13 +196,23 @@ def _pod(provider: Provider, settings: ServerSettings) -> Manifest:
     if pull or settings.pull_secrets:
         pod["imagePullSecrets"] = [{"name": name} for name in dict.fromkeys([*pull, *settings.pull_secrets])]
     if runtime is not None:
-        given = {
-            "nodeSelector": dict(runtime.node_selector),
-            "tolerations": list(runtime.tolerations),
-            "affinity": runtime.affinity,
-        }
+        given = {"nodeSelector": dict(runtime.node_selector), "tolerations": list(runtime.tolerations)}
         pod |= {name: value for name, value in given.items() if value}
     return pod
+
+
+def _affinity(provider: Provider) -> Manifest:
+    """What spec.runtime asks for, and never beside another server of this Provider, be it one that ends.
+
+    The strategy Recreate holds for rollouts only: for a pod that is evicted or deleted, a ReplicaSet makes the next one
+    at once, while the last one drains. It is not scheduled before the last one has gone.
+    """
+    given = (provider.spec.runtime.affinity if provider.spec.runtime is not None else None) or {}
+    apart, required = given.get("podAntiAffinity") or {}, "requiredDuringSchedulingIgnoredDuringExecution"
+    if not isinstance(apart, dict) or not isinstance(apart.get(required) or [], list):
+        raise ValueError("spec.runtime.affinity.podAntiAffinity is none: see `kubectl explain pod.spec.affinity`")
+    alone = {"labelSelector": {"matchLabels": _selected(provider)}, "topologyKey": EVERYWHERE}
+    return {**given, "podAntiAffinity": {**apart, required: [*(apart.get(required) or ()), alone]}}
 
 
 def _container(provider: Provider, settings: ServerSettings) -> Manifest:

@@ -1,0 +1,64 @@
+"""Why no pod of a provider server serves, from what pods tell."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+from controller.core import Pod
+from controller.runtime.pods import leaving, obstacle
+
+
+def pod(name: str = "old", *, deleted: bool = False, node: str = "n1", **status: Any) -> Pod:
+    meta = {"name": name} | ({"deletionTimestamp": "2026-01-01T00:00:00Z"} if deleted else {})
+    return msgspec.convert({"metadata": meta, "spec": {"nodeName": node}, "status": status}, Pod)
+
+
+def ended(code: int, reason: str) -> dict[str, Any]:
+    return {"terminated": {"exitCode": code, "reason": reason}}
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ([], ""),
+        ([pod()], ""),
+        ([pod("new"), pod(deleted=True, phase="Running")], "pod old on node n1 has to end first"),
+        ([pod(deleted=True, phase="Succeeded")], ""),
+        ([pod(deleted=True, node="")], ""),
+    ],
+)
+def test_whose_end_the_next_one_waits_for(given: list[Pod], said: str) -> None:
+    assert leaving(given) == said
+
+
+BACK_OFF = {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 10s"}}
+
+
+@pytest.mark.parametrize(
+    ("status", "said"),
+    [
+        ({"containerStatuses": [{"state": {"waiting": {"reason": "ContainerCreating"}}}]}, ""),
+        ({"containerStatuses": [{"state": {"running": {}}, "lastState": ended(1, "Error")}]}, ""),
+        (
+            {"containerStatuses": [{"state": {"waiting": {"reason": "ErrImagePull", "message": "none"}}}]},
+            "ErrImagePull: none",
+        ),
+        (
+            {"containerStatuses": [{"state": BACK_OFF, "lastState": ended(2, "Error")}]},
+            "CrashLoopBackOff: back-off 10s; it ended with exit code 2 (Error), as its log says",
+        ),
+        (
+            {"containerStatuses": [{"state": ended(137, "OOMKilled")}]},
+            "it ended with exit code 137 (OOMKilled), as its log says",
+        ),
+        (
+            {"initContainerStatuses": [{"state": {"waiting": {"reason": "ErrImagePull"}}}], "containerStatuses": []},
+            "ErrImagePull",
+        ),
+        ({"conditions": [{"type": "PodScheduled", "status": "False", "message": "0/3 nodes"}]}, "0/3 nodes"),
+    ],
+)
+def test_what_keeps_it_from_running(status: dict[str, Any], said: str) -> None:
+    assert obstacle([pod(**status)]) == said
