@@ -130,9 +130,16 @@ def test_ssh_gets_paths_and_checks_host_keys(credentials: Path, tmp_path: Path) 
         capture_output=True,
         text=True,
     ).stdout
-    assert f"[UserKnownHostsFile={credentials}/known_hosts]" in said
+    assert f"[UserKnownHostsFile={tmp_path}/known_hosts]" in said
+    assert (tmp_path / "known_hosts").read_text() == "h key"
     assert "[StrictHostKeyChecking=yes]" in said
     assert said.endswith("[-T]\n[host]\n")
+
+
+def test_nothing_is_executed_in_the_temporary_directory(credentials: Path, tmp_path: Path) -> None:
+    """Containers, and hosts that are careful, execute nothing there."""
+    connection_uri("qemu+ssh://host/system", Credentials(credentials), tmp_path)
+    assert not (tmp_path / "ssh").resolve().is_relative_to(tmp_path)
 
 
 def test_libssh2_verifies_too(credentials: Path, tmp_path: Path) -> None:

@@ -8,13 +8,14 @@ libssh has decrypted already does not wake libvirt's poll), so it is refused.
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from urllib.parse import urlencode, urlsplit, urlunsplit
 
 import libvirt
 from common.errors import InvalidSpecError
 from common.secrets import find_credential
+
+SSH = Path(__file__).with_name("ssh.sh")
 
 
 class Credentials:
@@ -53,7 +54,7 @@ def connection_uri(endpoint: str, credentials: Credentials, scratch: Path) -> st
     """The URI to open.
 
     Args:
-        scratch: private directory for the ssh command that knows where the host keys are.
+        scratch: private directory, for what a parameter of the URI cannot say.
     Raises:
         InvalidSpecError: a password in the URI, or one that the transport cannot use.
     """
@@ -121,16 +122,9 @@ def _pki_directory(credentials: Credentials, scratch: Path) -> Path | None:
 
 
 def _ssh_command(scratch: Path, hosts: Path) -> Path:
-    """libvirt has no parameter for OpenSSH's host keys, only one for the command.
-
-    Nor does libvirt take more than 1 KiB of what ssh complains about, and it then tells nothing of it; the warning of a
-    changed host key alone is longer. The reason is in the last lines. And it asks for that only when it reads: when ssh
-    has ended before libvirt's first write, that fails and nothing else is told. So the line stays open for that write.
-    """
-    path = scratch / "ssh"
-    options = f"-o UserKnownHostsFile={shlex.quote(str(hosts))} -o StrictHostKeyChecking=yes -o IdentitiesOnly=yes"
-    path.write_text(
-        f'#!/bin/sh\n{{ ssh {options} "$@" 2>&1 >&3 3>&- | tail -n 2 >&2; }} 3>&1 >&2\ntimeout 1 head -c 1 >/dev/null\n'
-    )
-    path.chmod(0o700)
-    return path
+    """A link to ssh.sh, which says what it is for, and beside it one to the known hosts, where it looks for them."""
+    command = scratch / "ssh"
+    for link, target in ((command, SSH), (scratch / "known_hosts", hosts)):
+        link.unlink(missing_ok=True)
+        link.symlink_to(target)
+    return command
