@@ -16,12 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from .engine import command
-from .images import BASE, BUILDER, ROOT
+from .images import BASE, BUILDER, ROOT, compose2
 
 FILES = ("docker-compose.yml", "tests/stack/docker-compose.override.yml")
-PORTS = ("API_PORT", "LIBVIRT_PORT", "VSPHERE_PORT", "PROXMOX_PORT", "PROMETHEUS_PORT")
+PORTS = ("API_PORT", "LIBVIRT_PORT", "VSPHERE_PORT", "PROXMOX_PORT", "PROMETHEUS_PORT", "JAEGER_PORT")
 PATIENCE = 90.0
 PROJECT = "virtrigaud-test"
+PROFILES = "embedded,k3s,sim,real,ui"
+SIMULATED = {"COMPOSE_PROFILES": "embedded,sim,jaeger"}
 
 Object = dict[str, Any]  # Any: JSON
 
@@ -29,22 +31,41 @@ Object = dict[str, Any]  # Any: JSON
 class Stack:
     """One project of its own name and at ports of its own."""
 
-    def __init__(self, host: str, home: Path) -> None:
-        """Args: host: the engine's. home: for the administrator's keys."""
-        self.keys = home
+    def __init__(
+        self, host: str, home: Path, settings: dict[str, str] = SIMULATED, *, project: str = PROJECT, v2: bool = False
+    ) -> None:
+        """Args:
+        host: the engine's.
+        home: for the administrator's keys.
+        settings: what a user would write into .env.
+        v2: run Compose v2; else the Compose that is installed.
+        """
+        self.keys, self.project = home, project
         self.ports = dict(zip(PORTS, free_ports(len(PORTS)), strict=True))
+        self.tool = version2() if v2 else installed()
         self._environment = {
             **{name: value for name, value in os.environ.items() if name != "KUBECONFIG"},
             **{name: str(port) for name, port in self.ports.items()},
-            "DOCKER_HOST": host, "COMPOSE_PROJECT_NAME": PROJECT, "COMPOSE_PROFILES": "embedded,sim",
-            "KEYS": str(home), "BASE": BASE, "BUILDER": BUILDER,
+            "DOCKER_HOST": host, "COMPOSE_PROJECT_NAME": project, "KEYS": str(home), "BASE": BASE, "BUILDER": BUILDER,
+            **settings,
         }  # fmt: skip
 
     def compose(self, *arguments: str, **settings: str) -> str:
-        """Run docker-compose (v1) or docker compose (v2), which must succeed; answers with what it says."""
-        tool = [command("docker-compose")] if shutil.which("docker-compose") else [command("docker"), "compose"]
+        """Run Compose, which must succeed; answers with what it says."""
         files = [word for file in FILES for word in ("--file", file)]
-        return self._run([*tool, *files, "--project-directory", str(ROOT), *arguments], settings)
+        return self._run([*self.tool, *files, "--project-directory", str(ROOT), *arguments], settings)
+
+    def up(self) -> None:
+        """As users start it, but for the images, which are there."""
+        self.compose("up", "--detach", "--no-build")
+
+    def clear(self) -> None:
+        """End it, and nothing of it is left, of whichever profile."""
+        self.compose("down", "--volumes", "--remove-orphans", COMPOSE_PROFILES=PROFILES)
+        label = f"label=com.docker.compose.project={self.project}"
+        for kind in ("container", "network", "volume"):
+            listed = [kind, "ls", "--quiet", "--filter", label, *(["--all"] if kind == "container" else [])]
+            assert self.docker(*listed) == "", f"a {kind} is left"
 
     def docker(self, *arguments: str) -> str:
         return self._run([command("docker"), *arguments], {})
@@ -73,7 +94,7 @@ class Stack:
 
     def containers(self) -> dict[str, Object]:
         """What docker knows of each service's container."""
-        label = f"label=com.docker.compose.project={PROJECT}"
+        label = f"label=com.docker.compose.project={self.project}"
         ids = self.docker("ps", "--all", "--quiet", "--filter", label).split()
         found = json.loads(self.docker("inspect", *ids)) if ids else []
         return {each["Config"]["Labels"]["com.docker.compose.service"]: each for each in found}
@@ -87,21 +108,18 @@ class Stack:
 
     def query(self, expression: str) -> list[Object]:
         """What Prometheus answers."""
-        url = f"http://127.0.0.1:{self.ports['PROMETHEUS_PORT']}/api/v1/query?"
-        with urllib.request.urlopen(url + urllib.parse.urlencode({"query": expression}), timeout=10) as answer:
-            found: list[Object] = json.load(answer)["data"]["result"]
+        found: list[Object] = self._ask("PROMETHEUS_PORT", "/api/v1/query", query=expression)["data"]["result"]
         return found
 
-    def spans(self) -> list[Object]:
-        """Everything that the collector has kept, each with its service's name."""
-        copy = self.keys / "spans.json"
-        self.docker("cp", f"{self.container('otel-collector')['Id']}:/spans/spans.json", str(copy))
-        found = []
-        for line in copy.read_text().splitlines():
-            for resource in json.loads(line)["resourceSpans"]:
-                names = {each["key"]: each["value"].get("stringValue") for each in resource["resource"]["attributes"]}
-                for scope in resource["scopeSpans"]:
-                    found += [{**span, "service": names["service.name"]} for span in scope["spans"]]
+    def traces(self, service: str, operation: str) -> list[Object]:
+        """The traces that Jaeger has with such a span."""
+        found: list[Object] = self._ask("JAEGER_PORT", "/api/traces", service=service, operation=operation)["data"]
+        return found
+
+    def _ask(self, port: str, path: str, **question: str) -> Object:
+        url = f"http://127.0.0.1:{self.ports[port]}{path}?{urllib.parse.urlencode(question)}"
+        with urllib.request.urlopen(url, timeout=10) as answer:
+            found: Object = json.load(answer)
         return found
 
     def logs(self) -> str:
@@ -117,6 +135,16 @@ class Stack:
         )  # fmt: skip
         assert done.returncode == 0, f"{' '.join(arguments)}: {done.stderr[-3000:]}{done.stdout[-1000:]}"
         return done.stdout
+
+
+def installed() -> list[str]:
+    """docker-compose (v1) or docker compose (v2), whichever is here."""
+    return [command("docker-compose")] if shutil.which("docker-compose") else [command("docker"), "compose"]
+
+
+def version2() -> list[str]:
+    """Compose v2. Raises: GoUnavailableError."""
+    return [str(compose2())]
 
 
 def free_ports(count: int) -> list[int]:

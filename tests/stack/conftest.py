@@ -1,4 +1,4 @@
-"""One stack for all tests, which take their turns with it."""
+"""One stack at a time, for all tests of a file, which take their turns with it."""
 
 from __future__ import annotations
 
@@ -7,26 +7,41 @@ from collections.abc import Iterator
 
 import pytest
 
-from .compose import PROJECT, Stack
+from .compose import Stack
+from .hypervisors import Hypervisors
 
 ENGINE = os.environ.get("STACK_ENGINE", "")
 # Without an engine and its images, which `make test-stack` makes, there is nothing to run.
-collect_ignore = [] if ENGINE else ["test_stack.py"]
+collect_ignore = [] if ENGINE else ["test_stack.py", "test_yours.py"]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """Everything up, the example applied; nothing of it is left at the end."""
+    """What `docker-compose up` starts, with the example; nothing of it is left at the end."""
     made = Stack(ENGINE, tmp_path_factory.mktemp("keys"))
-    made.compose("down", "--volumes", "--remove-orphans")  # what a killed run left
+    made.clear()  # what a killed run left
     try:
-        made.compose("up", "--detach", "--no-build")
+        made.up()
         made.wait("the administrator's kubeconfig", (made.keys / "kubeconfig").exists)
         made.kubectl("apply", "--filename", "examples/three-hypervisors/")
         yield made
     finally:
-        made.compose("down", "--volumes", "--remove-orphans")
-    label = f"label=com.docker.compose.project={PROJECT}"
-    for kind in ("container", "network", "volume"):
-        listed = [kind, "ls", "--quiet", "--filter", label, *(["--all"] if kind == "container" else [])]
-        assert made.docker(*listed) == "", f"a {kind} is left"
+        made.clear()
+
+
+@pytest.fixture(scope="module")
+def yours(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """Under Compose v2, with k3s and with hypervisors that are somebody's own; the example is applied."""
+    hypervisors = Hypervisors(tmp_path_factory.mktemp("secrets"))
+    settings = {"COMPOSE_PROFILES": "k3s,real,jaeger", **hypervisors.settings()}
+    made = Stack(ENGINE, tmp_path_factory.mktemp("keys"), settings, project="virtrigaud-test-yours", v2=True)
+    hypervisors.start(made.docker)
+    made.clear()
+    try:
+        made.up()
+        hypervisors.join(made.docker, f"{made.project}_default")
+        made.kubectl("apply", "--filename", "examples/three-hypervisors/")
+        yield made
+    finally:
+        hypervisors.close(made.docker)
+        made.clear()

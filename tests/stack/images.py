@@ -10,7 +10,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tools.gomodule import program
+from cluster.cluster import programs
+from tools.gomodule import program, tool
 
 from .engine import CACHE, Engine, command
 
@@ -100,15 +101,34 @@ def builder(engine: Engine) -> None:
 
 
 def stand_ins(engine: Engine) -> None:
-    """For images of others: what docker-compose.override.yml names. Raises: GoUnavailableError."""
+    """For images of others: what docker-compose.override.yml names, the collector, and a hypervisor of somebody's own.
+
+    Raises: GoUnavailableError.
+    """
+    compose2()  # nothing is missing when the tests begin
     with tempfile.TemporaryDirectory() as place:
-        for sources in (TESTS / "simulators" / "vcsim", TESTS / "tools" / "collector"):
-            shutil.copy(program(sources), place)
-        for target in ("prometheus", "collector", "vcsim"):
+        made = [program(TESTS / "simulators" / "vcsim"), program(TESTS / "tools" / "collector"), *programs()]
+        for executable in (*made, tool(TESTS / "tools" / "jaeger")):
+            shutil.copy(executable, place)
+        for name in ("k3s", "sshd_config"):
+            shutil.copy(TESTS / "stack" / name, place)
+        for target in ("prometheus", "collector", "vcsim", "jaeger", "k3s", "kvm"):
             engine.run(
                 "build", "--quiet", "--file", str(TESTS / "stack" / "Dockerfile"), "--target", target,
                 "--build-arg", f"BASE={BASE}", "--tag", f"virtrigaud-test/{target}", place,
             )  # fmt: skip
+    engine.run(
+        "build", "--quiet", "--file", "deploy/images/Dockerfile.collector", "--build-arg", f"BASE={BASE}",
+        "--build-arg", "COLLECTOR=virtrigaud-test/collector", "--tag", "virtrigaud/otel-collector:0.165.0", ".",
+        cwd=ROOT,
+    )  # fmt: skip
+
+
+def compose2() -> Path:
+    """Compose v2, as a program of its own. Raises: GoUnavailableError."""
+    sources = TESTS / "tools" / "compose"
+    (version,) = re.findall(r"docker/compose/v2 (v\S+)", (sources / "go.mod").read_text())
+    return tool(sources, linker=f"-X github.com/docker/compose/v2/internal.Version={version}")
 
 
 def _quietly(*arguments: str) -> None:

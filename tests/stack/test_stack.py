@@ -3,46 +3,14 @@
 from __future__ import annotations
 
 import subprocess
-from typing import Any
 
 import pytest
 from grpcurl import grpcurl
 
-from .compose import Object, Stack
+from .checks import HYPERVISORS, OURS, PORTS, WATCHERS, began, complete_trace, identities, runs, settled
+from .compose import Stack, version2
 
 pytestmark = pytest.mark.stack
-
-OURS = ("apiserver", "controller", "provider-libvirt", "provider-vsphere", "provider-proxmox")
-HYPERVISORS = ("libvirt", "vcsim", "proxmox")
-WATCHERS = ("otel-collector", "prometheus")
-MACHINES = ("on-libvirt", "on-vsphere", "on-proxmox")
-PORTS = {"libvirt": "LIBVIRT_PORT", "vsphere": "VSPHERE_PORT", "proxmox": "PROXMOX_PORT"}
-
-
-def runs(stack: Stack, name: str) -> bool:
-    """A machine is on, and as its spec says."""
-    status: Object = stack.get("vm", name).get("status", {})
-    ready = any(each["type"] == "Ready" and each["status"] == "True" for each in status.get("conditions", []))
-    return ready and status.get("powerState") == "On"
-
-
-def identities(stack: Stack) -> dict[str, Any]:
-    """What a machine that was made anew would not have: its object's UID, and its id on the hypervisor."""
-    machines = {name: stack.get("vm", name) for name in MACHINES}
-    return {name: (body["metadata"]["uid"], body["status"]["id"]) for name, body in machines.items()}
-
-
-def began(stack: Stack) -> dict[str, str]:
-    """When each service was started last."""
-    found = stack.containers()
-    return {each: found[each]["State"]["StartedAt"] for each in (*OURS, *HYPERVISORS, *WATCHERS)}
-
-
-def settled(stack: Stack) -> None:
-    """Everything is healthy and each machine runs."""
-    stack.wait("every service is healthy", lambda: stack.healthy(*OURS, *HYPERVISORS, "prometheus"))
-    for name in MACHINES:
-        stack.wait(f"{name} runs", lambda name=name: runs(stack, name))  # type: ignore[misc]  # mypy and defaults
 
 
 def test_P47_one_machine_runs_on_each_hypervisor(stack: Stack) -> None:
@@ -87,6 +55,7 @@ def test_a_provider_answers_grpcurl_with_a_certificate_alone(stack: Stack, provi
     told = subprocess.run([*trust, *mine, address, method], capture_output=True, text=True, check=False, timeout=30)
     assert told.returncode == 0, told.stderr
     assert f'"{provider}"' in told.stdout
+    trust += ["-connect-timeout", "3"]  # it tries for as long
     refused = subprocess.run([*trust, address, method], capture_output=True, text=True, check=False, timeout=30)
     assert refused.returncode != 0
 
@@ -100,23 +69,7 @@ def test_prometheus_sees_every_target(stack: Stack) -> None:
 
 @pytest.mark.parametrize("provider", PORTS)
 def test_W37_P44_one_trace_leads_from_the_controller_to_the_hypervisor(stack: Stack, provider: str) -> None:
-    """Each span of the create has its parent in the same trace, up to the reconcile that began it."""
-
-    def complete() -> bool:
-        spans = stack.spans()
-        by_id = {(span["traceId"], span["spanId"]): span for span in spans}
-        for span in spans:
-            if span["name"] == "driver.create" and span["service"] == f"virtrigaud-provider-{provider}":
-                names = [span["name"]]
-                while parent := by_id.get((span["traceId"], span.get("parentSpanId", ""))):
-                    names.append(parent["name"])
-                    span = parent
-                call = any(name.endswith("/ApplyMachine") for name in names)
-                if call and "reconcile VirtualMachine" in names and not span.get("parentSpanId"):
-                    return True
-        return False
-
-    stack.wait("a complete trace", complete)
+    stack.wait("a complete trace", lambda: complete_trace(stack, provider))
 
 
 @pytest.mark.parametrize("service", [*OURS, *WATCHERS])
@@ -154,10 +107,12 @@ def test_one_provider_is_upgraded_alone(stack: Stack) -> None:
     assert identities(stack) == machines
 
 
-def test_what_was_applied_survives_a_new_stack(stack: Stack) -> None:
+def test_what_was_applied_survives_a_new_stack_of_compose_v2(stack: Stack) -> None:
     """`down` and `up` again: volumes hold objects, keys, and the id by which hypervisors know our machines."""
     uid = stack.get("vm", "on-libvirt")["metadata"]["uid"]
     stack.compose("down")
-    stack.compose("up", "--detach", "--no-build")
+    stack.tool = version2()
+    stack.up()
     stack.wait("the object is there", lambda: stack.get("vm", "on-libvirt")["metadata"]["uid"] == uid)
     stack.wait("the machine runs again", lambda: runs(stack, "on-libvirt"))
+    stack.wait("every service is healthy", lambda: stack.healthy(*OURS, *HYPERVISORS, *WATCHERS))

@@ -52,6 +52,23 @@ def released(package: str, version: str) -> Path:
     return _once(CACHE / name / version / name, ["install", "-ldflags", "-s -w", f"{package}@{version}"], CACHE)
 
 
+def tool(sources: Path, *, linker: str = "") -> Path:
+    """The executable of the tool that a module here pins: for what `go install` refuses, as it replaces modules.
+
+    Args:
+        sources: the module's folder, whose name the executable gets; its go.mod has one line `tool PACKAGE`.
+        linker: flags for Go's linker.
+
+    Raises:
+        GoUnavailableError: there is no Go, or a module cannot be downloaded.
+    """
+    pinned = [(sources / name).read_bytes() for name in ("go.mod", "go.sum")]
+    digest = hashlib.sha256(b"\0".join([linker.encode(), *pinned])).hexdigest()[:16]
+    (package,) = re.findall(r"^tool (\S+)$", pinned[0].decode(), re.MULTILINE)
+    target = CACHE / sources.name / digest / sources.name
+    return _once(target, ["build", "-ldflags", f"-s -w {linker}", "-o", "{}", package], sources)
+
+
 def files(module: str, version: str, folder: str) -> Path:
     """A folder of a module that others publish, at this version, copied into .cache.
 

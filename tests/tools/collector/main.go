@@ -1,11 +1,10 @@
-// Command collector is an OpenTelemetry collector of the parts that deploy/compose/otel-collector.yaml names, and one
-// that keeps spans in a file. Its configuration is any number of files, of which the later ones win.
+// Command collector is an OpenTelemetry collector of the parts that deploy/compose/otel-collector.yaml names.
 package main
 
 import (
 	"log"
 
-	"github.com/open-telemetry/opentelemetry-collector-contrib/exporter/fileexporter"
+	"github.com/open-telemetry/opentelemetry-collector-contrib/extension/healthcheckextension"
 	"go.opentelemetry.io/collector/component"
 	"go.opentelemetry.io/collector/confmap"
 	"go.opentelemetry.io/collector/confmap/provider/fileprovider"
@@ -28,7 +27,10 @@ func factories() (otelcol.Factories, error) {
 	); err != nil {
 		return made, err
 	}
-	if made.Exporters, err = otelcol.MakeFactoryMap(otlpexporter.NewFactory(), fileexporter.NewFactory()); err != nil {
+	if made.Exporters, err = otelcol.MakeFactoryMap(otlpexporter.NewFactory()); err != nil {
+		return made, err
+	}
+	if made.Extensions, err = otelcol.MakeFactoryMap(healthcheckextension.NewFactory()); err != nil {
 		return made, err
 	}
 	made.Telemetry = otelconftelemetry.NewFactory()
@@ -37,7 +39,7 @@ func factories() (otelcol.Factories, error) {
 
 func main() {
 	command := otelcol.NewCommand(otelcol.CollectorSettings{
-		BuildInfo: component.BuildInfo{Command: "collector", Description: "spans, kept in a file", Version: "0.165.0"},
+		BuildInfo: component.BuildInfo{Command: "collector", Description: "spans, passed on", Version: "0.165.0"},
 		Factories: factories,
 		ConfigProviderSettings: otelcol.ConfigProviderSettings{
 			ResolverSettings: confmap.ResolverSettings{
