@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from controller.api import Api, ApiError, NotFoundError
+from controller.files import replace_directory
 
 from .cluster import free_ports
 
@@ -40,6 +41,8 @@ class Container:
     pod: Object
     process: asyncio.subprocess.Process
     home: Path
+    mounts: dict[str, Path]
+    """Where Secrets are, by their URL."""
 
 
 class Kubelet:
@@ -89,6 +92,7 @@ class Kubelet:
                     gone = self.running.keys() - {pod["metadata"]["uid"] for pod in pods} - self._ending
                     for uid in gone:
                         await self._end(uid)
+                    await self._renew_mounts()
                     await asyncio.sleep(0.1)
         finally:
             for uid in list(self.running):
@@ -137,38 +141,47 @@ class Kubelet:
         home = self._home / meta["uid"]
         home.mkdir(parents=True)
         ready = home / "ready"
-        arguments = await self._arguments(pod, spec, home)
+        arguments, mounts = await self._arguments(pod, spec, home)
         command = [str(SCRIPTS / spec["command"][0]), *arguments, "--ready-file", str(ready)]
         environment = {**os.environ, **{each["name"]: each["value"] for each in spec["env"]}}
         with (home / "log").open("wb") as log:
             process = await asyncio.create_subprocess_exec(
                 *command, stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=log, env=environment
             )
-        self.running[meta["uid"]] = Container(pod, process, home)
+        self.running[meta["uid"]] = Container(pod, process, home, mounts)
         await self.until(lambda: ready.exists() or process.returncode is not None)
         assert ready.exists(), (home / "log").read_text()
         self.seen.append(("started", meta["name"]))
         await self._say(pod)
 
-    async def _arguments(self, pod: Object, spec: Object, home: Path) -> list[str]:
-        """The container's, with its mounts where they are here, and ports that are free here."""
-        words = list(spec["args"])
+    async def _arguments(self, pod: Object, spec: Object, home: Path) -> tuple[list[str], dict[str, Path]]:
+        """The container's, with its mounts where they are here, and ports that are free here; and its Secrets."""
+        words, mounts = list(spec["args"]), {}
         volumes = {volume["name"]: volume for volume in pod["spec"]["volumes"]}
         for mount in spec["volumeMounts"]:
             if (secret := volumes[mount["name"]].get("secret")) is None:
                 continue
             place = home / mount["name"]
-            place.mkdir(mode=0o700)
             path = f"/api/v1/namespaces/{pod['metadata']['namespace']}/secrets/{secret['secretName']}"
-            for name, value in json.loads(await self._api.request("GET", path)).get("data", {}).items():
-                (place / name).write_bytes(base64.b64decode(value))
-                (place / name).chmod(0o600)
+            mounts[path] = place
+            await self._mount(path, place)
             words = [word.replace(mount["mountPath"], str(place)) for word in words]
         meta = pod["metadata"]
         port = self._port(meta["namespace"], meta["labels"]["app.kubernetes.io/instance"])
         words[words.index("--listen-address") + 1] = f"127.0.0.1:{port}"
         words[words.index("--metrics-address") + 1] = "127.0.0.1:0"
-        return words
+        return words, mounts
+
+    async def _renew_mounts(self) -> None:
+        for container in list(self.running.values()):
+            for path, place in container.mounts.items():
+                with contextlib.suppress(NotFoundError):
+                    await self._mount(path, place)
+
+    async def _mount(self, path: str, place: Path) -> None:
+        """Have a Secret as files: all of them change in one step, and within a moment of the Secret, not a minute."""
+        held = json.loads(await self._api.request("GET", path)).get("data", {})
+        replace_directory(place, {name: base64.b64decode(value) for name, value in held.items()})
 
     async def _say(self, pod: Object, waiting: Object | None = None) -> None:
         """Write the pod's status."""

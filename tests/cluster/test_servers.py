@@ -11,14 +11,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from common import rpc
+from common import identity, rpc
 from common.clock import SystemClock
+from common.rpc.inspection import examine
+from common.tls import TlsFiles
 from controller.api import Api, NotFoundError, connect
 from controller.connection import Target
 from controller.controller import Controller
 from controller.metrics import Metrics
 from controller.objects import CLASSES, IMAGES, NETWORKS, NOT_YET, PROVIDERS, VIRTUAL_MACHINES
 from controller.runtime.authority import ClusterAuthority
+from controller.runtime.certificates import Certificates
 from controller.runtime.kubernetes import KubernetesRuntime
 from controller.runtime.manifests import ServerSettings
 from e2e.stack import condition, manifest
@@ -132,23 +135,33 @@ async def gone(api: Api, path: str) -> None:
 
 @asynccontextmanager
 async def controller(
-    api: Api, node: Kubelet, home: Path, namespace: str, images: dict[str, str] | None = None
+    api: Api,
+    node: Kubelet,
+    home: Path,
+    namespace: str,
+    images: dict[str, str] | None = None,
+    *,
+    others_make: bool = False,
 ) -> AsyncIterator[Controller]:
     """Ours, in this process; names of Services are looked up at the node, as there is no DNS.
 
     Args:
         images: image by type of hypervisor, where the Provider names none.
+        others_make: the authority is not the controller's to make.
     """
     clock, rng = SystemClock(), random.Random(1)
 
     def runtimes(secrets: Any, changed: Callable[[str], None]) -> dict[str, Any]:
-        authority = ClusterAuthority(api, NAMESPACE, "virtrigaud-authority", home / "authority", clock)
+        authority = ClusterAuthority(
+            api, NAMESPACE, "virtrigaud-authority", home / "authority", clock, others_make=others_make
+        )
         settings = ServerSettings("owner-1", NAMESPACE, images or {})
-        return {
-            "Kubernetes": KubernetesRuntime(
-                api, settings, authority, home / "servers", home / "client", clock, rng, changed, namespace=namespace
-            )
-        }
+        certificates = Certificates(home / "servers", home / "clients", NAMESPACE, clock, see)
+        runtime = KubernetesRuntime(api, settings, authority, certificates, clock, rng, changed, namespace=namespace)
+        return {"Kubernetes": runtime}
+
+    def see(address: str, files: TlsFiles, server: identity.Server) -> Any:
+        return examine(node.address_of(address.rpartition(":")[0]), files, server)
 
     def dial(target: Target) -> Any:
         host = target.address.rpartition(":")[0]

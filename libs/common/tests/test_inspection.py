@@ -38,6 +38,6 @@ def silent(tmp_path: Path) -> Iterator[str]:
 
 async def test_another_server_that_does_not_let_go_is_another_server(tmp_path: Path, silent: str) -> None:
     client = pki.Authority.create(tmp_path / "ca").issue(tmp_path / "c", tls.CONTROLLER, end=pki.End.CLIENT)
-    found = await examine(silent, client, MEANT)
+    found = (await examine(silent, client, MEANT)).problem
     assert isinstance(found, WrongServerError)
     assert OTHER.uri in str(found)

@@ -119,6 +119,10 @@ class ClientRefusedError(ProviderError):
     """The server does not serve the holder of our certificate, or not this call; nothing was done."""
 
 
+class CertificateLapsedError(ProviderError):
+    """The certificate that the connection was opened with does not hold any more; nothing was done. Connect anew."""
+
+
 class WrongServerError(ProviderError):
     """Whoever answers there is not the server that was meant, or cannot prove it; it was asked nothing."""
 

@@ -23,7 +23,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from common.clock import Clock, SystemClock
-from common.tls import TlsError, TlsFiles
+from common.tls import TlsError, TlsFiles, issued
 
 CA_DAYS = 3650
 LEAF_DAYS = 90
@@ -66,15 +66,7 @@ class Authority:
             key = found._key  # under the same key and name, what the old certificate vouched for stays good
         else:
             key = ec.generate_private_key(ec.SECP256R1())
-        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"{name} CA")])
-        identifier = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
-        cert = (
-            _builder(subject, subject, key.public_key(), clock.now(), days)
-            .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-            .add_extension(_usage(sign_certificates=True), critical=True)
-            .add_extension(identifier, critical=False)
-            .sign(key, hashes.SHA256())
-        )
+        cert = self_signed(f"{name} CA", key, clock.now(), days)
         if not (directory / "ca.crt").exists():
             _write(directory / "ca.key", _pem_key(key), 0o600)
         _write(directory / "ca.crt", cert.public_bytes(serialization.Encoding.PEM), 0o644)
@@ -107,9 +99,14 @@ class Authority:
         """When the authority itself expires."""
         return self._cert.not_valid_after_utc
 
+    @property
+    def certificate(self) -> x509.Certificate:
+        """Its own."""
+        return self._cert
+
     def certificate_pem(self) -> bytes:
         """The authority's certificate, for whoever must trust it."""
-        return self._cert.public_bytes(serialization.Encoding.PEM)
+        return pem(self._cert)
 
     def issue(
         self,
@@ -120,6 +117,7 @@ class Authority:
         *,
         end: End = End.BOTH,
         group: int | None = None,
+        trust: Sequence[x509.Certificate] = (),
     ) -> TlsFiles:
         """Write a certificate, its key and the authority into the directory.
 
@@ -130,6 +128,7 @@ class Authority:
             name: who the certificate is for; the first of its names.
             sans: further names: DNS names, IP addresses or URIs.
             group: id of a group that may read the files, too; None: their owner alone reads the key.
+            trust: authorities that are trusted beside this one, as one takes the place of another.
         Raises:
             TlsError: the directory cannot be written.
             ValueError: a name that is none of the three.
@@ -137,23 +136,25 @@ class Authority:
         names = [_general_name(each) for each in dict.fromkeys((name, *sans))]
         directory = Path(directory)
         files = TlsFiles(directory / "tls.crt", directory / "tls.key", directory / "ca.crt")
+        bundle = pem(self._cert, *trust)
         if self._good(files, names, end):
+            if files.ca.read_bytes() != bundle:
+                _write(files.ca, bundle, 0o644)
             _share(files, group)
             return files
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name[:64])])
-        authority_id = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
         cert = (
             _builder(subject, self._cert.subject, key.public_key(), self._clock.now(), days)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(_usage(sign_certificates=False), critical=True)
             .add_extension(x509.ExtendedKeyUsage(end.value), critical=False)
             .add_extension(x509.SubjectAlternativeName(names), critical=False)
-            .add_extension(authority_id, critical=False)
+            .add_extension(_identifier_of(self._cert), critical=False)
             .sign(self._key, hashes.SHA256())
         )
         # The key last but one and the certificate last: a reader that comes between refuses the pair and looks again.
-        _write(files.ca, self.certificate_pem(), 0o644)
+        _write(files.ca, bundle, 0o644)
         _write(files.key, _pem_key(key), _key_mode(group), group)
         _write(files.cert, cert.public_bytes(serialization.Encoding.PEM), 0o644)
         _share(files, group)
@@ -162,15 +163,36 @@ class Authority:
     def _good(self, files: TlsFiles, names: list[x509.GeneralName], end: End) -> bool:
         try:
             files.check(self._clock)
-            if x509.load_pem_x509_certificate(files.ca.read_bytes()) != self._cert:
-                return False
             cert = x509.load_pem_x509_certificate(files.cert.read_bytes())
             held = cert.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
             ends = cert.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
         except (TlsError, OSError, ValueError, x509.ExtensionNotFound):
             return False
-        same = set(held) == set(names) and set(ends) == set(end.value)
+        same = issued(cert, self._cert) and set(held) == set(names) and set(ends) == set(end.value)
         return same and not _due(cert, self._clock.now())
+
+
+def self_signed(name: str, key: ec.EllipticCurvePrivateKey, now: datetime, days: float) -> x509.Certificate:
+    """The certificate of an authority of this name with this key."""
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    return (
+        _builder(subject, subject, key.public_key(), now, days)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(_usage(sign_certificates=True), critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+
+
+def pem(*certificates: x509.Certificate) -> bytes:
+    """Certificates as they stand in a file."""
+    return b"".join(each.public_bytes(serialization.Encoding.PEM) for each in certificates)
+
+
+def trust(files: TlsFiles, authorities: Sequence[x509.Certificate]) -> None:
+    """Have the holder of the files trust these, and nothing else changed. Raises: TlsError: it cannot be written."""
+    if files.ca.read_bytes() != pem(*authorities):
+        _write(files.ca, pem(*authorities), 0o644)
 
 
 def _builder(
@@ -199,6 +221,15 @@ def _usage(*, sign_certificates: bool) -> x509.KeyUsage:
         encipher_only=False,
         decipher_only=False,
     )
+
+
+def _identifier_of(authority: x509.Certificate) -> x509.AuthorityKeyIdentifier:
+    """As the authority calls itself: tools digest keys in different ways, and verifiers compare what is written."""
+    try:
+        held = authority.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+    except x509.ExtensionNotFound:
+        return x509.AuthorityKeyIdentifier.from_issuer_public_key(authority.public_key())  # type: ignore[arg-type]  # of an EC key, as `load` sees to
+    return x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(held)
 
 
 def _due(cert: x509.Certificate, now: datetime) -> bool:

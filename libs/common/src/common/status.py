@@ -82,6 +82,7 @@ TABLE: dict[type[ProviderError], Row] = {
     errors.CredentialsRefusedError: Row(_Code.UNAUTHENTICATED, Action.BACK_OFF_SLOWLY),
     errors.PermissionMissingError: Row(_Code.PERMISSION_DENIED, Action.BACK_OFF_SLOWLY),
     errors.ClientRefusedError: Row(_Code.PERMISSION_DENIED, Action.BACK_OFF_SLOWLY),
+    errors.CertificateLapsedError: Row(_Code.UNAUTHENTICATED, Action.BACK_OFF),
     errors.WrongServerError: Row(_Code.UNAVAILABLE, Action.BACK_OFF),
     errors.OutcomeUnknownError: Row(_Code.DEADLINE_EXCEEDED, Action.LOOK_AGAIN),
     errors.InternalError: Row(_Code.INTERNAL, Action.BACK_OFF),

@@ -115,7 +115,66 @@ class Watched:
             return True
 
 
-def server_credentials(files: TlsFiles, clock: Clock | None = None) -> grpc.ServerCredentials:
+class Callers:
+    """Whether a client's certificate holds now, whatever it did when its connection was made."""
+
+    def __init__(self, watched: Watched, clock: Clock) -> None:
+        self.clock = clock
+        self._watched = watched
+        self._judged: dict[tuple[bytes, ...], datetime | None] = {}
+        """Until when a certificate with its chain holds, by the authorities in `_of`; None: by none of them."""
+        self._of = b""
+
+    def refresh(self) -> None:
+        """Look at the files."""
+        self._watched.refresh()
+
+    def problem(self, auth_context: dict[str, Sequence[bytes]]) -> str:
+        """Why the peer of a call is not who it was any more, and what to do; empty while it is."""
+        ca, now = self._watched.material.ca, self.clock.now()
+        if ca != self._of or len(self._judged) >= _MOST_JUDGED:
+            self._judged, self._of = {}, ca
+        key = tuple(data for name in _PEER for data in auth_context.get(name, ()))
+        if key not in self._judged:
+            self._judged[key] = _holds_until(key, _certificates(self._watched.files.ca, ca))
+        until = self._judged[key]
+        if until is None:
+            return "is of an authority that this server does not trust any more: use one of an authority that it trusts"
+        if until < now:
+            return f"expired, or its authority did, at {until:%Y-%m-%d %H:%M:%S} UTC: use a new one"
+        return ""
+
+
+_PEER = ("x509_pem_cert", "x509_pem_cert_chain")
+_MOST_JUDGED = 1000
+
+
+def _holds_until(shown: Sequence[bytes], authorities: Sequence[x509.Certificate]) -> datetime | None:
+    """Until when what a peer has shown holds: its certificate, whatever stands between, and the authority."""
+    if not shown:
+        return None
+    leaf, *others = (cert for data in shown for cert in x509.load_pem_x509_certificates(data))
+    until, rest = leaf.not_valid_after_utc, [cert for cert in others if cert != leaf]
+    while True:
+        ends = [each.not_valid_after_utc for each in authorities if each == leaf or issued(leaf, each)]
+        if ends:
+            return min(until, max(ends))
+        above = next((cert for cert in rest if issued(leaf, cert)), None)
+        if above is None:
+            return None
+        rest.remove(above)
+        leaf, until = above, min(until, above.not_valid_after_utc)
+
+
+@dataclass(frozen=True, slots=True)
+class ServerCredentials:
+    """What a server is given: gRPC's own, and what it asks of each call."""
+
+    grpc: grpc.ServerCredentials
+    callers: Callers
+
+
+def server_credentials(files: TlsFiles, clock: Clock | None = None) -> ServerCredentials:
     """Serve with these files, demand a certificate of each client, and take up changed files at the next handshake.
 
     Raises:
@@ -131,7 +190,8 @@ def server_credentials(files: TlsFiles, clock: Clock | None = None) -> grpc.Serv
     def fetch() -> grpc.ServerCertificateConfiguration | None:
         return configuration() if watched.refresh() else None
 
-    return grpc.dynamic_ssl_server_credentials(configuration(), fetch, require_client_authentication=True)
+    made = grpc.dynamic_ssl_server_credentials(configuration(), fetch, require_client_authentication=True)
+    return ServerCredentials(made, Callers(watched, clock or SystemClock()))
 
 
 def channel_credentials(material: Material) -> grpc.ChannelCredentials:
@@ -234,14 +294,31 @@ def _check_key(files: TlsFiles, data: bytes, cert: x509.Certificate) -> None:
 
 def _leads_to(chain: list[x509.Certificate], authorities: Iterable[x509.Certificate]) -> bool:
     for cert, issuer in itertools.pairwise(chain):
-        if not _issued(cert, issuer):
+        if not issued(cert, issuer):
             return False
-    return any(chain[-1] == authority or _issued(chain[-1], authority) for authority in authorities)
+    return any(chain[-1] == authority or issued(chain[-1], authority) for authority in authorities)
 
 
-def _issued(cert: x509.Certificate, issuer: x509.Certificate) -> bool:
+def issued(cert: x509.Certificate, issuer: x509.Certificate) -> bool:
+    """Whether a handshake takes one for issued by the other."""
     try:
         cert.verify_directly_issued_by(issuer)
     except (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm):
         return False
-    return True
+    named, own = _names_issuer(cert), key_id(issuer)
+    return not named or not own or named == own
+
+
+def key_id(cert: x509.Certificate) -> bytes | None:
+    """What it calls its own key, for those that it issues."""
+    try:
+        return cert.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value.key_identifier
+    except (x509.ExtensionNotFound, ValueError):
+        return None
+
+
+def _names_issuer(cert: x509.Certificate) -> bytes | None:
+    try:
+        return cert.extensions.get_extension_for_class(x509.AuthorityKeyIdentifier).value.key_identifier
+    except (x509.ExtensionNotFound, ValueError):
+        return None

@@ -9,11 +9,11 @@ from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
 
-import grpc
 from common import logging
 from common.clock import Clock, SystemClock
 from common.errors import ProviderError
 from common.rpc import Server
+from common.tls import ServerCredentials
 from prometheus_client import REGISTRY, CollectorRegistry
 
 from .access import PACKAGE, access, of_namespace
@@ -76,7 +76,7 @@ async def serve(
     driver: Driver,
     settings: ServingSettings,
     *,
-    credentials: grpc.ServerCredentials | None = None,
+    credentials: ServerCredentials | None = None,
     clock: Clock | None = None,
     registry: CollectorRegistry | None = REGISTRY,
     server: Server | None = None,

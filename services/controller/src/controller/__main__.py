@@ -29,6 +29,7 @@ from .leader import Leader, LeaseSettings, LostError
 from .metrics import Metrics
 from .runtime import Runtime
 from .runtime.authority import ClusterAuthority
+from .runtime.certificates import Certificates
 from .runtime.external import ExternalRuntime
 from .runtime.kubernetes import KubernetesRuntime
 from .runtime.manifests import ServerSettings
@@ -192,11 +193,11 @@ def _kubernetes(
         return UnsupportedRuntime("Kubernetes", cure)
     pull, root = tuple(settings.provider_image_pull or ()), settings.root
     servers = ServerSettings(owner, namespace, settings.images, pull, settings.otlp_endpoint)
-    authority = ClusterAuthority(api, namespace, settings.authority, root / "run" / "authority", clock)
-    return KubernetesRuntime(
-        api, servers, authority, root / "run" / "servers", root / "pki" / "cluster", clock, rng, changed,
-        namespace=settings.namespace,
-    )  # fmt: skip
+    authority = ClusterAuthority(
+        api, namespace, settings.authority, root / "run" / "authority", clock, others_make=not settings.make_authority
+    )
+    certificates = Certificates(root / "run" / "servers", root / "pki" / "cluster", namespace, clock)
+    return KubernetesRuntime(api, servers, authority, certificates, clock, rng, changed, namespace=settings.namespace)
 
 
 def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:

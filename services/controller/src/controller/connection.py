@@ -15,6 +15,7 @@ from typing import Any
 from common import logging, rpc, status, tracing, v1
 from common.clock import Clock
 from common.errors import (
+    CertificateLapsedError,
     HypervisorUnavailableError,
     InternalError,
     OutcomeUnknownError,
@@ -156,9 +157,15 @@ class Connection:
         return answer
 
     async def _send(self, service: str, method: str, request: Any, timeout: float) -> Any:
-        stub = rpc.stub(self._open_channel(), f"{PACKAGE}.{service}")
+        channel = self._open_channel()
+        send, generation = getattr(rpc.stub(channel, f"{PACKAGE}.{service}"), method), channel.generation
         with tracing.span(f"provider {method}", provider=self.name), self._metrics.rpc(self.name, method):
-            return await getattr(stub, method)(request, timeout=timeout)
+            try:
+                return await send(request, timeout=timeout)
+            except CertificateLapsedError:
+                if not channel.renewed(generation, now=True):
+                    raise
+                return await send(request, timeout=timeout)  # nothing was done, and there is a newer one to show
 
     def _record(self, error: BaseException | None) -> None:
         before = self.breaker.state
@@ -238,15 +245,19 @@ class Connection:
             self._channel = self._group = None
 
     async def _watch_forever(self) -> None:
-        revision, delay = "", FIRST_RETRY
+        revision, delay, channel = "", FIRST_RETRY, self._channel
         while True:
+            generation = channel.generation
             try:
                 if (problem := await self._examine()) is not None:
                     raise problem
                 await self._describe()
                 async for seen in self._watch(revision):
                     revision, delay = seen, FIRST_RETRY
+                continue  # over a new connection, from where the old one was
             except ProviderError as error:
+                if isinstance(error, CertificateLapsedError) and channel.renewed(generation, now=True):
+                    continue
                 log.info("provider.watch.interrupted", provider=self.name, error=str(error))
             self.synced.clear()
             self._probe_now.set()
@@ -262,8 +273,12 @@ class Connection:
             self._changed()
 
     async def _watch(self, revision: str) -> AsyncIterator[str]:
-        """Follow one stream; yields each revision that is safe to resume from."""
-        stub = rpc.stub(self._open_channel(), f"{PACKAGE}.MachineService")
+        """Follow one stream; yields each revision that is safe to resume from.
+
+        Ends when its connection is not the one of other calls any more.
+        """
+        channel = self._open_channel()
+        stub, generation = rpc.stub(channel, f"{PACKAGE}.MachineService"), channel.generation
         request = v1.WatchMachinesRequest(resume_revision=revision, heartbeat=timedelta(seconds=HEARTBEAT))
         stream = stub.watch_machines(request, timeout=None)
         snapshot: set[str] | None = None
@@ -287,6 +302,9 @@ class Connection:
                     self.synced.set()
                     self._probe_now.set()
                 yield message.revision
+                if channel.renewed(generation):
+                    stream.cancel()
+                    return
 
     # -- health ----------------------------------------------------------------------------------------------------
 

@@ -36,7 +36,7 @@ from .writer import Writer
 FINALIZER = "provider.infra.virtrigaud.io/finalizer"
 RUNTIME_READY, AVAILABLE, TLS = "ProviderRuntimeReady", "ProviderAvailable", "TLSConfigured"
 CAPABILITIES = "CapabilitiesReported"
-UNTRUSTED = ("WrongServer", "ClientRefused")
+UNTRUSTED = ("WrongServer", "ClientRefused", "CertificateLapsed")
 """Reasons of a connection on which one side does not take the other for whom it should be."""
 OWNED = (READY, RUNTIME_READY, AVAILABLE, TLS, CAPABILITIES, DELETE_BLOCKED, FIELDS_IGNORED)
 REFUSED = "CredentialsRefused"
@@ -44,9 +44,10 @@ REFUSED = "CredentialsRefused"
 LOOK = 60.0
 """Seconds between two looks at the Secrets that a server depends on."""
 LOOK_STARTING = 5.0
-"""The same while a server starts: why its pod does not run is told by the pod alone, which nobody watches."""
+"""The same while a server starts, or waits for a Secret: nobody watches Secrets, nor pods, which alone tell why they do
+not run."""
 LOOK_REFUSED = 5.0
-"""The same while the hypervisor, or the API server, refuses us: somebody is about to correct it."""
+"""The same while the hypervisor, the server, or the API server refuses us: somebody is about to correct it."""
 LASTING = ("ProcessEnded", API_REFUSED)
 """Reasons of a failure that leaves the connection: the server comes back at its place, or has never gone."""
 
@@ -93,8 +94,10 @@ class ProviderReconciler:
         state = await self._runtimes[mode].ensure(provider)
         connection = self._connect(provider, state)
         await self._report(provider, state, connection)
-        refused = state.reason == API_REFUSED or (connection is not None and connection.health.reason == REFUSED)
-        if state.phase == "Starting":
+        refused = state.reason == API_REFUSED or (
+            connection is not None and connection.health.reason in (REFUSED, *UNTRUSTED)
+        )
+        if state.phase in ("Pending", "Starting"):
             return LOOK_STARTING
         return LOOK_REFUSED if refused else LOOK
 

@@ -25,9 +25,10 @@ class Settings:
         "namespace of this installation, which its certificates name; empty takes the pod's own, and for runtime "
         "process virtrigaud-system",
     ] = ""
-    authority: Annotated[
-        str, "Secret there with the authority for servers (tls.crt, tls.key); made if there is none"
-    ] = "virtrigaud-authority"
+    authority: Annotated[str, "Secret there with the authority for servers (tls.crt, tls.key)"] = "virtrigaud-authority"
+    make_authority: Annotated[bool, "make the authority if there is none; otherwise wait until somebody else has"] = (
+        True
+    )
     provider_image: Annotated[
         list[str] | None, "TYPE=IMAGE for servers of a type of hypervisor, for runtime kubernetes; may be repeated"
     ] = None

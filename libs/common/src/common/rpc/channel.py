@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import datetime
 from types import TracebackType
 from typing import Any
 
@@ -49,7 +50,9 @@ class _Generation:
 class Channel:
     """Dials lazily and for ever; leaving its context cancels what is open.
 
-    A call begins on the newest certificates and ends on those it began with.
+    A call begins on the newest certificates and ends on those it began with. Whoever keeps a stream open asks `renewed`
+    now and then, and opens it anew where it says so. A server's certificate that was good when it was shown is not
+    relied on beyond its end: what begins later goes over a new connection, and so over a new handshake.
     """
 
     def __init__(
@@ -70,6 +73,9 @@ class Channel:
         self._expected_name = server.host if server is not None else expected_name
         self._looked = self._clock.monotonic()
         self._generation: _Generation | None = None
+        self._count = 0
+        self._until: datetime | None = None
+        """End of the certificate that the server has shown to the connection of now, or to the next one."""
         self._retired: set[asyncio.Task[None]] = set()
         self._closed = False
 
@@ -96,16 +102,34 @@ class Channel:
         self._looked = self._clock.monotonic()
         if self._watched is None or not self._watched.refresh():
             return False
-        old, self._generation = self._generation, None
-        if old is not None:
-            self._retire(old)
+        self._replace()
         return True
+
+    def renewed(self, since: int, *, now: bool = False) -> bool:
+        """Whether calls that begin now go over another connection than those at that `generation`.
+
+        Args:
+            now: look at the certificate files even if that was done a moment ago.
+        """
+        if now:
+            self.refresh()
+        self._look()
+        return self._count != since
+
+    @property
+    def generation(self) -> int:
+        """Which connection calls begin on, counted."""
+        return self._count
 
     async def examine(self) -> ProviderError | None:
         """What is wrong with the server that answers now, in words; None: it is the one that was named, or is away."""
         if self._server is None or self._watched is None:
             return None
-        return await examine(self.target, self._watched.files, self._server)
+        seen = await examine(self.target, self._watched.files, self._server)
+        if seen.certificate is not None and seen.problem is None:
+            until = seen.certificate.not_valid_after_utc  # of the two, it is not known which one gRPC has met
+            self._until = until if self._until is None else min(until, self._until)
+        return seen.problem
 
     async def wait_ready(self, timeout: float) -> bool:
         """Wait until the connection stands; False when it does not within `timeout` seconds."""
@@ -135,11 +159,24 @@ class Channel:
     def _current(self) -> _Generation:
         if self._closed:
             raise RuntimeError(f"the channel to {self.target} is closed")
-        if self._watched is not None and self._clock.monotonic() - self._looked >= LOOK_EVERY:
-            self.refresh()
+        self._look()
         if self._generation is None:
             self._generation = _Generation(self._dial())
         return self._generation
+
+    def _look(self) -> None:
+        """Let go of a connection that is not to be relied on any more."""
+        if self._watched is not None and self._clock.monotonic() - self._looked >= LOOK_EVERY:
+            self.refresh()
+        if self._until is not None and self._until < self._clock.now():
+            log.info("rpc.server.lapsed", target=self.target, expired=self._until.isoformat())
+            self._replace()
+
+    def _replace(self) -> None:
+        old, self._generation, self._until = self._generation, None, None
+        self._count += 1
+        if old is not None:
+            self._retire(old)
 
     def _dial(self) -> Any:
         if self._watched is None:

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from dataclasses import dataclass
+
+from cryptography import x509
 
 from common.errors import ClientRefusedError, ProviderError, WrongServerError
 from common.identity import Server
@@ -19,27 +22,39 @@ _SHOWN = 10
 """Names of a certificate that are told."""
 
 
-async def examine(target: str, tls: TlsFiles, server: Server) -> ProviderError | None:
-    """What is wrong with whoever answers at "host:port" or "unix:/path"; None: it is the server, or nobody answers.
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """Who answers there."""
 
-    Never raises for what it meets there.
-    """
+    problem: ProviderError | None = None
+    """What is wrong with him; None: he is the server that is meant, or nobody answers."""
+    certificate: x509.Certificate | None = None
+    """Of the server that is meant."""
+
+
+async def examine(target: str, tls: TlsFiles, server: Server) -> Seen:
+    """See who answers at "host:port" or "unix:/path". Never raises for what it meets there."""
     try:
         context = _context(tls)
     except (ssl.SSLError, OSError):
-        return None  # files in the middle of a change; the channel has those of before
+        return Seen()  # files in the middle of a change; the channel has those of before
     try:
         async with asyncio.timeout(SECONDS):
             return await _meet(target, context, server)
-    except ssl.SSLCertVerificationError as error:
-        why = f"its certificate is refused: {error.verify_message}"
-        return WrongServerError(f"{target}, where {server.uri} was expected: {why}")
-    except ssl.SSLError as error:
-        return WrongServerError(f"{target}, where {server.uri} was expected: no TLS 1.3 with it: {_words(error)}")
-    except ConnectionResetError:
-        return WrongServerError(f"{target}, where {server.uri} was expected: it hung up, no TLS 1.3 with it")
-    except (TimeoutError, OSError, ValueError):
-        return None
+    except (TimeoutError, OSError, ValueError) as error:
+        return Seen(_refusal(target, server, error))
+
+
+def _refusal(target: str, server: Server, error: Exception) -> ProviderError | None:
+    """What a handshake that ended badly says of whoever answered; None: nothing."""
+    expected = f"{target}, where {server.uri} was expected"
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return WrongServerError(f"{expected}: its certificate is refused: {error.verify_message}")
+    if isinstance(error, ssl.SSLError):
+        return WrongServerError(f"{expected}: no TLS 1.3 with it: {_words(error)}")
+    if isinstance(error, ConnectionResetError):
+        return WrongServerError(f"{expected}: it hung up, no TLS 1.3 with it")
+    return None
 
 
 def _context(tls: TlsFiles) -> ssl.SSLContext:
@@ -52,7 +67,7 @@ def _context(tls: TlsFiles) -> ssl.SSLContext:
     return context
 
 
-async def _meet(target: str, context: ssl.SSLContext, server: Server) -> ProviderError | None:
+async def _meet(target: str, context: ssl.SSLContext, server: Server) -> Seen:
     if target.startswith("unix:"):
         opening = asyncio.open_unix_connection(target.removeprefix("unix:"), ssl=context, server_hostname=server.host)
     else:
@@ -60,10 +75,12 @@ async def _meet(target: str, context: ssl.SSLContext, server: Server) -> Provide
         opening = asyncio.open_connection(host.strip("[]"), int(port), ssl=context, server_hostname=server.host)
     reader, writer = await opening
     try:
-        certificate = writer.get_extra_info("ssl_object").getpeercert() or {}
+        session = writer.get_extra_info("ssl_object")
+        certificate = session.getpeercert() or {}
         shown = [f"{kind}:{name}" for kind, name in certificate.get("subjectAltName", ())]
         if f"URI:{server.uri}" not in shown or f"DNS:{server.host}" not in shown:
-            return _other(target, server, shown)
+            return Seen(_other(target, server, shown))
+        held = x509.load_der_x509_certificate(session.getpeercert(binary_form=True) or b"")
         try:
             accepted = await reader.read(1)
         except (ssl.SSLError, ConnectionError):
@@ -71,10 +88,9 @@ async def _meet(target: str, context: ssl.SSLContext, server: Server) -> Provide
     finally:
         writer.transport.abort()  # a farewell would wait for its answer, and lose the verdict on one who gives none
     if accepted:
-        return None
-    return ClientRefusedError(
-        f"{target} hung up on our certificate: it is expired there, or of no authority that it knows"
-    )
+        return Seen(certificate=held)
+    words = f"{target} hung up on our certificate: it is expired there, or of no authority that it knows"
+    return Seen(ClientRefusedError(words), held)
 
 
 def _other(target: str, server: Server, shown: list[str]) -> WrongServerError:

@@ -1,12 +1,11 @@
-"""What surrounds every call on the server, from the outside in: tracing, metrics, ErrorStatus, who may call."""
+"""What surrounds every call on the server, from the outside in: tracing, metrics, ErrorStatus; then peers.py."""
 
 from __future__ import annotations
 
 import asyncio
-import inspect
 import time
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,9 +14,8 @@ import grpc.aio
 from opentelemetry import trace
 
 from common import logging, status, tracing
-from common.errors import ClientRefusedError, InternalError
+from common.errors import InternalError
 from common.metrics import RpcMetrics
-from common.tls import peer_names
 
 log = logging.get(__name__)
 
@@ -28,7 +26,7 @@ _FOREIGN = "/grpc."
 """Health and reflection come from gRPC's own packages and keep their own ways."""
 
 
-class _Around(grpc.aio.ServerInterceptor, ABC):  # type: ignore[misc]  # grpc.aio has no types
+class Around(grpc.aio.ServerInterceptor, ABC):  # type: ignore[misc]  # grpc.aio has no types
     """Wraps the behaviour of each handler."""
 
     async def intercept_service(self, continuation: Continuation, details: grpc.HandlerCallDetails) -> Any:
@@ -58,7 +56,7 @@ class _Around(grpc.aio.ServerInterceptor, ABC):  # type: ignore[misc]  # grpc.ai
         """The behaviour that answers with a stream, wrapped."""
 
 
-class ErrorStatus(_Around):
+class ErrorStatus(Around):
     """Turns exceptions into status codes; the only place that aborts a call."""
 
     def unary(self, inner: Behaviour, method: str) -> Behaviour:
@@ -67,8 +65,8 @@ class ErrorStatus(_Around):
                 return await inner(request, context)
             except grpc.aio.AbortError:
                 raise
-            except Exception as error:  # noqa: BLE001  # every exception becomes a status; _abort logs the unexpected
-                await _abort(error, method, context)
+            except Exception as error:  # noqa: BLE001  # every exception becomes a status; abort logs the unexpected
+                await abort(error, method, context)
 
         return call
 
@@ -80,15 +78,16 @@ class ErrorStatus(_Around):
                     yield answer
             except grpc.aio.AbortError:
                 raise
-            except Exception as error:  # noqa: BLE001  # every exception becomes a status; _abort logs the unexpected
-                await _abort(error, method, context)
+            except Exception as error:  # noqa: BLE001  # every exception becomes a status; abort logs the unexpected
+                await abort(error, method, context)
             finally:
                 await answers.aclose()
 
         return call
 
 
-async def _abort(error: Exception, method: str, context: Any) -> None:
+async def abort(error: Exception, method: str, context: Any) -> None:
+    """End the call with the status that the error stands for."""
     known = status.provider_error(error)
     if known is None:
         log.exception("rpc.unexpected", method=method)
@@ -100,7 +99,7 @@ async def _abort(error: Exception, method: str, context: Any) -> None:
     await context.abort(code, details, trailers)
 
 
-class Metrics(_Around):
+class Metrics(Around):
     """Counts and times each call."""
 
     def __init__(self, metrics: RpcMetrics) -> None:
@@ -154,7 +153,7 @@ def _code(context: Any) -> str:
     return status.code_name(code if isinstance(code, int) else code.value[0])
 
 
-class Traced(_Around):
+class Traced(Around):
     """Writes a span of each call into its caller's trace.
 
     OpenTelemetry's own interceptor keeps what failed as an event with its message and its causes; those may quote boot
@@ -205,7 +204,7 @@ def _span(method: str, context: Any) -> Iterator[None]:
                 span.set_status(trace.Status(trace.StatusCode.ERROR, code))
 
 
-class Continued(_Around):
+class Continued(Around):
     """Goes on with the caller's trace where no spans are written, so that its id stands in our log."""
 
     def unary(self, inner: Behaviour, method: str) -> Behaviour:
@@ -218,72 +217,3 @@ class Continued(_Around):
 
     def stream(self, inner: Behaviour, method: str) -> Behaviour:
         return inner  # a stream lives on when whoever opened it has gone on to other things
-
-
-MayCall = Callable[[frozenset[str], str], bool]
-"""Whether a client with these names may call the method, which is written "/package.Service/Method"."""
-
-
-class Peers(_Around):
-    """Lets only clients in whose verified certificate carries one of these names, and only to what they may call."""
-
-    def __init__(self, allowed: Collection[str], may_call: MayCall | None = None) -> None:
-        self._allowed, self._may_call = frozenset(allowed), may_call
-
-    def unary(self, inner: Behaviour, method: str) -> Behaviour:
-        async def call(request: Any, context: Any) -> Any:
-            self._check(context, method)
-            return await inner(request, context)
-
-        return call
-
-    def stream(self, inner: Behaviour, method: str) -> Behaviour:
-        async def call(request: Any, context: Any) -> AsyncIterator[Any]:
-            self._check(context, method)
-            answers = inner(request, context)
-            try:
-                async for answer in answers:
-                    yield answer
-            finally:
-                await answers.aclose()
-
-        return call
-
-    def foreign(self, inner: Behaviour, method: str) -> Behaviour:
-        """Health and reflection: a stream of theirs may be a coroutine that writes."""
-        if inspect.isasyncgenfunction(inner):
-
-            async def stream(request: Any, context: Any) -> AsyncIterator[Any]:
-                await self._admit(context, method)
-                async for answer in inner(request, context):
-                    yield answer
-
-            return stream
-
-        async def call(request: Any, context: Any) -> Any:
-            await self._admit(context, method)
-            return await inner(request, context)
-
-        return call
-
-    async def _admit(self, context: Any, method: str) -> None:
-        try:
-            self._check(context, method)
-        except ClientRefusedError as error:
-            await _abort(error, method, context)
-
-    def _check(self, context: Any, method: str) -> None:
-        names = peer_names(context.auth_context())
-        shown = ", ".join(sorted(names)) or "without a name"
-        known = names & self._allowed
-        if not known:
-            log.warning("rpc.peer.refused", peer=context.peer(), names=sorted(names), method=method)
-            raise ClientRefusedError(
-                f"the client's certificate ({shown}) is not among those that this server lets in "
-                f"({', '.join(sorted(self._allowed))}): add it to the server's allowed_clients, or use another one"
-            )
-        if self._may_call is not None and not self._may_call(known, method):
-            log.warning("rpc.call.forbidden", peer=context.peer(), names=sorted(names), method=method)
-            raise ClientRefusedError(
-                f"{method} is not for a client like this ({shown}): use the certificate of one that may call it"
-            )

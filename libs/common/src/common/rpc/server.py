@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Collection
 from types import TracebackType
 from typing import Any
 
-import grpc
 import grpc.aio
 from google.protobuf import duration_pb2
 from google.protobuf.descriptor_pool import DescriptorPool
@@ -19,9 +19,10 @@ from common import logging, metrics, tracing
 from common.gen.google_proto_descriptor_pool import default_google_proto_descriptor_pool
 from common.health import Health
 from common.rpc.binding import MAX_UNARY_SECONDS, Streams, bind
-from common.rpc.interceptors import Continued, ErrorStatus, MayCall, Metrics, Peers, Traced
+from common.rpc.interceptors import Continued, ErrorStatus, Metrics, Traced
+from common.rpc.peers import MayCall, Peers
 from common.rpc.services import OPTIONS
-from common.tls import CONTROLLER
+from common.tls import CONTROLLER, ServerCredentials
 
 log = logging.get(__name__)
 
@@ -57,7 +58,7 @@ class Server:
     def __init__(
         self,
         listen: str,
-        credentials: grpc.ServerCredentials | None = None,
+        credentials: ServerCredentials | None = None,
         *,
         insecure: bool = False,
         allowed_clients: Collection[str] = (CONTROLLER,),
@@ -77,8 +78,8 @@ class Server:
         self._grace = grace
         self._max_unary_seconds = max_unary_seconds
         self._registry = registry
-        self._allowed = allowed_clients if credentials is not None else ()
-        self._may_call = may_call
+        self._peers = Peers(allowed_clients, credentials.callers, may_call) if credentials is not None else None
+        self._looking: asyncio.Task[None] | None = None
         self._streams = Streams()
         self._services: list[tuple[str, object]] = []
         self._server: Any = None
@@ -106,6 +107,8 @@ class Server:
         reflection.enable_server_reflection([*names, *_OWN_SERVICES], server, pool=_reflected())
         self._listen_now(server)
         await server.start()
+        if self._peers is not None:
+            self._looking = asyncio.get_running_loop().create_task(self._peers.run(), name="peers")  # ended by stop()
         log.info("rpc.serving", address=self.address, tls=self._credentials is not None, services=names)
         return self
 
@@ -119,6 +122,9 @@ class Server:
         await self.health.stop()
         self._streams.stop()
         await self._server.stop(self._grace)
+        if self._looking is not None:
+            self._looking.cancel()
+            await asyncio.wait({self._looking})
         log.info("rpc.stopped", address=self.address)
 
     def _interceptors(self) -> list[grpc.aio.ServerInterceptor]:
@@ -126,14 +132,14 @@ class Server:
         if self._registry is not None:
             found.append(Metrics(metrics.rpc("server", self._registry)))
         found.append(ErrorStatus())
-        if self._credentials is not None:
-            found.append(Peers(self._allowed, self._may_call))
+        if self._peers is not None:
+            found.append(self._peers)
         return found
 
     def _listen_now(self, server: Any) -> None:
         try:
             if self._credentials is not None:
-                self.port = server.add_secure_port(self._listen, self._credentials)
+                self.port = server.add_secure_port(self._listen, self._credentials.grpc)
             else:
                 self.port = server.add_insecure_port(self._listen)
         except RuntimeError as error:

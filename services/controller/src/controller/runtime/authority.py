@@ -1,23 +1,24 @@
 """The authority of an installation on a cluster, which lives in one Secret of the controller's own namespace.
 
-Whoever puts it there is the operator's choice: cert-manager (a Certificate with isCA), or the first controller that
-finds none. What it signed stays good while it is replaced: servers and clients trust what the Secret's ca.crt lists.
+Whoever puts it there is the operator's choice: cert-manager (a Certificate with isCA), which is waited for, or the
+first controller that finds none. How one takes the place of another is in certificates.py.
 """
 
 from __future__ import annotations
 
-import base64
 import shutil
 from pathlib import Path
 
 from common import logging
 from common.clock import Clock
 from common.pki import Authority
-from common.tls import TlsError, TlsFiles
+from common.tls import TlsError
 
 from controller.api import Api, ConflictError
 from controller.core import SECRETS, Secret
 from controller.files import digest_of, private_directory, write_private
+from controller.holds import WAITING, Hold
+from controller.runtime.certificates import encoded
 
 log = logging.get(__name__)
 
@@ -28,21 +29,35 @@ CERT, KEY = "tls.crt", "tls.key"
 class ClusterAuthority:
     """Signs for the servers of an installation, and for the controller."""
 
-    def __init__(self, api: Api, namespace: str, name: str, directory: Path, clock: Clock) -> None:
-        """Args: directory: private, for the copy that we work with."""
+    def __init__(
+        self, api: Api, namespace: str, name: str, directory: Path, clock: Clock, *, others_make: bool = False
+    ) -> None:
+        """Args:
+        directory: private, for the copy that we work with.
+        others_make: somebody else puts it there, so it is waited for.
+        """
         self._api, self._namespace, self._name = api, namespace, name
-        self._directory, self._clock = directory, clock
-        self._held = ""
+        self._directory, self._clock, self._others_make = directory, clock, others_make
+        self._held, self._awaited = "", False
 
     async def load(self) -> Authority:
-        """The authority as it is now; made if there is none.
+        """The authority as it is now; made if there is none and it is ours to make.
 
         Raises:
+            Hold: there is none yet, and somebody else makes it.
             ValueError: the Secret holds no authority that can be used; the message names it and the cure.
             ApiError: the API refused.
         """
-        secret = await self._api.get(SECRETS, self._namespace, self._name) or await self._make()
-        files = {name: (secret.data or {}).get(name, b"") for name in (CERT, KEY)}
+        secret = await self._api.get(SECRETS, self._namespace, self._name)
+        if secret is None and not self._others_make:
+            secret = await self._make()
+        files = {name: (secret.data or {}).get(name, b"") if secret else b"" for name in (CERT, KEY)}
+        if self._others_make and not all(files.values()):
+            raise self._wait()
+        return self._take_up(files)
+
+    def _take_up(self, files: dict[str, bytes]) -> Authority:
+        """Raises: ValueError: no authority that can be used."""
         digest = digest_of(files)
         place = self._directory / digest
         if digest != self._held:
@@ -53,11 +68,30 @@ class ClusterAuthority:
         try:
             found = Authority.load(place, clock=self._clock)
         except TlsError as error:
+            raise ValueError(f"Secret {self._where} holds no authority: {error}; delete it to have one made") from error
+        if found.expires <= self._clock.now():
             raise ValueError(
-                f"Secret {self._namespace}/{self._name} holds no authority: {error}; delete it to have one made"
-            ) from error
-        self._held = digest
+                f"the authority in Secret {self._where} expired at {found.expires:%Y-%m-%d %H:%M} UTC: renew it"
+            )
+        if digest != self._held:
+            log.info("authority.taken_up", secret=self._where, expires=found.expires.isoformat())
+        self._held, self._awaited = digest, False
         return found
+
+    @property
+    def _where(self) -> str:
+        return f"{self._namespace}/{self._name}"
+
+    def _wait(self) -> Hold:
+        """What a Provider says meanwhile; the log says it once."""
+        if not self._awaited:
+            log.warning("authority.awaited", secret=self._where)
+        self._awaited = True
+        return Hold(
+            WAITING,
+            f"Secret {self._where} holds no authority yet, and whoever makes it (cert-manager) has not done so: "
+            f"`kubectl describe certificate -n {self._namespace} {self._name}` says what it waits for",
+        )
 
     async def _make(self) -> Secret:
         """A fresh one; that of a controller which was faster, if there is one."""
@@ -69,7 +103,7 @@ class ClusterAuthority:
         manifest = {
             "metadata": {"name": self._name, "namespace": self._namespace},
             "type": "kubernetes.io/tls",
-            "data": {name: base64.b64encode(value).decode() for name, value in data.items()},
+            "data": encoded(data),
         }
         try:
             made: Secret = await self._api.create(SECRETS, self._namespace, manifest)
@@ -78,11 +112,5 @@ class ClusterAuthority:
             if found is None:
                 raise
             return found
-        log.info("authority.made", secret=f"{self._namespace}/{self._name}")
+        log.info("authority.made", secret=self._where)
         return made
-
-
-def encoded(files: TlsFiles) -> dict[str, str]:
-    """The files as the data of a Secret of type kubernetes.io/tls."""
-    named = {"tls.crt": files.cert, "tls.key": files.key, "ca.crt": files.ca}
-    return {name: base64.b64encode(path.read_bytes()).decode() for name, path in named.items()}

@@ -10,13 +10,11 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
 from common import identity, logging
 from common.clock import Clock
-from common.pki import Authority, End
 from common.tls import TlsError, TlsFiles
 from kinds.provider import Provider
 
@@ -35,19 +33,19 @@ from controller.core import (
     Workload,
     WorkloadStatus,
 )
-from controller.files import digest_of, private_directory, remove_tree, write_private
+from controller.files import digest_of
 from controller.holds import WAITING, Hold
 from controller.informer import Informer
 from controller.runtime import API_REFUSED, RuntimeState
 from controller.runtime.arguments import refuse_password, unknown_type
-from controller.runtime.authority import ClusterAuthority, encoded
+from controller.runtime.authority import ClusterAuthority
+from controller.runtime.certificates import Certificates, encoded
 from controller.runtime.manifests import (
     MANAGER,
     SELECTOR,
     UID_LABEL,
     Manifest,
     ServerSettings,
-    Stamps,
     certificate_secret,
     host_of,
     image_of,
@@ -61,7 +59,6 @@ log = logging.get(__name__)
 
 APPLY = "application/apply-patch+yaml"
 METADATA = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
-CERTIFICATE_DAYS = 90
 
 
 KINDS = (SERVICE_ACCOUNTS, NETWORK_POLICIES, SERVICES, DEPLOYMENTS)
@@ -78,8 +75,7 @@ class KubernetesRuntime:
         api: Api,
         settings: ServerSettings,
         authority: ClusterAuthority,
-        directory: Path,
-        client: Path,
+        certificates: Certificates,
         clock: Clock,
         rng: random.Random,
         changed: Callable[[str], None],
@@ -87,13 +83,11 @@ class KubernetesRuntime:
         namespace: str = "",
     ) -> None:
         """Args:
-        directory: private, for certificates on their way into Secrets.
-        client: directory of the controller's own certificate.
         changed: gets the UID of a Provider whose objects changed.
         namespace: watch this one only; empty watches all.
         """
         self._api, self._settings, self._authority = api, settings, authority
-        self._directory, self._client, self._clock, self._changed = directory, client, clock, changed
+        self._certificates, self._changed = certificates, changed
         self._informers = {
             kind.kind: Informer(api, kind, clock, rng, namespace=namespace, selector=SELECTOR) for kind in KINDS
         }
@@ -150,14 +144,14 @@ class KubernetesRuntime:
                 f"no image for a server of type {provider.spec.type}: set spec.runtime.image, or start the controller "
                 f"with --provider-image {provider.spec.type}=IMAGE"
             )
-        authority = await self._authority.load()
-        name = identity.client(identity.Role.CONTROLLER, self._settings.namespace)
-        client = authority.issue(self._client, name, days=CERTIFICATE_DAYS, end=End.CLIENT)
-        stamps = Stamps(await self._credentials(provider), digest_of({"ca": authority.certificate_pem()}))
-        await self._certificate(provider, authority)
-        for kind, manifest in zip(KINDS, manifests(provider, self._settings, stamps), strict=True):
+        authority, held = await self._authority.load(), await self._held(provider)
+        credentials = await self._credentials(provider)
+        made = await self._certificates.make(provider, authority, held)
+        if made.secret != held:  # a server takes up another one without a restart
+            await self._apply(provider, SECRETS, certificate_secret(provider, encoded(made.secret)))
+        for kind, manifest in zip(KINDS, manifests(provider, self._settings, credentials), strict=True):
             await self._keep(provider, kind, manifest)
-        return client
+        return made.client
 
     async def _keep(self, provider: Provider, kind: Resource[Workload], manifest: Manifest) -> None:
         """Apply it if it is not there, or not as we left it."""
@@ -224,24 +218,6 @@ class KubernetesRuntime:
             raise Hold(WAITING, f"Secret {meta.namespace}/{ref.name} (spec.credentialSecretRef) does not exist")
         return f"{found.uid}.{found.resource_version}"
 
-    async def _certificate(self, provider: Provider, authority: Authority) -> None:
-        """A certificate that is good for long yet, in its Secret; servers take up another one without a restart."""
-        meta, data = provider.metadata, await self._held(provider)
-        place = private_directory(self._directory) / meta.uid
-        remove_tree(place)
-        private_directory(place)
-        for file in ("tls.crt", "tls.key", "ca.crt"):
-            if file in data:
-                write_private(place / file, data[file])
-        host = host_of(provider)
-        server = identity.Server(meta.namespace, meta.name)
-        names = [server.uri, host, f"{host}.cluster.local"]
-        files = authority.issue(place, server.host, names, CERTIFICATE_DAYS, end=End.SERVER)
-        fresh = encoded(files)
-        remove_tree(place)
-        if fresh != {file: _base64(value) for file, value in data.items()}:
-            await self._apply(provider, SECRETS, certificate_secret(provider, fresh))
-
     async def _held(self, provider: Provider) -> dict[str, bytes]:
         """What the Secret with its certificate holds; nothing of one that is not its own."""
         meta, name = provider.metadata, object_name(provider)
@@ -285,6 +261,7 @@ class KubernetesRuntime:
         for namespace, name in sorted(self._names(uid)):
             for kind in kinds:
                 await self._delete(kind.path(namespace, name), uid)
+        self._certificates.forget(uid)
         for key in [key for key in self._applied if key[0] == uid]:
             del self._applied[key]
 
@@ -319,7 +296,3 @@ def _stamp(found: Workload) -> str:
     """Changes when somebody edits the object, and for kinds that count generations not with the status."""
     meta = found.metadata
     return f"{meta.uid}.{meta.generation or meta.resource_version}"
-
-
-def _base64(value: bytes) -> str:
-    return msgspec.to_builtins(value)  # type: ignore[no-any-return]  # base64 is how it writes bytes

@@ -19,8 +19,6 @@ SELECTOR = f"app.kubernetes.io/managed-by={MANAGER}"
 UID_LABEL = "infra.virtrigaud.io/provider-uid"
 CREDENTIALS = "infra.virtrigaud.io/credentials"
 """Annotation of the pods: which state of the Secret they were started with."""
-AUTHORITY = "infra.virtrigaud.io/authority"
-"""Annotation of the pods: which authority their clients come from."""
 EVERYWHERE = "kubernetes.io/os"
 """Label of nodes with one value on all that can run a server: of pods that must be apart by it, there is one."""
 GRPC, METRICS = 9443, 9090
@@ -45,14 +43,6 @@ class ServerSettings:
     """Image by type of hypervisor, where the Provider names none."""
     pull_secrets: tuple[str, ...] = ()
     otlp_endpoint: str = ""
-
-
-@dataclass(frozen=True)
-class Stamps:
-    """States of what the pods mount; another one needs new pods."""
-
-    credentials: str
-    authority: str
 
 
 def object_name(provider: Provider) -> str:
@@ -82,13 +72,17 @@ def image_of(provider: Provider, settings: ServerSettings) -> str:
     return (runtime.image if runtime is not None else None) or settings.images.get(provider.spec.type, "")
 
 
-def manifests(provider: Provider, settings: ServerSettings, stamps: Stamps) -> list[Manifest]:
-    """All of them but the Secret with the certificate, in the order in which they are made."""
+def manifests(provider: Provider, settings: ServerSettings, credentials: str) -> list[Manifest]:
+    """All of them but the Secret with the certificate, in the order in which they are made.
+
+    Args:
+        credentials: which state of their Secret the pods have; another one needs new pods.
+    """
     return [
         _object(provider, "v1", "ServiceAccount", automountServiceAccountToken=False),
         _object(provider, "networking.k8s.io/v1", "NetworkPolicy", spec=_policy(provider, settings)),
         _object(provider, "v1", "Service", spec=_service(provider)),
-        _object(provider, "apps/v1", "Deployment", spec=_deployment(provider, settings, stamps)),
+        _object(provider, "apps/v1", "Deployment", spec=_deployment(provider, settings, credentials)),
     ]
 
 
@@ -153,8 +147,8 @@ def _policy(provider: Provider, settings: ServerSettings) -> Manifest:
     }
 
 
-def _deployment(provider: Provider, settings: ServerSettings, stamps: Stamps) -> Manifest:
-    annotations = {AUTHORITY: stamps.authority} | ({CREDENTIALS: stamps.credentials} if stamps.credentials else {})
+def _deployment(provider: Provider, settings: ServerSettings, credentials: str) -> Manifest:
+    annotations = {CREDENTIALS: credentials} if credentials else {}
     return {
         "replicas": 1,
         # One at a time: what works on a machine is kept apart in one process, so the old one drains first.
