@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 from e2e.stack import ROOT
-from tools.gomodule import files, released
+from tools.gomodule import files, program, released
 
 from .cluster import Cluster
 
@@ -23,7 +23,9 @@ OTHERS = {
         "monitoring.coreos.com_prometheusrules.yaml",
     ),
     ("github.com/cert-manager/cert-manager", "v1.21.2", "deploy/crds"): (
+        "cert-manager.io_certificaterequests.yaml",
         "cert-manager.io_certificates.yaml",
+        "cert-manager.io_clusterissuers.yaml",
         "cert-manager.io_issuers.yaml",
     ),
 }
@@ -46,6 +48,19 @@ def kustomize() -> Path:
 def definitions_of_others() -> list[Object]:
     """As their projects publish them. Raises: GoUnavailableError."""
     return [yaml.safe_load((files(*module) / name).read_text()) for module, names in OTHERS.items() for name in names]
+
+
+def define_others(cluster: Cluster) -> None:
+    """Have the kinds of others served."""
+    for body in definitions_of_others():
+        name = body["metadata"]["name"]
+        cluster.ask("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", body)
+        cluster.wait_for(f"/apis/{body['spec']['group']}/v1/{name.partition('.')[0]}")
+
+
+def cert_manager() -> Path:
+    """cert-manager's controller, of the same version as its definitions. Raises: GoUnavailableError."""
+    return program(Path(__file__).resolve().parents[1] / "tools" / "certmanager")
 
 
 def rendered(home: Path, *arguments: str) -> list[Object]:

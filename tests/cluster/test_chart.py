@@ -11,7 +11,7 @@ import pytest
 import yaml
 from e2e.stack import ROOT
 
-from .chart import CHART, NAMESPACE, RELEASE, Object, definitions_of_others, helm, rendered
+from .chart import CHART, NAMESPACE, RELEASE, Object, define_others, helm, rendered
 from .cluster import Cluster
 from .stack import ClusterStack
 
@@ -63,10 +63,7 @@ LEAVES = dict(leaves(DEFAULTS))
 @pytest.fixture(scope="module")
 def others(cluster: Cluster) -> None:
     """The kinds of cert-manager and of the Prometheus operator are served, as their projects define them."""
-    for body in definitions_of_others():
-        name = body["metadata"]["name"]
-        cluster.ask("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", body)
-        cluster.wait_for(f"/apis/{body['spec']['group']}/v1/{name.partition('.')[0]}")
+    define_others(cluster)
 
 
 @SETS
