@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from common.clock import SystemClock
 from controller.api import Api, connect
+from controller.claims import Claim, Installation
 from controller.events import WARNING, Recorder, Subject
 from controller.installation import owner_id
 from controller.leader import Leader, LeaseSettings
@@ -30,7 +31,7 @@ from .test_servers import IMAGE, SECONDS, TINY, Site, controller, gone, is_ready
 
 ROLES = "/apis/rbac.authorization.k8s.io/v1"
 ACCOUNT = f"system:serviceaccount:{NAMESPACE}:{RELEASE}"
-LEASE = LeaseSettings(NAMESPACE, "virtrigaud-controller", "this-test")
+LEASE = LeaseSettings(NAMESPACE, RELEASE, "this-test")
 
 Object = dict[str, Any]  # Any: JSON
 Right = tuple[str, str, str]
@@ -94,7 +95,11 @@ async def until(holds: Callable[[], bool]) -> None:
 
 def granted(cluster: Cluster) -> set[Right]:
     """All that the account has a right to, wherever."""
-    paths = (f"clusterroles/{RELEASE}", f"namespaces/{NAMESPACE}/roles/{RELEASE}")
+    paths = (
+        f"clusterroles/{RELEASE}",
+        f"namespaces/{NAMESPACE}/roles/{RELEASE}",
+        f"namespaces/default/roles/{NAMESPACE}-{RELEASE}-installation",
+    )
     rules = [rule for path in paths for rule in json.loads(cluster.ask(f"{ROLES}/{path}"))["rules"]]
     return {
         (verb, group, resource)
@@ -124,11 +129,17 @@ async def test_P34_every_right_is_used_and_none_is_missing(cluster: Cluster, tmp
     """A whole life: who leads, a server and its end, a machine, what is not there yet, an Event that is repeated."""
     async with place(cluster, tmp_path, "rights") as (site, api):
 
+        async def claim(namespace: str) -> None:
+            await Claim(api, SystemClock(), random.Random(1), Installation(NAMESPACE, RELEASE, namespace)).obtain()
+
         async def lead() -> None:
+            await claim("elsewhere")
+            await claim(site.namespace)  # the chart was upgraded with another watchNamespace
             async with controller(api, site.kubelet, tmp_path, site.namespace):
                 await life(site)
 
         assert await owner_id(api)
+        cluster.ask(f"/apis/coordination.k8s.io/v1/namespaces/{NAMESPACE}/leases/{RELEASE}", method="DELETE")
         await Leader(api, SystemClock(), random.Random(1), LEASE).run(lead)
         await repeated_event(cluster, api, site)
 
@@ -249,7 +260,7 @@ LIST = ("list", "infra.virtrigaud.io", "vmclasses")
 STATUS = ("patch", "infra.virtrigaud.io", "vmclasses/status")
 OBJECT = ("patch", "apps", "deployments")
 SECRET = ("get", "", "secrets")
-HOLDER = ("get", "coordination.k8s.io", "leases")
+HOLDER = ("patch", "coordination.k8s.io", "leases")
 
 
 async def test_without_a_right_to_list_it_is_not_ready_and_says_why(

@@ -224,7 +224,7 @@ def test_W74_runbooks_ask_for_what_the_chart_installs() -> None:
     for line, page in commands().items():
         for name in re.findall(r"\bdeploy/(\S+)", line):
             assert name in ("virtrigaud-provider-NAME", "crds"), f"{page}: {line}"  # a Provider's server; a folder
-        assert "lease" not in line.lower() or "metadata.name=virtrigaud-controller" in line, f"{page}: {line}"
+        assert "lease" not in line.lower() or "app.kubernetes.io/name=virtrigaud-controller" in line, f"{page}: {line}"
 
 
 def test_runbooks_look_for_events_that_are_logged() -> None:

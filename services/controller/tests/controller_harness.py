@@ -17,6 +17,7 @@ from typing import Any
 import aiohttp
 import msgspec
 from common import pki
+from controller import claims
 from prometheus_client.parser import text_string_to_metric_families
 from providerkit.fake import FakeDriver, FakeHypervisor
 from providerkit.machines import MachineSettings
@@ -131,6 +132,13 @@ class Cluster:
 
     async def reasons(self, namespace: str, name: str) -> list[str]:
         return [e["reason"] for e in await self.events(namespace) if e["involvedObject"]["name"] == name]
+
+    async def forget_installations(self) -> None:
+        """Of one that ended its Lease stays, and its claim with it; another test's may want what it served."""
+        path = f"/api/v1/namespaces/{claims.NAMESPACE}/configmaps"
+        for item in (await self.request("GET", path))["items"]:
+            if item["metadata"]["name"] == claims.NAME:
+                await self.request("DELETE", f"{path}/{claims.NAME}")
 
     async def version(self) -> str:
         """Changes with every write to anything."""
@@ -280,6 +288,7 @@ async def controller(cluster: Cluster, home: Path, *flags: str, **environment: s
     async with started(controller_command(cluster, home, *flags), home / "controller.log", **environment) as process:
         await until((home / "ready").exists, "the controller")
         yield process
+    await cluster.forget_installations()
 
 
 async def figure(cluster: Cluster, home: Path, name: str, **labels: str) -> float:

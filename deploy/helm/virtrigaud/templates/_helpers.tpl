@@ -16,6 +16,61 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- end -}}
 
+{{- /* Labels that a value adds; given: the root, the value's name, the labels. A key that is there twice is an error later, or worse. */ -}}
+{{- define "virtrigaud.added" -}}
+{{- $own := include "virtrigaud.labels" (index . 0) | fromYaml }}
+{{- range $key, $_ := index . 2 }}
+{{- if hasKey $own $key }}
+{{- fail (printf "values: %s: %s is a label of the chart's own; take it out" (index $ 1) $key) }}
+{{- end }}
+{{- end }}
+{{- with index . 2 }}{{ toYaml . }}{{ end }}
+{{- end -}}
+
+{{- /* What extraArgs may not repeat, and the value that sets it; empty: nothing may. */ -}}
+{{- define "virtrigaud.arguments" -}}
+runtime: ""
+controller-namespace: ""
+home: ""
+metrics-address: metrics.port
+authority: authority.secretName
+lease-namespace: ""
+lease-name: ""
+lease-duration: leaderElection.duration
+lease-renew-deadline: leaderElection.renewDeadline
+lease-retry: leaderElection.retry
+leader-elect: replicas
+no-leader-elect: replicas
+concurrency: concurrency
+resync: resync
+log-level: logLevel
+log-format: logFormat
+namespace: watchNamespace
+owner: owner
+otlp-endpoint: otlpEndpoint
+provider-image: providers.images
+provider-image-pull: providers.imagePullSecrets
+server-network: networkPolicy
+{{- end -}}
+
+{{- define "virtrigaud.extra" -}}
+{{- $own := include "virtrigaud.arguments" . | fromYaml }}
+{{- range $at, $argument := .Values.extraArgs }}
+{{- $name := regexFind "^[^=]+" $argument | trimPrefix "--" }}
+{{- if hasKey $own $name }}
+{{- $value := get $own $name }}
+{{- $by := ternary "the chart" (printf "the value %s" $value) (eq $value "") }}
+{{- fail (printf "values: extraArgs[%d]: --%s is set by %s" $at $name $by) }}
+{{- end }}
+{{- end }}
+{{- with .Values.extraArgs }}{{ toYaml . }}{{ end }}
+{{- end -}}
+
+{{- /* Of what is not in the release's own namespace, where other releases of this name have theirs. */ -}}
+{{- define "virtrigaud.claims" -}}
+{{ printf "%s-%s" .Release.Namespace (include "virtrigaud.name" .) }}-installation
+{{- end -}}
+
 {{- define "virtrigaud.image" -}}
 {{ .Values.image.repository }}{{ if .Values.image.digest }}@{{ .Values.image.digest }}{{ else }}:{{ .Values.image.tag | default .Chart.AppVersion }}{{ end }}
 {{- end -}}

@@ -22,6 +22,7 @@ from common.tls import TlsError
 from prometheus_client import REGISTRY
 
 from .api import Api, ApiError, connect
+from .claims import Claim, Installation, TakenError
 from .controller import Controller
 from .files import write_private
 from .installation import own_namespace, owner_id
@@ -56,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     faults.install_from_environment()
     try:
         asyncio.run(serve(settings, SystemClock(), random.Random()))
-    except* (LostError, TlsError, ValueError, OSError) as group:
+    except* (LostError, TakenError, TlsError, ValueError, OSError) as group:
         for leaf in _leaves(group):
             log.error("controller.stopped", message=str(leaf))
         return_code = 1
@@ -69,7 +70,7 @@ async def serve(settings: Settings, clock: Clock, rng: random.Random) -> None:
     """Run one controller until SIGTERM or SIGINT.
 
     Raises:
-        LostError: the Lease was lost; the process must be started anew.
+        LostError, TakenError: another leads, or serves the same objects; the process must be started anew.
         ValueError, OSError, TlsError: it cannot be set up.
     """
     stop = asyncio.Event()
@@ -103,11 +104,14 @@ class _Serving:
     def __init__(self) -> None:
         self.address = ""
         self.controller: Controller | None = None
+        self.claim: Claim | None = None
         self.standby = False
 
     def problems(self) -> list[str]:
         if self.standby:
             return []  # a standby does its work: it waits for the Lease
+        if self.claim is not None and self.claim.refused:
+            return [self.claim.refused]
         if self.controller is None:
             return ["the controller is starting"]
         return self.controller.problems()
@@ -143,9 +147,20 @@ async def _work(
         settings.lease_namespace, settings.lease_name, identity,
         settings.lease_duration, settings.lease_renew_deadline, settings.lease_retry,
     )  # fmt: skip
+    mine = Installation(settings.lease_namespace, settings.lease_name, settings.namespace)
+    claim = Claim(api, clock, rng, mine, retry=settings.lease_retry)
+
+    async def lead_alone() -> None:
+        serving.claim, serving.standby = claim, False
+        await claim.obtain()
+        metrics.leads(True)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(claim.keep(), name="claim")
+            group.create_task(lead(), name="leader")
+
     leader = Leader(api, clock, rng, lease)
-    leader.on_change = metrics.leads
-    await leader.run(lead)
+    leader.on_change = lambda leading: None if leading else metrics.leads(False)
+    await leader.run(lead_alone)
 
 
 async def _owner(settings: Settings, api: Api, clock: Clock) -> str:

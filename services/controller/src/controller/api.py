@@ -128,12 +128,6 @@ class Api:
         answer = await self.request("POST", resource.path(namespace), body=body)
         return self._decode(resource, answer)
 
-    async def replace(self, resource: Resource[T], namespace: str, name: str, manifest: Mapping[str, Any]) -> T:
-        """PUT the whole object; with a resourceVersion it is refused (ConflictError) when somebody was faster."""
-        body = {"apiVersion": resource.api_version, "kind": resource.kind, **manifest}
-        answer = await self.request("PUT", resource.path(namespace, name), body=body)
-        return self._decode(resource, answer)
-
     async def patch(
         self, resource: Resource[T], namespace: str, name: str, patch: Mapping[str, Any], *, subresource: str = ""
     ) -> T:

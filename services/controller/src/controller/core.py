@@ -43,6 +43,13 @@ class Secret(msgspec.Struct, gc=False):
         return f"Secret({self.metadata.namespace}/{self.metadata.name})"
 
 
+class ConfigMap(msgspec.Struct, gc=False):
+    """Which installation serves which namespaces."""
+
+    metadata: Meta
+    data: dict[str, str] | None = None
+
+
 class LeaseSpec(msgspec.Struct, rename="camel", gc=False):
     """coordination.k8s.io/v1; times are RFC 3339 with microseconds."""
 
@@ -143,6 +150,7 @@ SERVICES = Resource("v1", "Service", "services", Workload)
 DEPLOYMENTS = Resource("apps/v1", "Deployment", "deployments", Workload)
 PODS = Resource("v1", "Pod", "pods", Pod)
 NAMESPACES = Resource("v1", "Namespace", "namespaces", Namespace, namespaced=False)
+CONFIG_MAPS = Resource("v1", "ConfigMap", "configmaps", ConfigMap)
 SECRETS = Resource("v1", "Secret", "secrets", Secret)
 EVENTS = Resource("v1", "Event", "events", Event)
 LEASES = Resource("coordination.k8s.io/v1", "Lease", "leases", Lease)

@@ -20,6 +20,9 @@ from .core import LEASES, Lease, LeaseSpec
 
 log = logging.get(__name__)
 
+LABELS = {"app.kubernetes.io/name": "virtrigaud-controller", "app.kubernetes.io/part-of": "virtrigaud"}
+"""Of a Lease that was not made with the installation."""
+
 
 @dataclass(frozen=True)
 class LeaseSettings:
@@ -110,7 +113,10 @@ class Leader:
             try:
                 async with asyncio.timeout(max(left, 0.0)):
                     lease = await self._api.get(LEASES, settings.namespace, settings.name)
-                    if lease is not None and self._holder(lease) not in ("", settings.identity):
+                    if lease is None:  # it goes with the installation: made anew by one that ends, it would stay
+                        log.error("leader.lost", identity=settings.identity, lease="gone")
+                        return
+                    if self._holder(lease) not in ("", settings.identity):
                         log.error("leader.lost", identity=settings.identity, holder=self._holder(lease))
                         return
                     if await self._write(lease, settings.identity):
@@ -160,15 +166,13 @@ class Leader:
         }
         try:
             if lease is None:
-                manifest = {"metadata": {"name": settings.name, "namespace": settings.namespace}, "spec": spec}
+                meta = {"name": settings.name, "namespace": settings.namespace, "labels": LABELS}
+                manifest = {"metadata": meta, "spec": spec}
                 await self._api.create(LEASES, settings.namespace, manifest)
             else:
-                meta = {
-                    "name": settings.name,
-                    "namespace": settings.namespace,
-                    "resourceVersion": lease.metadata.resource_version,
-                }
-                await self._api.replace(LEASES, settings.namespace, settings.name, {"metadata": meta, "spec": spec})
+                # A patch: labels and annotations are of whoever made it. 409 when somebody was faster.
+                patch = {"metadata": {"resourceVersion": lease.metadata.resource_version}, "spec": spec}
+                await self._api.patch(LEASES, settings.namespace, settings.name, patch)
         except ConflictError:
             return False
         return True
