@@ -9,12 +9,13 @@ from tools.gomodule import GoUnavailableError
 
 from .chart import cert_manager, definitions_of_others, executable, kustomize
 from .cluster import programs
+from .policies import engine
 
 
 def main() -> int:
     """Exit status 1 only where nothing may be missing (REQUIRE_REAL=1)."""
     try:
-        built = [*programs(), executable(), kustomize(), cert_manager()]
+        built = [*programs(), executable(), kustomize(), cert_manager(), engine()]
         definitions_of_others()
     except GoUnavailableError as error:
         print(f"tests on a cluster are skipped: {error}")

@@ -20,7 +20,14 @@ EVERYTHING = (
     *("--set", "metrics.prometheusRule.enabled=true", "--set", "metrics.dashboards.enabled=true"),
     *("--set", "metrics.dashboards.annotations.grafana_folder=VirtRigaud"),
     *("--set", "watchNamespace=shop", "--set", "owner=here", "--set", "otlpEndpoint=http://collector:4317"),
-    *("--set", "priorityClassName=high", "--set", "imagePullSecrets={pull}", "--set", "extraArgs={--resync=5m}"),
+    *(
+        "--set",
+        "priorityClassName=high",
+        "--set",
+        "imagePullSecrets={pull}",
+        "--set",
+        "extraArgs={--ready-file=/tmp/ready}",
+    ),
     *(
         "--set",
         "providers.imagePullSecrets={pull}",

@@ -24,6 +24,7 @@ from controller.runtime.authority import ClusterAuthority
 from controller.runtime.certificates import Certificates
 from controller.runtime.kubernetes import KubernetesRuntime
 from controller.runtime.manifests import ServerSettings
+from controller.settings import Settings
 from e2e.stack import condition, manifest
 from prometheus_client import CollectorRegistry
 
@@ -140,6 +141,7 @@ async def controller(
     home: Path,
     namespace: str,
     images: dict[str, str] | None = None,
+    told: Settings | None = None,
     *,
     others_make: bool = False,
 ) -> AsyncIterator[Controller]:
@@ -147,15 +149,19 @@ async def controller(
 
     Args:
         images: image by type of hypervisor, where the Provider names none.
+        told: settings of the chart's, from which servers are made.
         others_make: the authority is not the controller's to make.
     """
+    told = told or Settings()
     clock, rng = SystemClock(), random.Random(1)
 
     def runtimes(secrets: Any, changed: Callable[[str], None]) -> dict[str, Any]:
         authority = ClusterAuthority(
             api, NAMESPACE, "virtrigaud-authority", home / "authority", clock, others_make=others_make
         )
-        settings = ServerSettings("owner-1", NAMESPACE, images or {})
+        settings = ServerSettings(
+            "owner-1", NAMESPACE, images or told.images, otlp_endpoint=told.otlp_endpoint, network=told.network
+        )
         certificates = Certificates(home / "servers", home / "clients", NAMESPACE, clock, see)
         runtime = KubernetesRuntime(api, settings, authority, certificates, clock, rng, changed, namespace=namespace)
         return {"Kubernetes": runtime}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Any
 
@@ -9,6 +10,7 @@ import msgspec
 import pytest
 from controller.runtime.arguments import COMMANDS
 from controller.runtime.manifests import ServerSettings, host_of, manifests, object_name
+from controller.runtime.policies import parsed, policy
 from kinds.provider import Provider
 
 SETTINGS = ServerSettings("owner-1", "virtrigaud-system", {"libvirt": "registry.example/libvirt:1"}, ("pull",))
@@ -148,6 +150,53 @@ def test_P33_only_the_controller_may_call() -> None:
     (source,) = grpc["from"]
     assert source["namespaceSelector"]["matchLabels"] == {"kubernetes.io/metadata.name": "virtrigaud-system"}
     assert source["podSelector"]["matchLabels"] == {"app.kubernetes.io/name": "virtrigaud-controller"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "endpoint", "wanted"),
+    [
+        ("libvirt", "qemu+tls://192.0.2.7/system", [("192.0.2.7/32", 16514)]),
+        ("libvirt", "qemu+ssh://root@kvm.example/system", [("", 22)]),
+        ("libvirt", "qemu+tcp://[2001:db8::7]:1234/system", [("2001:db8::7/128", 1234)]),
+        ("libvirt", "qemu:///system", []),
+        ("vsphere", "https://192.0.2.8/sdk", [("192.0.2.8/32", 443), ("", 443), ("", 902)]),
+        ("proxmox", "https://192.0.2.9:8006,https://pve2.example", [("192.0.2.9/32", 8006), ("", 443), ("", 22)]),
+        ("fake", "fake://lab", []),
+    ],
+)
+def test_a_server_that_is_restricted_reaches_its_hypervisor(
+    kind: str, endpoint: str, wanted: list[tuple[str, int]]
+) -> None:
+    """At its address where the endpoint has one, else at its port anywhere: no NetworkPolicy knows names."""
+    images = {"ports": [{"port": 443, "protocol": "TCP"}], "to": [{"ipBlock": {"cidr": "10.0.0.0/8"}}]}
+    network = parsed(json.dumps({"egress": [images]}))
+    spec = policy(provider(type=kind, endpoint=endpoint), {"a": "b"}, "sys", "http://192.0.2.5:4317", network)
+    dns, collector, *own, last = spec["egress"]
+    assert {each["port"] for each in dns["ports"]} == {53, 5353}
+    assert collector == {"to": [{"ipBlock": {"cidr": "192.0.2.5/32"}}], "ports": [{"port": 4317, "protocol": "TCP"}]}
+    assert last == images
+    found = [
+        (rule["to"][0]["ipBlock"]["cidr"] if "to" in rule else "", port["port"])
+        for rule in own
+        for port in rule["ports"]
+    ]
+    assert found == wanted
+    assert spec["policyTypes"] == ["Ingress", "Egress"]
+
+
+def test_nothing_is_restricted_that_nobody_asked_for() -> None:
+    """A hypervisor, a mirror of images or an API of a cloud may be anywhere."""
+    spec = of("NetworkPolicy", provider())["spec"]
+    assert spec["policyTypes"] == ["Ingress"]
+    assert "egress" not in spec
+    (metrics,) = [rule for rule in spec["ingress"] if rule["ports"][0]["port"] == "metrics"]
+    assert "from" not in metrics
+
+
+@pytest.mark.parametrize("text", ["x", "[]", '{"metricsFrom": [{"podSelektor": {}}]}', '{"egress": [{"from": []}]}'])
+def test_a_network_that_is_none_is_refused_and_shown(text: str) -> None:
+    with pytest.raises(ValueError, match=r"^server_network: "):
+        parsed(text)
 
 
 def test_what_waits_on_its_way_to_proxmox_has_a_place_that_can_be_written() -> None:

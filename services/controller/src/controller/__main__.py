@@ -207,7 +207,7 @@ def _kubernetes(
         cure = "run the controller in a pod, or give it --controller-namespace"
         return UnsupportedRuntime("Kubernetes", cure)
     pull, root = tuple(settings.provider_image_pull or ()), settings.root
-    servers = ServerSettings(owner, namespace, settings.images, pull, settings.otlp_endpoint)
+    servers = ServerSettings(owner, namespace, settings.images, pull, settings.otlp_endpoint, settings.network)
     authority = ClusterAuthority(
         api, namespace, settings.authority, root / "run" / "authority", clock, others_make=not settings.make_authority
     )

@@ -9,6 +9,8 @@ from typing import Annotated, Literal
 from common.settings import Seconds
 from common.tls import TlsFiles
 
+from .runtime.policies import Network, parsed
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -35,6 +37,11 @@ class Settings:
     provider_image_pull: Annotated[
         list[str] | None, "Secret in a Provider's namespace to pull images with; may be repeated"
     ] = None
+    server_network: Annotated[
+        str,
+        "NetworkPolicies of servers on a cluster, as JSON: metricsFrom (peers that may read metrics; none: everybody) "
+        "and egress (rules for what they may call besides hypervisor, DNS and collector; not there: everything)",
+    ] = ""
     tls_cert: Annotated[
         Path | None, "PEM file with the certificate for External providers whose object names no other"
     ] = None
@@ -75,6 +82,7 @@ class Settings:
         for each in self.provider_image or ():
             if not all(each.partition("=")):
                 raise ValueError(f"provider_image: {each!r} is not TYPE=IMAGE")
+        _ = self.network
         if not self.lease_duration > self.lease_renew_deadline > self.lease_retry > 0:
             raise ValueError(
                 "lease_duration must be longer than lease_renew_deadline, and that longer than lease_retry"
@@ -91,6 +99,11 @@ class Settings:
     def images(self) -> dict[str, str]:
         """`provider_image` by type."""
         return dict(each.split("=", 1) for each in self.provider_image or ())
+
+    @property
+    def network(self) -> Network:
+        """`server_network`. Raises: ValueError: it is none."""
+        return parsed(self.server_network)
 
     @property
     def root(self) -> Path:

@@ -10,6 +10,7 @@ from common import identity
 from kinds.provider import Provider
 
 from controller.runtime.arguments import COMMANDS, log_arguments, own_arguments
+from controller.runtime.policies import Network, policy
 
 Manifest = dict[str, Any]  # Any: JSON
 
@@ -43,6 +44,7 @@ class ServerSettings:
     """Image by type of hypervisor, where the Provider names none."""
     pull_secrets: tuple[str, ...] = ()
     otlp_endpoint: str = ""
+    network: Network = field(default_factory=Network)
 
 
 def object_name(provider: Provider) -> str:
@@ -80,10 +82,13 @@ def manifests(provider: Provider, settings: ServerSettings, credentials: str) ->
     """
     return [
         _object(provider, "v1", "ServiceAccount", automountServiceAccountToken=False),
-        _object(provider, "networking.k8s.io/v1", "NetworkPolicy", spec=_policy(provider, settings)),
+        _object(
+            provider, "networking.k8s.io/v1", "NetworkPolicy",
+            spec=policy(provider, _selected(provider), settings.namespace, settings.otlp_endpoint, settings.network),
+        ),
         _object(provider, "v1", "Service", spec=_service(provider)),
         _object(provider, "apps/v1", "Deployment", spec=_deployment(provider, settings, credentials)),
-    ]
+    ]  # fmt: skip
 
 
 def certificate_secret(provider: Provider, files: dict[str, str]) -> Manifest:
@@ -129,22 +134,6 @@ def _service(provider: Provider) -> Manifest:
         {"name": "metrics", "port": METRICS, "targetPort": "metrics", "protocol": "TCP"},
     ]
     return {"type": "ClusterIP", "selector": _selected(provider), "ports": ports}
-
-
-def _policy(provider: Provider, settings: ServerSettings) -> Manifest:
-    """Only the controller calls it, anybody may read its metrics, and it goes wherever its hypervisor is."""
-    controller = {
-        "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": settings.namespace}},
-        "podSelector": {"matchLabels": {"app.kubernetes.io/name": "virtrigaud-controller"}},
-    }
-    return {
-        "podSelector": {"matchLabels": _selected(provider)},
-        "policyTypes": ["Ingress"],
-        "ingress": [
-            {"from": [controller], "ports": [{"port": "grpc", "protocol": "TCP"}]},
-            {"ports": [{"port": "metrics", "protocol": "TCP"}]},
-        ],
-    }
 
 
 def _deployment(provider: Provider, settings: ServerSettings, credentials: str) -> Manifest:
