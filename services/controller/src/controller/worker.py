@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
 from typing import NamedTuple, Protocol
 
@@ -30,6 +30,11 @@ class Key(NamedTuple):
     kind: str
     namespace: str
     name: str
+
+
+def _where(key: Key) -> dict[str, str]:
+    """As it stands in logs."""
+    return {"kind": key.kind, "namespace": key.namespace, "name": key.name}
 
 
 class Reconciler(Protocol):
@@ -79,20 +84,40 @@ class Worker:
             group.create_task(self._queue.run(), name="queue timers")
             while True:
                 key = await self._queue.get()
-                if self._stands(key):
+                if self._spared(key):
                     self._metrics.unchanged(key.kind)
                     self._ended(key, None)
                     await asyncio.sleep(0)  # a large fleet must not hold up everything else
                 else:
                     group.create_task(self._work(key), name=f"{key.kind} {key.namespace}/{key.name}")
 
+    def _spared(self, key: Key) -> bool:
+        """A look more does no harm; one that never comes leaves an object alone."""
+        try:
+            return self._stands(key)
+        except Exception:
+            log.exception("reconcile.stands.bug", **_where(key))
+            return False
+
     async def _work(self, key: Key) -> None:
         delay = None
         try:
-            with self._look(key):
+            with self._looking(key):
                 delay = await self._reconcile(key)
+        except Exception as error:  # noqa: BLE001  # one object must not end the work on all others
+            delay = self._delay(key, None, error)
         finally:
             self._ended(key, delay)
+
+    @contextmanager
+    def _looking(self, key: Key) -> Iterator[None]:
+        """The look as such; that it could not begin is told, and no reason to leave the object alone."""
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(self._look(key))
+            except Exception:
+                log.exception("reconcile.look.bug", **_where(key))
+            yield
 
     def _ended(self, key: Key, delay: float | None) -> None:
         self._queue.done(key)
@@ -128,7 +153,7 @@ class Worker:
 
     def _delay(self, key: Key, version: int | None, error: Exception) -> float | None:
         failed = partial(self.backoff.failed, key, version=version)
-        where = {"kind": key.kind, "namespace": key.namespace, "name": key.name}
+        where = _where(key)
         match error:
             case Hold():
                 self.backoff.succeeded(key)
