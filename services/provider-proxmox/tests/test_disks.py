@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import os
 import random
 import shutil
+import sys
 import uuid
 from collections.abc import AsyncIterator, Iterable
 from contextlib import aclosing
@@ -44,7 +46,7 @@ from simulators.proxmox.disks import bytes_of_volume
 from simulators.proxmox.sshd import COMMAND, Sshd, sshd
 from simulators.proxmox.world import Volume
 
-from .conftest import OWNER, connected, credentials_of, vm
+from .conftest import OWNER, connected, credentials_of, eventually, vm
 from .test_importing import imports
 
 pytestmark = pytest.mark.skipif(
@@ -443,6 +445,15 @@ async def test_the_node_is_asked_for_nothing_else(pve: Proxmox, tmp_path: Path) 
         await ssh.idle.wait()  # a reader that goes away lets go
 
 
+def servers_of(path: Path) -> list[str]:
+    """Command lines of the qemu-nbd that serve something there."""
+    lines = []
+    for each in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            lines.append(each.read_bytes().replace(b"\0", b" ").decode())
+    return [line for line in lines if line.startswith("qemu-nbd ") and str(path) in line]
+
+
 async def test_the_command_puts_its_node_right_when_its_reader_has_gone(tmp_path: Path) -> None:
     """As OpenSSH leaves it: with a pipe that nobody reads."""
     volume, pvesm, temporary = tmp_path / "vm-1-disk-0.raw", tmp_path / "pvesm", tmp_path / "temporary"
@@ -464,6 +475,7 @@ async def test_the_command_puts_its_node_right_when_its_reader_has_gone(tmp_path
     async with asyncio.timeout(20):
         assert await process.wait() == 0
     assert list(temporary.iterdir()) == []
+    assert servers_of(tmp_path) == []
 
 
 async def test_a_mounted_storage_is_read_without_ssh(pve: Proxmox, tmp_path: Path) -> None:
@@ -479,6 +491,54 @@ async def test_a_mounted_storage_is_read_without_ssh(pve: Proxmox, tmp_path: Pat
         await bench.fill(content)
         assert await bench.content() == content
         assert await bench.content(64 * KIB + 7) == content[64 * KIB + 7 :]
+
+
+async def test_a_mounted_file_that_is_no_disk_is_told_and_leaves_nothing(tmp_path: Path) -> None:
+    there = tmp_path / "mounted" / "images" / "101" / "vm-101-disk-0.qcow2"
+    there.parent.mkdir(parents=True)
+    there.write_text("no qcow2")
+    with pytest.raises(HypervisorUnavailableError, match="not in qcow2 format"):
+        async with Mounted({"shared": tmp_path / "mounted"}).open(FILE[0], "", "test"):
+            pytest.fail("it opened")
+    assert servers_of(tmp_path) == []
+
+
+SILENT = """#!{python}
+import os, socket, sys, time
+(path,) = (each.partition("=")[2] for each in sys.argv if each.startswith("--socket="))
+listening = socket.socket(socket.AF_UNIX)
+listening.bind(path)
+listening.listen()
+client, _ = listening.accept()
+open("{met}.new", "w").write(str(os.getpid()))
+os.rename("{met}.new", "{met}")
+time.sleep(600)
+"""
+
+
+async def test_a_mounted_disk_that_nobody_agreed_on_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever wanted it leaves while the two talk: a qemu-nbd would wait for another client for ever."""
+    silent, met = tmp_path / "bin" / "qemu-nbd", tmp_path / "met"
+    there = tmp_path / "mounted" / "images" / "101" / "vm-101-disk-0.qcow2"
+    for path, text in ((silent, SILENT.format(python=sys.executable, met=met)), (there, "")):
+        path.parent.mkdir(parents=True)
+        path.write_text(text)
+    silent.chmod(0o700)
+    monkeypatch.setenv("PATH", f"{silent.parent}:{os.environ['PATH']}")
+
+    async def read() -> None:
+        async with Mounted({"shared": tmp_path / "mounted"}).open(FILE[0], "", "test"):
+            pytest.fail("it opened")
+
+    reading = asyncio.ensure_future(read())
+    await eventually(met.exists, lambda: asyncio.sleep(0.02))
+    reading.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await reading
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(met.read_text()), 0)
 
 
 async def test_a_mount_that_does_not_answer_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,8 +6,9 @@ import asyncio
 import contextlib
 import shutil
 import tempfile
+from asyncio.subprocess import Process
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 from common.errors import HypervisorUnavailableError, NotSupportedError, ResourceNotFoundError
@@ -17,6 +18,9 @@ from provider_proxmox.content.nbd import Disk
 
 TOOL = "qemu-nbd"
 _START_SECONDS, _END_SECONDS = 30.0, 2.0
+_LOOK_SECONDS = 0.02
+"""Between two looks for its socket."""
+_MOST_COMPLAINT = 300
 
 
 class Mounted:
@@ -45,48 +49,72 @@ class Mounted:
         if snapshot and kind != "qcow2":
             raise NotSupportedError(f"{doing}: only a qcow2 file has its snapshots within; {volume} is {kind}")
         with tempfile.TemporaryDirectory(prefix="virtrigaud-") as directory:
-            socket = f"{directory}/nbd"
-            await self._serve(path, kind, snapshot, socket, doing)
-            reader, writer = await asyncio.open_unix_connection(socket)
-            try:
-                disk = Disk(reader, writer, doing)
-                await disk.open()
+            socket, said = Path(directory, "nbd"), Path(directory, "said")
+            async with _serving(path, kind, snapshot, socket, said) as server, AsyncExitStack() as stack:
+                try:
+                    async with asyncio.timeout(_START_SECONDS):
+                        reader, writer = await _connected(server, socket, doing)
+                        stack.push_async_callback(_close, writer)
+                        disk = Disk(reader, writer, doing)
+                        await disk.open()
+                except TimeoutError:
+                    message = f"{doing}: {TOOL} does not open {path}; does the mount answer?"
+                    raise HypervisorUnavailableError(message) from None
+                except HypervisorUnavailableError as error:
+                    if complaint := _first_words(said):
+                        raise HypervisorUnavailableError(f"{doing}: {TOOL}: {complaint}") from error
+                    raise
                 yield disk
                 await disk.close()
-            finally:  # qemu-nbd ends with its only client
-                writer.close()
-                with contextlib.suppress(OSError):
-                    await writer.wait_closed()
 
     def path(self, volume: str) -> Path:
         """Source: get_subdir and path of PVE::Storage::Plugin; a linked clone is named with its base before it."""
         parts = volume.partition(":")[2].split("/")[-2:]
         return self._directories[disks.storage_of(volume)] / "images" / parts[0] / parts[-1]
 
-    async def _serve(self, path: Path, kind: str, snapshot: str, socket: str, doing: str) -> None:
-        """Have it listen: it returns when it does."""
-        quoted = str(path).replace(",", ",,")
-        source = f"driver={kind},force-share=on,file.driver=file,file.filename={quoted}"
-        more = [f"--load-snapshot={snapshot}"] if snapshot else []
-        command = [TOOL, "--read-only", "--fork", f"--socket={socket}", *more, "--image-opts", source]
+
+@asynccontextmanager
+async def _serving(path: Path, kind: str, snapshot: str, socket: Path, said: Path) -> AsyncIterator[Process]:
+    """A qemu-nbd that opens a file, and is gone afterwards.
+
+    By itself it ends with its only client, but not with one that leaves before they have agreed on what is served.
+
+    Args:
+        said: a file for its complaints.
+    """
+    quoted = str(path).replace(",", ",,")
+    source = f"driver={kind},force-share=on,file.driver=file,file.filename={quoted}"
+    more = [f"--load-snapshot={snapshot}"] if snapshot else []
+    nothing = asyncio.subprocess.DEVNULL
+    with said.open("wb") as complaints:
         process = await asyncio.create_subprocess_exec(
-            *command,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.DEVNULL,
-            stderr=asyncio.subprocess.PIPE,
-        )
-        try:
-            async with asyncio.timeout(_START_SECONDS):
-                _, said = await process.communicate()
-        except TimeoutError:
-            raise HypervisorUnavailableError(f"{doing}: {TOOL} does not open {path}; does the mount answer?") from None
-        finally:
-            if process.returncode is None:
-                process.kill()
-                with contextlib.suppress(TimeoutError):  # not even that ends one that waits for a server
-                    async with asyncio.timeout(_END_SECONDS):
-                        await process.wait()
-        if process.returncode:
-            raise HypervisorUnavailableError(
-                f"{doing}: {TOOL}: {' '.join(said.decode(errors='replace').split())[:300]}"
-            )
+            TOOL, "--read-only", f"--socket={socket}", *more, "--image-opts", source,
+            stdin=nothing, stdout=nothing, stderr=complaints,
+        )  # fmt: skip
+    try:
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()  # it only reads: there is nothing for it to finish
+        with contextlib.suppress(TimeoutError):  # not even that ends one that waits for a server
+            async with asyncio.timeout(_END_SECONDS):
+                await process.wait()
+
+
+async def _connected(server: Process, socket: Path, doing: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """With a qemu-nbd that has just been started. Raises: HypervisorUnavailableError: it has ended."""
+    while server.returncode is None:
+        with contextlib.suppress(FileNotFoundError, ConnectionRefusedError):
+            return await asyncio.open_unix_connection(socket)
+        await asyncio.sleep(_LOOK_SECONDS)
+    raise HypervisorUnavailableError(f"{doing}: {TOOL} has ended")
+
+
+def _first_words(said: Path) -> str:
+    return " ".join(said.read_text(errors="replace").split())[:_MOST_COMPLAINT]
+
+
+async def _close(writer: asyncio.StreamWriter) -> None:
+    writer.close()
+    with contextlib.suppress(OSError):
+        await writer.wait_closed()
