@@ -272,6 +272,32 @@ async def test_yaml_both_ways(api):
     assert b"name: text\n" in reply.body
 
 
+async def test_yaml_scalars(api):
+    """As kubectl reads them: neither a port mapping nor `y` is a number or text for one and not for the other."""
+    body = b"apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: text\ndata:\n  a: %s\n"
+    for text in (b"22:22", b"2026-01-01", b"_1"):
+        reply = await api.call("POST", f"{MAPS}?dryRun=All", body % text, kind="application/yaml")
+        assert (reply.status, reply.json["data"]["a"]) == (201, text.decode()), reply.body
+    for text in (b"y", b"off", b"1e3", b"0o17"):
+        reply = await api.call("POST", MAPS, body % text, kind="application/yaml")
+        assert reply.status == 400
+
+
+async def test_empty_metadata_is_not_kept(api, make_widget):
+    """As Kubernetes leaves it out; whoever compares what it sent with what is there has to know that anyway."""
+    empty = {"labels": {}, "annotations": {}, "finalizers": [], "ownerReferences": [], "generateName": ""}
+    for url, body in ((MAPS, {"metadata": {"name": "w1"}}), (WIDGETS, make_widget())):
+        body["metadata"] |= empty
+        made = await api.post(url, body)
+        assert made.status == 201
+        assert not set(empty) & set(made.json["metadata"])
+        labelled = await api.patch(f"{url}/w1", {"metadata": {"labels": {"a": "b"}}})
+        assert labelled.json["metadata"]["labels"] == {"a": "b"}
+        after = await api.patch(f"{url}/w1", {"metadata": {"labels": {"a": None}, "annotations": {}}})
+        assert not set(empty) & set(after.json["metadata"])
+        assert (await api.get(f"{url}/w1")).json == after.json
+
+
 async def test_old_events_expire(api, instance, clock):
     event = {"metadata": {"name": "old"}, "involvedObject": {"namespace": "default"}, "type": "Normal"}
     await api.post("/api/v1/namespaces/default/events", event)

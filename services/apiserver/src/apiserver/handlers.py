@@ -8,11 +8,10 @@ from dataclasses import replace
 from typing import Any
 
 import msgspec
-import yaml
 from starlette.requests import Request
 from starlette.responses import Response
 
-from . import errors, listing, requests, tables
+from . import errors, listing, requests, tables, yamltext
 from .auth import User
 from .errors import Cause
 from .negotiation import Form, choose
@@ -102,7 +101,7 @@ class Handlers:
         include = params.get("includeObject", "Metadata")
         body = listing.render(resource, items, meta, form, include, self._ops.clock())
         if form.yaml:
-            body = _yaml(msgspec.json.decode(body))
+            body = yamltext.encode(msgspec.json.decode(body))
         return Response(body, media_type=form.content_type)
 
     def _answer(
@@ -122,7 +121,7 @@ class Handlers:
                 obj = tables.table(resource, [obj], meta, include, self._ops.clock())
             elif form.shape == "partial":
                 obj = tables.partial(obj)
-        body = _yaml(obj) if form.yaml else msgspec.json.encode(obj)
+        body = yamltext.encode(obj) if form.yaml else msgspec.json.encode(obj)
         response = Response(body, status, media_type=form.content_type)
         for warning in warnings or []:
             text = warning.replace("\\", "\\\\").replace('"', '\\"').encode("ascii", "backslashreplace").decode()
@@ -312,11 +311,6 @@ class Handlers:
 
 def _json(value: Any) -> Response:
     return Response(msgspec.json.encode(value), media_type="application/json")
-
-
-def _yaml(value: Any) -> bytes:
-    text: str = yaml.dump(value, Dumper=yaml.CSafeDumper, sort_keys=True, allow_unicode=True)
-    return text.encode()
 
 
 def accept_of(request: Request) -> str:

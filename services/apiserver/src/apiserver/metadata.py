@@ -42,6 +42,13 @@ def timestamp(when: float) -> str:
     return datetime.fromtimestamp(when, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
+def drop_empty(meta: dict[str, Any]) -> None:
+    """Remove in place what Kubernetes does not keep when there is nothing in it (`omitempty` of ObjectMeta)."""
+    for key in ("generateName", "labels", "annotations", "ownerReferences", "finalizers"):
+        if key in meta and not meta[key]:
+            del meta[key]
+
+
 def generated_name(prefix: str) -> str:
     """Return the prefix, shortened if need be, with five random characters."""
     return prefix[: 63 - 5] + "".join(secrets.choice(_ALPHABET) for _ in range(5))

@@ -441,6 +441,7 @@ class Operations:
         if resource.custom:
             apply_defaults(resource.schema, obj)
         resource.strategy.prepare(obj, old)
+        metadata.drop_empty(obj["metadata"])
         causes = meta_faults(resource, obj)
         if resource.custom:
             causes += validate(resource.schema, obj, old)

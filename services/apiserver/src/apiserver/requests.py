@@ -10,11 +10,10 @@ from typing import Any
 import msgspec
 import yaml
 
-from . import errors, protobuf
+from . import errors, protobuf, yamltext
+from .yamltext import MAX_DEPTH
 
 MAX_BODY = 3 << 20
-MAX_NODES = 500_000
-MAX_DEPTH = 200
 
 
 @dataclass(frozen=True)
@@ -95,16 +94,6 @@ def revision(params: Mapping[str, str]) -> int | None:
     return int(value) if value else None
 
 
-class _Loader(yaml.CSafeLoader):
-    """YAML as Kubernetes reads it: JSON's types only, keys as text, duplicates noted."""
-
-
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, regexp) for tag, regexp in resolvers if tag != "tag:yaml.org,2002:timestamp"]
-    for first, resolvers in yaml.CSafeLoader.yaml_implicit_resolvers.items()
-}
-
-
 def media_type(content_type: str) -> str:
     """Return a content type without its parameters."""
     return content_type.partition(";")[0].strip().lower()
@@ -120,7 +109,7 @@ def decode_body(body: bytes, kind: str) -> Any:
         if kind == protobuf.MEDIA_TYPE:
             value = protobuf.decode(body)
         elif kind.endswith("yaml"):
-            value = _decode_yaml(body)
+            value = yamltext.decode(body)
         else:
             value = msgspec.json.decode(body)
     except (msgspec.DecodeError, yaml.YAMLError, UnicodeDecodeError, ValueError) as error:
@@ -129,57 +118,6 @@ def decode_body(body: bytes, kind: str) -> Any:
         raise errors.bad_request("the body is nested too deeply") from error
     _measure(value)
     return value
-
-
-def _decode_yaml(body: bytes) -> Any:
-    _check_depth(body)
-    documents = list(yaml.load_all(body, Loader=_Loader))
-    documents = [d for d in documents if d is not None]
-    if len(documents) != 1:
-        raise ValueError(f"one document is expected, {len(documents)} were found")
-    _check_json(documents[0], {})
-    return msgspec.json.decode(msgspec.json.encode(documents[0]))  # aliases become copies
-
-
-def _check_depth(body: bytes) -> None:
-    """Refuse what is nested deeply before libyaml's composer sees it: that recurses in C, and would end the process."""
-    depth = 0
-    for event in yaml.parse(body, Loader=_Loader):
-        if isinstance(event, yaml.CollectionStartEvent):
-            depth += 1
-        elif isinstance(event, yaml.CollectionEndEvent):
-            depth -= 1
-        if depth > MAX_DEPTH:
-            raise ValueError("the document is nested too deeply")
-
-
-def _check_json(value: Any, known: dict[int, int], depth: int = 0) -> int:
-    """Count the nodes of a YAML value with its aliases written out; refuse what JSON cannot say."""
-    if depth > MAX_DEPTH:
-        raise ValueError("the document is nested too deeply, or contains itself")
-    if id(value) in known:
-        return known[id(value)]
-    count = 1
-    if isinstance(value, dict):
-        for key, member in list(value.items()):
-            if not isinstance(key, str):
-                if not isinstance(key, bool | int | float) or key is None:
-                    raise ValueError(f"the key {key!r} is no text")
-                del value[key]
-                value[json.dumps(key)] = member
-            count += _check_json(member, known, depth + 1)
-    elif isinstance(value, list):
-        for member in value:
-            count += _check_json(member, known, depth + 1)
-    elif isinstance(value, float) and (value != value or value in (float("inf"), float("-inf"))):
-        raise ValueError("numbers must be finite")
-    elif not isinstance(value, str | int | float | bool | None):
-        raise ValueError(f"a value of type {type(value).__name__} cannot stand in JSON")
-    if count > MAX_NODES:
-        raise ValueError("the document is too large once its aliases are written out")
-    if isinstance(value, dict | list):
-        known[id(value)] = count
-    return count
 
 
 def _measure(value: Any) -> None:
