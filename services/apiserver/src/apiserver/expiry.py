@@ -7,7 +7,8 @@ import asyncio
 import structlog
 
 from .errors import ApiError
-from .operations import DeleteOptions, Operations
+from .operations import Operations
+from .options import DeleteOptions
 from .times import instant
 
 log = structlog.get_logger(__name__)

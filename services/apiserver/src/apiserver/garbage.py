@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from .deletion import FOREGROUND, ORPHAN
 from .errors import ApiError
 from .namespaces import stored_kind
-from .operations import FOREGROUND, ORPHAN, DeleteOptions, Operations, WriteOptions
+from .operations import Operations
+from .options import DeleteOptions, WriteOptions
 from .resources import Object, Resource
 from .watch import Event, Item, OwnerHead
 from .workers import Worker

@@ -12,10 +12,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from . import errors, listing, requests, tables, yamltext
+from .admission import admit
 from .auth import User
 from .errors import Cause
 from .negotiation import Form, choose
-from .operations import DeleteOptions, Operations, Outcome, WriteOptions
+from .operations import Operations, Outcome
+from .options import DeleteOptions, WriteOptions
 from .patch.jsonpatch import PatchError, PatchMismatch, json_patch, merge_patch
 from .patch.strategic import strategic_patch
 from .protobuf import MEDIA_TYPE
@@ -136,7 +138,7 @@ class Handlers:
         form = choose(accept_of(request), "plain", "table", "partial")
         obj, options = await self._body(request)
         if resource.strategy.review is not None:
-            self._ops.admit(resource, obj, options)
+            admit(resource, obj, options)
             return self._answer(request, resource, resource.strategy.review(obj, user), form, 201)
         outcome = await self._ops.create(resource, target.namespace, obj, options)
         return self._answer(request, resource, outcome.obj, form, 201, outcome.warnings)
@@ -171,7 +173,7 @@ class Handlers:
 
             def admitted(live: Object) -> Object:
                 changed = edit(live)
-                warnings[:] = self._ops.admit(resource, changed, options)
+                warnings[:] = admit(resource, changed, options)
                 return changed
 
             change = self._ops.change

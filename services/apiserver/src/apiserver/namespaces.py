@@ -5,7 +5,8 @@ from __future__ import annotations
 from . import errors
 from .crds import CLEANUP, KEY
 from .errors import ApiError
-from .operations import DeleteOptions, Operations, WriteOptions
+from .operations import Operations
+from .options import DeleteOptions, WriteOptions
 from .resources import Object, Resource
 from .schema.nodes import Schema
 from .store import Change, NamespaceInUse, Stale

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import re
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -12,46 +11,20 @@ from typing import Any
 import structlog
 
 from . import errors, metadata
-from .builtins import meta_faults, object_meta
+from .admission import admit, finish
+from .deletion import PROTECTED, check_preconditions, marked, vanishes
 from .errors import ApiError, Cause
+from .options import DeleteOptions, WriteOptions
 from .patch import managers
 from .patch.managers import Manager
 from .resources import Object, Registry, Resource
-from .schema.shaping import apply_defaults, drop_nulls, prune
-from .schema.validation import validate, walk
 from .store import MAX_OBJECT, Change, NamespaceInUse, NamespaceMissing, Stale, Store, StoreError, TooLarge
 from .watch import Item
 
 log = structlog.get_logger(__name__)
 
-FOREGROUND = "foregroundDeletion"
-ORPHAN = "orphan"
-PROTECTED = ("default", "kube-system", "kube-public", "kube-node-lease")
 _ATTEMPTS = 100
 _ELSEWHERE = "the namespace of the provided object does not match the namespace sent on the request"
-
-
-@dataclass(frozen=True)
-class WriteOptions:
-    """What a caller may ask of a write."""
-
-    manager: str = "virtrigaud-apiserver"
-    dry_run: bool = False
-    validation: str = "Warn"
-    force: bool = False
-    subresource: str = ""
-    duplicates: tuple[str, ...] = ()
-    """Fields that stood twice in the body, with the messages for them."""
-
-
-@dataclass(frozen=True)
-class DeleteOptions:
-    """What a caller may ask of a delete."""
-
-    propagation: str = ""
-    uid: str = ""
-    resource_version: str = ""
-    dry_run: bool = False
 
 
 @dataclass(frozen=True)
@@ -96,7 +69,7 @@ class Operations:
         Raises:
             ApiError: 400, 403, 404 (namespace), 409 or 422; nothing was stored.
         """
-        warnings = self.admit(resource, obj, options)
+        warnings = admit(resource, obj, options)
         meta = obj["metadata"]
         if meta.get("resourceVersion"):
             raise errors.bad_request("resourceVersion should not be set on objects to be created")
@@ -135,7 +108,7 @@ class Operations:
             meta["generation"] = 1
         if resource.has_status:
             obj.pop("status", None)
-        self._finish(resource, obj, None)
+        finish(resource, obj, None)
         if not tracked:
             author = self._author(resource, options, "Update")
             managers.track_update(resource.schema, None, obj, author, has_status=resource.has_status)
@@ -178,7 +151,7 @@ class Operations:
         Raises:
             ApiError: 400, 404, 409 or 422; nothing was changed.
         """
-        warnings = self.admit(resource, obj, options)
+        warnings = admit(resource, obj, options)
         self._place(resource, namespace, obj)
         given = obj["metadata"].setdefault("name", name)
         if given != name:
@@ -254,7 +227,7 @@ class Operations:
             if name in before:
                 meta[name] = before[name]
         self._refuse_new_finalizers(resource, before, meta)
-        self._finish(resource, new, old)
+        finish(resource, new, old)
         if resource.counts_generation and _content(resource, old) != _content(resource, new):
             meta["generation"] = before.get("generation", 1) + 1
         if not tracked:
@@ -288,7 +261,7 @@ class Operations:
         Raises:
             ApiError: 400, 404 (namespace), 409 (a field of another manager) or 422.
         """
-        warnings = self.admit(resource, config, options)
+        warnings = admit(resource, config, options)
         if config["metadata"].get("managedFields"):
             raise errors.bad_request("metadata.managedFields must be nil")
         self._place(resource, namespace, config)
@@ -327,129 +300,21 @@ class Operations:
         for _ in range(_ATTEMPTS):
             item = self.find(resource, namespace, name)
             obj = item.object()
-            self._preconditions(resource, obj, options)
-            marked = self._marked(resource, obj, options)
+            check_preconditions(resource, obj, options)
+            after = marked(resource, obj, options.propagation, self.now())
             if options.dry_run:
-                return Outcome(obj, gone=vanishes(resource, marked))
-            if marked == obj:
+                return Outcome(obj, gone=vanishes(resource, after))
+            if after == obj:
                 return Outcome(resource.load(item))
-            gone = vanishes(resource, marked)
+            gone = vanishes(resource, after)
             try:
-                stored = await self._commit_raw(resource, marked, item.revision, delete=gone)
+                stored = await self._commit_raw(resource, after, item.revision, delete=gone)
             except Stale:
                 continue
             return Outcome(resource.load(stored), gone=gone)
         raise errors.stale(resource.group, resource.plural, name)
 
-    def _preconditions(self, resource: Resource, obj: Object, options: DeleteOptions) -> None:
-        meta = obj["metadata"]
-        for label, wanted, have in (
-            ("UID", options.uid, meta["uid"]),
-            ("ResourceVersion", options.resource_version, meta["resourceVersion"]),
-        ):
-            if wanted and wanted != have:
-                why = f"Precondition failed: {label} in precondition: {wanted}, {label} in object meta: {have}"
-                raise errors.conflict(resource.group, resource.plural, meta["name"], why)
-
-    def _marked(self, resource: Resource, obj: Object, options: DeleteOptions) -> Object:
-        """Return the object with its deletion asked for."""
-        marked = copy.deepcopy(obj)
-        meta = marked["metadata"]
-        finalizers = [f for f in meta.get("finalizers") or [] if f not in (FOREGROUND, ORPHAN)]
-        kept = [f for f in meta.get("finalizers") or [] if f in (FOREGROUND, ORPHAN)]
-        match options.propagation:
-            case "Foreground":
-                finalizers.append(FOREGROUND)
-            case "Orphan":
-                finalizers.append(ORPHAN)
-            case "Background":
-                pass
-            case _:
-                finalizers += kept
-        if finalizers:
-            meta["finalizers"] = finalizers
-        else:
-            meta.pop("finalizers", None)
-        if not meta.get("deletionTimestamp"):
-            meta["deletionTimestamp"] = self.now()
-            meta["deletionGracePeriodSeconds"] = 0
-            if resource.counts_generation:
-                meta["generation"] = meta.get("generation", 1) + 1
-        if resource.key == "namespaces":
-            marked["status"] = {**(marked.get("status") or {}), "phase": "Terminating"}
-        return marked
-
     # ---- shared steps ----
-
-    def admit(self, resource: Resource, obj: Object, options: WriteOptions) -> list[str]:
-        """Check that a body is of this kind and drop what the schema does not know; returns warnings.
-
-        Raises:
-            ApiError: 400.
-        """
-        if not isinstance(obj, dict):
-            raise errors.bad_request("the body must be one object")
-        missing = [name for name in ("kind", "apiVersion") if resource.custom and not obj.get(name)]
-        if missing:  # as in Kubernetes, built-in kinds may leave them out
-            raise errors.bad_request(f"{' and '.join(missing)} must be given: {resource.kind} is a custom resource")
-        given = (obj.get("apiVersion") or resource.api_version, obj.get("kind") or resource.kind)
-        if given[0] != resource.api_version:
-            raise errors.bad_request(
-                f"the API version in the data ({given[0]}) "
-                f"does not match the expected API version ({resource.api_version})"
-            )
-        if given[1] != resource.kind:
-            raise errors.bad_request(
-                f"the kind in the data ({given[1]}) does not match the expected kind ({resource.kind})"
-            )
-        obj["apiVersion"], obj["kind"] = given
-        if obj.get("metadata") is None:
-            obj["metadata"] = {}
-        checked = resource.schema if not resource.custom else None
-        if checked is not None:
-            drop_nulls(checked, obj)
-        else:
-            drop_nulls(object_meta(), obj["metadata"])
-        self._check_types(resource, obj)
-        unknown = [f'unknown field "{path}"' for path in prune(resource.schema, obj)]
-        told = [*unknown, *options.duplicates]
-        if told and options.validation == "Strict":
-            raise errors.bad_request(
-                f'{resource.kind} in version "{resource.version}" cannot be handled as a {resource.kind}: '
-                f"strict decoding error: {', '.join(told)}"
-            )
-        warnings = [resource.deprecation] if resource.deprecation else []
-        return warnings + (told if options.validation != "Ignore" else [])
-
-    def _check_types(self, resource: Resource, obj: Object) -> None:
-        """Refuse what the Go types of Kubernetes could not hold."""
-        if resource.custom:
-            faults = list(walk(object_meta(), obj["metadata"], "metadata"))
-        else:
-            faults = list(walk(resource.schema, obj, ""))
-        if faults:
-            found = re.search(r"must be of type ([\w-]+)", faults[0].message)
-            wanted = found[1] if found else "another type"
-            # the value itself is not told: this may be a secret
-            raise errors.bad_request(
-                f'{resource.kind} in version "{resource.version}" cannot be handled as a {resource.kind}: '
-                f"json: cannot unmarshal into field {faults[0].field} of type {wanted}"
-            )
-
-    def _finish(self, resource: Resource, obj: Object, old: Object | None) -> None:
-        """Give an object its defaults and refuse it if it is invalid."""
-        if resource.custom:
-            apply_defaults(resource.schema, obj)
-        resource.strategy.prepare(obj, old)
-        metadata.drop_empty(obj["metadata"])
-        causes = meta_faults(resource, obj)
-        if resource.custom:
-            causes += validate(resource.schema, obj, old)
-        if not causes or not resource.custom:
-            causes += resource.strategy.validate(obj, old)
-        if causes:
-            name = obj["metadata"].get("name") or obj["metadata"].get("generateName") or ""
-            raise errors.invalid(resource.group, resource.kind, name, causes)
 
     def _author(self, resource: Resource, options: WriteOptions, operation: str) -> Manager:
         return Manager(
@@ -475,14 +340,6 @@ class Operations:
             raise errors.too_large(MAX_OBJECT) from error
         except StoreError as error:
             raise errors.storage_failed() from error
-
-
-def vanishes(resource: Resource, obj: Object) -> bool:
-    """Tell whether an object is to be deleted and nothing holds it any more."""
-    meta = obj["metadata"]
-    if not meta.get("deletionTimestamp") or meta.get("finalizers"):
-        return False
-    return resource.key != "namespaces" or not (obj.get("spec") or {}).get("finalizers")
 
 
 def _covered(resource: Resource, old: Object, new: Object, subresource: str) -> Object:

@@ -23,11 +23,13 @@ from .app import Application
 from .auth import Tokens
 from .certificate import Certificate
 from .crds import KEY
+from .deletion import PROTECTED
 from .expiry import Expiry
 from .garbage import Garbage
 from .kinds import build_registry
 from .namespaces import Definitions, Namespaces
-from .operations import PROTECTED, Operations, WriteOptions
+from .operations import Operations
+from .options import WriteOptions
 from .settings import Settings
 from .store import Store
 
