@@ -102,6 +102,9 @@ def test_a_group_may_read_the_keys_but_never_that_of_the_authority(vrtg: Vrtg, t
         (("--viewer", "../wall"), "cannot be the name of a certificate"),
         (("--server", "api", "--host", "a b"), "'a b' is no DNS name"),
         (("--controller", "--days", "0"), "for a day at least"),
+        (("--controller", "--days", "99999999"), "3650 at most"),
+        (("--controller", "--group", "-1"), "--group -1 is no id of a group"),
+        (("--controller", "--group", "99999999999"), "is no id of a group"),
     ],
 )
 def test_what_makes_no_sense_is_refused(vrtg: Vrtg, tmp_path: Path, arguments: tuple[str, ...], problem: str) -> None:

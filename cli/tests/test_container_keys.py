@@ -47,6 +47,32 @@ def test_repeating_it_changes_nothing(vrtg: Callable[..., Any], tmp_path: Path) 
     assert content(tmp_path) == before
 
 
+@pytest.mark.parametrize(
+    ("file", "content", "problem"),
+    [
+        ("apiserver/tokens.csv", "", "has no token for controller: remove the file"),
+        ("apiserver/tokens.csv", "rubbish", "has no token for controller"),
+        ("installation/settings.yaml", "", "has no owner"),
+        ("installation/settings.yaml", "owner:\n", "has no owner"),
+        ("ca/ca.crt", "rubbish", "are broken: restore both"),
+    ],
+)
+def test_what_is_broken_is_named_and_left(
+    vrtg: Callable[..., Any], tmp_path: Path, file: str, content: str, problem: str
+) -> None:
+    make(vrtg, tmp_path)
+    (tmp_path / file).write_text(content)
+    ran = make(vrtg, tmp_path)
+    assert (ran.code, problem in ran.err, "bug" in ran.err) == (1, True, False), ran.err
+    assert (tmp_path / file).read_text() == content
+
+
+def test_what_is_in_the_way_is_named(vrtg: Callable[..., Any], tmp_path: Path) -> None:
+    (tmp_path / "kubeconfig").write_text("a file")
+    ran = make(vrtg, tmp_path)
+    assert (ran.code, f"{tmp_path}/kubeconfig" in ran.err, "bug" in ran.err) == (1, True, False), ran.err
+
+
 def test_two_installations_never_have_the_same_id(vrtg: Callable[..., Any], tmp_path: Path) -> None:
     make(vrtg, tmp_path / "a")
     make(vrtg, tmp_path / "b")

@@ -54,8 +54,9 @@ async def test_a_second_replica_never_runs(site: Site) -> None:
     await site.patch("deployments", NAME, {"spec": {"replicas": 2}})
 
     def settled(found: Object | None) -> bool:
-        right = found is not None and found["spec"]["replicas"] == 1
-        return right and found["metadata"]["generation"] == found["status"]["observedGeneration"]
+        if found is None or found["spec"]["replicas"] != 1:
+            return False
+        return bool(found["metadata"]["generation"] == found["status"]["observedGeneration"])
 
     after = await site.until("deployments", NAME, settled)
     assert before is not None

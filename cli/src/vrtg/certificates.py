@@ -12,7 +12,7 @@ from common.identity import Role
 
 from vrtg.failures import CommandError, UsageError
 
-DAYS = 90
+DAYS, CA_DAYS = 90, pki.CA_DAYS
 SYSTEM = identity.SYSTEM_NAMESPACE
 LOCAL = ("localhost", "127.0.0.1")
 """Hosts that each server's certificate is for as well: a health check or a tunnel dials these."""

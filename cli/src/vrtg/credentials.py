@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import os
+import re
 import secrets
 import uuid
 from collections.abc import Sequence
@@ -15,6 +16,7 @@ from vrtg.home import Home, write_private
 
 DAYS = 825
 """Life of a certificate; one that has less than a third of it left is issued anew at the next start."""
+_OWNER = re.compile(r"^owner:[ \t]*[^\s#]", re.MULTILINE)
 ADMIN, CONTROLLER = "admin", "controller"
 
 
@@ -62,27 +64,40 @@ def make_container_credentials(directory: Path, hosts: Sequence[str], server: st
     from common import pki, tls
 
     name, port = _name_and_port(server)
-    place, installation = directory / "apiserver", directory / "installation"
     try:
-        authority = pki.Authority.create(directory / "ca")
-        names = [*hosts, name, "localhost"]
-        files = authority.issue(place, "virtrigaud-apiserver", names, DAYS, end=pki.End.SERVER)
+        with pki.alone(directory):
+            authority = pki.Authority.create(directory / "ca")
+            names = [*hosts, name, "localhost"]
+            files = authority.issue(directory / "apiserver", "virtrigaud-apiserver", names, DAYS, end=pki.End.SERVER)
+            _make_container_files(directory, hosts[0], port, server, files.ca.read_bytes())
     except ValueError as error:
         raise UsageError(f"--host: {error}") from error
     except tls.TlsError as error:
         raise CommandError(str(error)) from error
-    tokens, ca = place / "tokens.csv", files.ca.read_bytes()
+    except OSError as error:
+        place = error.filename or directory
+        raise CommandError(f"{place} cannot be used: {error.strerror}; check its owner and mode") from error
+
+
+def _make_container_files(directory: Path, host: str, port: int, server: str, ca: bytes) -> None:
+    """Tokens, kubeconfigs and the installation's id, as far as they are missing."""
+    tokens, settings = directory / "apiserver" / "tokens.csv", directory / "installation" / "settings.yaml"
     _make_tokens(tokens)
     configs = (
-        (CONTROLLER, directory / "kubeconfig" / "controller", f"https://{_bracketed(hosts[0])}:{port}"),
+        (CONTROLLER, directory / "kubeconfig" / "controller", f"https://{_bracketed(host)}:{port}"),
         (ADMIN, directory / "admin" / "kubeconfig", server),
     )
     for uid, path, address in configs:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         _settle(path, _kubeconfig(address, ca, _token(tokens, uid), uid))
-    if not (installation / "settings.yaml").exists():
-        installation.mkdir(mode=0o700, parents=True, exist_ok=True)
-        write_private(installation / "settings.yaml", f"owner: {uuid.uuid4()}\n")
+    settings.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if not settings.exists():
+        write_private(settings, f"owner: {uuid.uuid4()}\n")
+    elif not _OWNER.search(settings.read_text()):
+        raise CommandError(
+            f"{settings} has no owner, the id that hypervisors know this installation's machines by: restore it, or "
+            "write `owner: ID` with the id that the machines are stamped with"
+        )
 
 
 def hand_over(source: Path, directory: Path) -> None:
@@ -142,9 +157,9 @@ def _make_tokens(path: Path) -> None:
 def _token(path: Path, uid: str) -> str:
     for line in path.read_text().splitlines():
         token, _, rest = line.partition(",")
-        if rest.split(",")[1] == uid:
+        if token and rest.split(",")[1:2] == [uid]:
             return token
-    raise LookupError(f"{path} has no token for {uid}: remove the file, and it is made anew")
+    raise CommandError(f"{path} has no token for {uid}: remove the file, and all tokens are made anew")
 
 
 def _kubeconfig(server: str, ca: bytes, token: str, user: str) -> str:

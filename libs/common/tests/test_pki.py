@@ -1,6 +1,7 @@
 """The private authority: what it writes, when it writes anew, and that it never leaves half a file."""
 
 import stat
+from concurrent.futures import ThreadPoolExecutor, wait
 from datetime import UTC, datetime
 
 import pytest
@@ -67,10 +68,49 @@ async def test_an_authority_is_kept_and_renewed_likewise(tmp_path, clock):
 
 
 def test_an_interrupted_creation_is_finished(tmp_path):
-    """Killed after the key was written and before the certificate."""
-    pki.Authority.create(tmp_path / "a")
+    """Killed after the key was written and before the certificate; or somebody lost the certificate."""
+    issued = pki.Authority.create(tmp_path / "a").issue(tmp_path / "b", "web")
+    key = (tmp_path / "a" / "ca.key").read_bytes()
     (tmp_path / "a" / "ca.crt").unlink()
-    assert pki.Authority.create(tmp_path / "a").issue(tmp_path / "b", "web").check() > datetime.now(UTC)
+    again = pki.Authority.create(tmp_path / "a")
+    assert (tmp_path / "a" / "ca.key").read_bytes() == key, "a key is never written over"
+    issued.ca.write_bytes(again.certificate_pem())
+    assert issued.check() > datetime.now(UTC)  # what it had signed stays good
+
+
+def test_a_broken_key_alone_is_named_and_left(tmp_path):
+    (tmp_path / "ca.key").write_text("rubbish")
+    with pytest.raises(TlsError, match=r"ca\.key is broken"):
+        pki.Authority.create(tmp_path)
+    assert (tmp_path / "ca.key").read_text() == "rubbish"
+
+
+def test_two_who_begin_at_once_make_one_authority(tmp_path):
+    """Otherwise the key of one stays beside the certificate of the other."""
+    place, other = tmp_path / "a", tmp_path / "other"
+    theirs = pki.Authority.create(other)
+    with ThreadPoolExecutor(1) as threads:
+        with pki.alone(place):
+            second = threads.submit(pki.Authority.create, place)
+            wait([second], timeout=0.5)  # it would be done by then if it did not wait for us
+            for name in ("ca.key", "ca.crt"):
+                (place / name).write_bytes((other / name).read_bytes())
+        assert second.result().certificate_pem() == theirs.certificate_pem()
+
+
+def test_two_who_issue_at_once_leave_a_key_with_its_certificate(tmp_path):
+    authority = pki.Authority.create(tmp_path / "a")
+    with ThreadPoolExecutor(8) as threads:
+        found = [threads.submit(authority.issue, tmp_path / "b", "web", end=end) for end in [*pki.End] * 8]
+        wait(found)
+    assert {each.result().check() > datetime.now(UTC) for each in found} == {True}
+
+
+def test_what_fails_leaves_no_key_behind(tmp_path):
+    authority = pki.Authority.create(tmp_path / "a")
+    with pytest.raises(OverflowError):
+        authority.issue(tmp_path / "b", "web", group=2**40)
+    assert {path.name for path in (tmp_path / "b").iterdir()} == {"ca.crt"}
 
 
 @pytest.mark.parametrize("change", ["name", "authority", "missing", "broken"])

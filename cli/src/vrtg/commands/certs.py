@@ -7,8 +7,11 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from vrtg.certificates import DAYS, SYSTEM, Wanted, make, wanted
+from vrtg.certificates import CA_DAYS, DAYS, SYSTEM, Wanted, make, wanted
 from vrtg.failures import UsageError
+
+NO_GROUP = 2**32 - 1
+"""Stands for "leave it as it is" in system calls."""
 
 
 def certs(
@@ -55,8 +58,12 @@ def certs(
     days
         Life of a certificate.
     """
-    if days < 1:
-        raise UsageError(f"--days {days}: a certificate lives for a day at least")
+    if not 1 <= days <= CA_DAYS:
+        raise UsageError(
+            f"--days {days}: a certificate lives for a day at least, and {CA_DAYS} at most, as its authority"
+        )
+    if group is not None and not 0 <= group < NO_GROUP:
+        raise UsageError(f"--group {group} is no id of a group")
     wish: list[Wanted] = wanted(
         controller=controller,
         providers=provider or [],

@@ -8,12 +8,14 @@ Certificates are renewed by issuing again: one that is still good for a third of
 
 from __future__ import annotations
 
+import contextlib
 import enum
+import fcntl
 import ipaddress
 import os
 import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -57,18 +59,23 @@ class Authority:
             TlsError: the directory cannot be written, or holds a broken authority.
         """
         directory, clock = Path(directory), clock or SystemClock()
-        if (
-            directory / "ca.crt"
-        ).exists():  # a key alone is what an interrupted creation leaves, and nobody trusts it yet
+        with alone(directory):
+            return cls._create(directory, name, days, clock)
+
+    @classmethod
+    def _create(cls, directory: Path, name: str, days: int, clock: Clock) -> Authority:
+        if (directory / "ca.crt").exists():
             found = cls.load(directory, clock=clock)
             if not _due(found._cert, clock.now()):
                 return found
             key = found._key  # under the same key and name, what the old certificate vouched for stays good
+        elif (directory / "ca.key").exists():
+            # An interrupted creation, or a certificate that was lost: what the key has signed stays good as well.
+            key = _load_key(directory / "ca.key")
         else:
             key = ec.generate_private_key(ec.SECP256R1())
-        cert = self_signed(f"{name} CA", key, clock.now(), days)
-        if not (directory / "ca.crt").exists():
             _write(directory / "ca.key", _pem_key(key), 0o600)
+        cert = self_signed(f"{name} CA", key, clock.now(), days)
         _write(directory / "ca.crt", cert.public_bytes(serialization.Encoding.PEM), 0o644)
         return cls(cert, key, clock)
 
@@ -134,9 +141,14 @@ class Authority:
             ValueError: a name that is none of the three.
         """
         names = [_general_name(each) for each in dict.fromkeys((name, *sans))]
-        directory = Path(directory)
+        with alone(Path(directory)):
+            return self._issue(Path(directory), name, names, days, end, group, pem(self._cert, *trust))
+
+    def _issue(
+        self, directory: Path, name: str, names: list[x509.GeneralName], days: float, end: End, group: int | None,
+        bundle: bytes,
+    ) -> TlsFiles:  # fmt: skip
         files = TlsFiles(directory / "tls.crt", directory / "tls.key", directory / "ca.crt")
-        bundle = pem(self._cert, *trust)
         if self._good(files, names, end):
             if files.ca.read_bytes() != bundle:
                 _write(files.ca, bundle, 0o644)
@@ -193,6 +205,37 @@ def trust(files: TlsFiles, authorities: Sequence[x509.Certificate]) -> None:
     """Have the holder of the files trust these, and nothing else changed. Raises: TlsError: it cannot be written."""
     if files.ca.read_bytes() != pem(*authorities):
         _write(files.ca, pem(*authorities), 0o644)
+
+
+@contextlib.contextmanager
+def alone(directory: Path) -> Iterator[None]:
+    """Keep others who would make keys in this directory out meanwhile; it is made if it is not there.
+
+    Raises:
+        TlsError: it cannot be made.
+    """
+    with contextlib.ExitStack() as stack:
+        try:
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise _unwritable(directory, error) from error
+        with contextlib.suppress(OSError):  # not to be read, or of a file system that locks no directories
+            held = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+            stack.callback(os.close, held)
+            fcntl.flock(held, fcntl.LOCK_EX)
+        yield
+
+
+def _load_key(path: Path) -> ec.EllipticCurvePrivateKey:
+    try:
+        key = serialization.load_pem_private_key(path.read_bytes(), password=None)
+    except OSError as error:
+        raise TlsError(f"authority file {path} cannot be read: {error.strerror}") from error
+    except (ValueError, TypeError):
+        key = None
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise TlsError(f"authority key {path} is broken, and its ca.crt is not there: restore both, or remove it")
+    return key
 
 
 def _builder(
@@ -289,7 +332,13 @@ def _write(path: Path, data: bytes, mode: int, group: int | None = None) -> None
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except OSError as error:
+    except BaseException as error:
         if temporary:
-            Path(temporary).unlink(missing_ok=True)
-        raise TlsError(f"{path} cannot be written: {error.strerror}; check the directory's owner and mode") from error
+            Path(temporary).unlink(missing_ok=True)  # it holds a key
+        if isinstance(error, OSError):
+            raise _unwritable(path, error) from error
+        raise
+
+
+def _unwritable(path: Path, error: OSError) -> TlsError:
+    return TlsError(f"{path} cannot be written: {error.strerror}; check the directory's owner and mode")
