@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 
 import pytest
-from e2e.stack import condition
+from e2e.stack import condition, manifest
 
-from .test_servers import Object, Site, cluster, site
+from .test_servers import TINY, Object, Site, cluster, site
 
 __all__ = ["cluster", "site"]  # fixtures
 
@@ -80,3 +80,26 @@ async def test_a_restart_by_hand_is_one_after_the_other(site: Site, edit: Object
     found = await site.until("deployments", NAME, lambda found: bool(found))
     assert found["spec"]["strategy"] == {"type": "Recreate"}
     await site.ready()
+
+
+async def test_a_namespace_that_is_deleted_says_why_its_machines_cannot_go(site: Site) -> None:
+    """Its servers go with all else at once, and nothing can be made in it any more."""
+    await site.provider()
+    await site.ready()
+    await site.create("vmclasses", manifest("VMClass", "tiny", TINY, site.namespace))
+    spec = {"providerRef": {"name": "lab"}, "classRef": {"name": "tiny"}, "cdroms": [{"name": "a", "medium": "x.iso"}]}
+    await site.create("virtualmachines", manifest("VirtualMachine", "box", spec, site.namespace))
+    await site.until("virtualmachines", "box", lambda found: bool(found and found.get("status", {}).get("id")))
+
+    await site.api.request("DELETE", f"/api/v1/namespaces/{site.namespace}")
+
+    def told(found: Object | None) -> bool:
+        return condition(found or {}, "ProviderRuntimeReady").get("reason") == "NamespaceTerminating"
+
+    found = await site.until("providers", "lab", told)
+    assert "orphan-on-delete" in condition(found, "ProviderRuntimeReady")["message"]
+    await site.patch(
+        "virtualmachines", "box", {"metadata": {"annotations": {"virtrigaud.io/orphan-on-delete": "true"}}}
+    )
+    for kind, name in (("virtualmachines", "box"), ("providers", "lab")):
+        await site.until(kind, name, lambda found: found is None)

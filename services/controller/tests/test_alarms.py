@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from controller_harness import OWNER, Cluster, controller, figure, furnish, hypervisor, machine, ready, until
+from controller_harness import OWNER, Cluster, because, controller, figure, furnish, hypervisor, machine, ready, until
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -59,4 +59,25 @@ async def test_a_server_that_is_gone_lowers_its_provider(cluster: Cluster, tmp_p
             await until(lambda: up(1), "a Provider that is well")
         await until(lambda: up(0), "a Provider that is down")
         await cluster.delete("Provider", namespace, "fake")
+        await until(lambda: up(-1), "no Provider")
+
+
+async def test_of_a_provider_whose_finalizer_is_taken_away_nothing_is_left(
+    cluster: Cluster, tmp_path: Path, namespace: str
+):
+    """As people do with what does not go; VirtrigaudProviderDown would fire for ever."""
+    label = {"provider": f"{namespace}/fake"}
+
+    async def up(value: float) -> bool:
+        return await figure(cluster, tmp_path, "virtrigaud_provider_up", **label) == value
+
+    flags = ("--owner", OWNER, "--namespace", namespace, "--lease-name", namespace)
+    async with controller(cluster, tmp_path, *flags), hypervisor() as (_, provider):
+        await furnish(cluster, namespace, **provider)
+        await cluster.create(VM, namespace, "web", machine())
+        await cluster.wait(VM, namespace, "web", ready)
+        await until(lambda: up(1), "a Provider that is well")
+        await cluster.delete("Provider", namespace, "fake")
+        await cluster.wait("Provider", namespace, "fake", because("InUse", "DeleteBlocked"))
+        await cluster.patch("Provider", namespace, "fake", {"metadata": {"finalizers": None}})
         await until(lambda: up(-1), "no Provider")

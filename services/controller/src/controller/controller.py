@@ -88,16 +88,17 @@ class Controller:
             self.caches, References(self.caches), self.connections, registry, secrets, writer, self.recorder, clock,
             lambda: owner, lambda name: self._add("VMImage", name),
         )  # fmt: skip
+        self._providers = ProviderReconciler(
+            self.caches, self.index, self.connections, self.runtimes, default_mode, writer, self.recorder, metrics,
+            clock, self._wake_provider, self._wake_users,
+        )  # fmt: skip
         reconcilers: list[Reconciler] = [
             self._machines,
             ImageReconciler(
                 self.caches, self.index, self.connections, registry, secrets, writer, self.recorder, clock,
                 lambda: owner, self._wake_machines,
             ),
-            ProviderReconciler(
-                self.caches, self.index, self.connections, self.runtimes, default_mode, writer, self.recorder, metrics,
-                clock, self._wake_provider, self._wake_users,
-            ),
+            self._providers,
             ClassReconciler(self.caches, self.index, writer, clock),
             NetworkReconciler(self.caches, self.index, writer, clock),
             *(NotYetReconciler(cache, writer, clock) for cache in self._not_yet),
@@ -211,6 +212,8 @@ class Controller:
         """A Provider went: images that were on it are not there any more."""
         if before is not None and after is None:
             uid = before.metadata.uid
+            if self._providers.holds(_name_of(before)):
+                self._add("Provider", _name_of(before))
             for image in self.caches.images.values():
                 if any(entry.provider_uid == uid for entry in image.status.provider_status.values()):
                     self._add("VMImage", _name_of(image))

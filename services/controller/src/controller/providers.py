@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 
 import msgspec
-from common import v1
+from common import logging, v1
 from common.clock import Clock
 from common.errors import ProviderError
 from kinds import duration
@@ -32,6 +32,8 @@ from .references import Caches
 from .runtime import API_REFUSED, Runtime, RuntimeState
 from .status import DELETE_BLOCKED, FIELDS_IGNORED, READY
 from .writer import Writer
+
+log = logging.get(__name__)
 
 FINALIZER = "provider.infra.virtrigaud.io/finalizer"
 RUNTIME_READY, AVAILABLE, TLS = "ProviderRuntimeReady", "ProviderAvailable", "TLSConfigured"
@@ -76,12 +78,23 @@ class ProviderReconciler:
         self._default_mode, self._writer, self._recorder = default_mode, writer, recorder
         self._metrics, self._clock, self._wake, self._wake_users = metrics, clock, wake, wake_users
         self._available: dict[str, bool] = {}
+        self._held: dict[Name, str] = {}
+        """UIDs of Providers that something is held for: a connection, a server, series of metrics."""
+
+    def holds(self, name: Name) -> bool:
+        """Whether there is something to let go of when the object is gone."""
+        return name in self._held
 
     async def reconcile(self, name: Name) -> float | None:
         """Make its server run, hold the connection, report."""
-        provider = self._caches.providers.get(*name)
+        provider, held = self._caches.providers.get(*name), self._held.get(name)
+        gone = name not in self._caches.providers.bad and (provider is None or provider.metadata.uid != held)
+        if held is not None and gone:
+            log.warning("provider.finalizer.taken", provider="/".join(name))
+            await self._let_go(name, held)
         if provider is None:
             return None
+        self._held[name] = provider.metadata.uid
         if provider.metadata.deletion_timestamp and not self._users(provider):
             if self._cleaning(provider):
                 return 1.0
@@ -90,7 +103,9 @@ class ProviderReconciler:
         if not provider.metadata.deletion_timestamp:
             provider = await self._writer.add_finalizer(self._caches.providers, provider, FINALIZER)
         mode = self._mode(provider)
-        await self._remove(provider, [each for each in self._runtimes if each != mode])  # it may have had another mode
+        await self._remove(
+            provider.metadata.uid, [each for each in self._runtimes if each != mode]
+        )  # it may have had another mode
         state = await self._runtimes[mode].ensure(provider)
         connection = self._connect(provider, state)
         await self._report(provider, state, connection)
@@ -171,17 +186,21 @@ class ProviderReconciler:
             self._recorder.record(subject_of(provider, self.kind), WARNING, DELETE_BLOCKED, message)
 
     async def _release(self, provider: Provider) -> None:
-        uid = provider.metadata.uid
-        self._connections.close(uid)
-        await self._remove(provider, self._runtimes)
-        self._available.pop(uid, None)
-        self._metrics.provider_gone(f"{provider.metadata.namespace}/{provider.metadata.name}")
+        await self._let_go((provider.metadata.namespace, provider.metadata.name), provider.metadata.uid)
         await self._writer.remove_finalizer(self._caches.providers, provider, FINALIZER)
 
-    async def _remove(self, provider: Provider, modes: Iterable[str]) -> None:
+    async def _let_go(self, name: Name, uid: str) -> None:
+        """Of all that is held for a Provider that goes, or is gone because somebody took its finalizer away."""
+        self._connections.close(uid)
+        await self._remove(uid, self._runtimes)
+        self._available.pop(uid, None)
+        self._metrics.provider_gone("/".join(name))
+        self._held.pop(name, None)
+
+    async def _remove(self, uid: str, modes: Iterable[str]) -> None:
         """End the servers of these modes; of most there is none."""
         for mode in modes:
-            await self._runtimes[mode].remove(provider.metadata.uid)
+            await self._runtimes[mode].remove(uid)
 
 
 def health_policy(provider: Provider) -> HealthPolicy:

@@ -59,7 +59,10 @@ log = logging.get(__name__)
 
 APPLY = "application/apply-patch+yaml"
 METADATA = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
-
+_ENDED = (
+    "namespace {} is being deleted, which took the server along, and no other can be made in it; machines that are "
+    'left stay on the hypervisor: set virtrigaud.io/orphan-on-delete: "true" on their objects, and remove them there'
+)
 
 KINDS = (SERVICE_ACCOUNTS, NETWORK_POLICIES, SERVICES, DEPLOYMENTS)
 """In the order of `manifests`."""
@@ -118,7 +121,9 @@ class KubernetesRuntime:
     async def ensure(self, provider: Provider) -> RuntimeState:
         if not all(informer.synced.is_set() for informer in self._informers.values()):
             self._early.add(provider.metadata.uid)
-            return RuntimeState("Pending", "Starting", "the objects of provider servers are being listed")
+            trouble = next((each.trouble for each in self._informers.values() if each.trouble), "")
+            message = "the objects of provider servers are being listed" + (trouble and f": {trouble}")
+            return RuntimeState("Pending", "Starting", message)
         if message := unknown_type(provider.spec):
             return RuntimeState("Failed", "NotSupportedYet", message)
         try:
@@ -126,6 +131,8 @@ class KubernetesRuntime:
         except Hold as hold:
             return RuntimeState("Pending", hold.reason, str(hold))
         except RefusedError as error:
+            if "because it is being terminated" in str(error):
+                return RuntimeState("Failed", "NamespaceTerminating", _ENDED.format(provider.metadata.namespace))
             return RuntimeState("Failed", API_REFUSED, str(error))
         except (ValueError, TlsError) as error:
             return RuntimeState("Failed", "InvalidConfiguration", str(error))
