@@ -71,10 +71,13 @@ class Recorder:
         self._seen.move_to_end(name)
         if len(self._seen) > REMEMBERED:
             self._seen.popitem(last=False)
+        tell = log.warning if kind == WARNING else log.info  # Events are kept for an hour, and logs for longer
+        where = f"{subject.namespace}/{subject.name}".removeprefix("/")
+        tell("object.event", kind=subject.kind, object=where, uid=subject.uid, reason=reason, message=message)
         try:
             self._queue.put_nowait(_Event(subject, kind, reason, message, count + 1, tracing.trace_id()))
         except asyncio.QueueFull:
-            log.warning("event.dropped", reason=reason, object=f"{subject.namespace}/{subject.name}")
+            log.warning("event.dropped", reason=reason, object=where)
 
     async def run(self) -> None:
         """Write what was recorded, until cancelled."""
