@@ -143,7 +143,7 @@ class KubernetesRuntime:
 
         Raises:
             Hold: something is not there yet.
-        ValueError: a setting that cannot work, or an object that is in the way.
+            ValueError: a setting that cannot work, or an object that is in the way.
         """
         refuse_password(provider.spec.endpoint)
         if not image_of(provider, self._settings):
