@@ -83,7 +83,9 @@ def build(image: Image, args: argparse.Namespace) -> None:
         subprocess.CalledProcessError: it did not, and has said why.
     """
     command = [args.docker, "build", "--file", "deploy/images/Dockerfile", "--target", image.name]
-    command += ["--build-arg", f"VERSION={image.version}", "--build-arg", f"REVISION={revision()}"]
+    # Labels and not arguments: another commit makes no layer anew.
+    for name, value in (("version", image.version), ("revision", revision())):
+        command += ["--label", f"org.opencontainers.image.{name}={value}"]
     for name, value in (("BASE", args.base), ("BUILDER", args.builder)):
         command += ["--build-arg", f"{name}={value}"] if value else []
     for tag in (image.version, args.tag):

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from .engine import command
-from .images import BASE, BUILDER, ROOT, compose2
+from .images import BUILT_OF, ROOT, compose2
 
 FILES = ("docker-compose.yml", "tests/stack/docker-compose.override.yml")
 PORTS = ("API_PORT", "LIBVIRT_PORT", "VSPHERE_PORT", "PROXMOX_PORT", "PROMETHEUS_PORT", "JAEGER_PORT")
@@ -46,8 +46,7 @@ class Stack:
         self._environment = {
             **{name: value for name, value in os.environ.items() if name != "KUBECONFIG"},
             **{name: str(port) for name, port in self.ports.items()},
-            "DOCKER_HOST": host, "COMPOSE_PROJECT_NAME": project, "KEYS": str(home), "BASE": BASE, "BUILDER": BUILDER,
-            **settings,
+            "DOCKER_HOST": host, "COMPOSE_PROJECT_NAME": project, "KEYS": str(home), **BUILT_OF, **settings,
         }  # fmt: skip
 
     def compose(self, *arguments: str, **settings: str) -> str:

@@ -51,7 +51,7 @@ class Hypervisors:
         run(KVM, "virtrigaud-test/kvm", "--init", f"--volume={self._home}/keys:/keys:ro")
         vcenter = ("-listen=0.0.0.0:8989", f"-host={VCENTER}", "-credentials=/credentials", "-template=debian-12")
         into = f"--volume={self._home}/vsphere:/credentials"
-        run(VCENTER, "virtrigaud-test/vcsim", "--interactive", into, command=vcenter)
+        run(VCENTER, "virtrigaud/sim-vcsim:dev", "--interactive", into, command=vcenter)
         address = ("--host=0.0.0.0", "--port=8006", f"--name={PVE}")
         guests = ("--vms=1", "--template=debian-12", "--scale=0.05")
         into = f"--volume={self._home}/proxmox:/credentials"

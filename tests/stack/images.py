@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -11,7 +12,7 @@ import tempfile
 from pathlib import Path
 
 from cluster.cluster import programs
-from tools.gomodule import program, tool
+from tools.gomodule import GoUnavailableError, program, tool
 
 from .engine import CACHE, Engine, command
 
@@ -19,6 +20,8 @@ ROOT = Path(__file__).resolve().parents[2]
 TESTS = ROOT / "tests"
 SUITE = "bookworm"
 BASE, BUILDER = f"virtrigaud-test/base:{SUITE}", f"virtrigaud-test/builder:{SUITE}"
+BUILT_OF = {"BASE": BASE, "BUILDER": BUILDER, "GO": "virtrigaud-test/go", "COLLECTOR": "virtrigaud-test/collector"}
+"""What docker-compose.yml takes in place of images of registries."""
 INCLUDED = ("ca-certificates", "python3")
 LEFT_OUT = ("usr/share/doc/*", "usr/share/man/*", "usr/share/locale/*", "var/cache/*", "var/lib/apt/lists/*")
 AUTHORITIES = Path("/etc/ssl/certs/ca-certificates.crt")
@@ -27,21 +30,23 @@ INDEX_SETTINGS = (
     "UV_EXTRA_INDEX_URL", "UV_INDEX", "UV_INDEX_URL", "UV_INSECURE_HOST",
 )  # fmt: skip
 """Where this machine has Python packages from: the builder image knows it, and nothing that is built does."""
+MODULE_SETTINGS = ("GOFLAGS", "GONOPROXY", "GONOSUMDB", "GOPRIVATE", "GOPROXY", "GOSUMDB")
 
 
 def build_all(engine: Engine) -> None:
-    """Build what is missing or was built of other files."""
+    """Build what is missing or was built of other files. Raises: GoUnavailableError."""
     base(engine)
     builder(engine)
+    toolchain(engine)
+    stand_in(engine, "collector", program(TESTS / "tools" / "collector"))
     build = [sys.executable, "deploy/images/build.py", "--base", BASE, "--builder", BUILDER]
     subprocess.run([*build, "--docker", command("docker")], cwd=ROOT, check=True, env=engine.environment())
-    for target in ("libvirt", "proxmox"):
-        engine.run(
-            "build", "--quiet", "--file", "deploy/images/Dockerfile.sim", "--target", target,
-            "--build-arg", f"BASE={BASE}", "--build-arg", f"BUILDER={BUILDER}",
-            "--tag", f"virtrigaud/sim-{target}:dev", ".", cwd=ROOT,
-        )  # fmt: skip
-    stand_ins(engine)
+    build = [str(compose2()), "--profile=*", "--progress=quiet", "build"]
+    subprocess.run(build, cwd=ROOT, check=True, env={**engine.environment(), **BUILT_OF})
+    stand_in(engine, "prometheus")
+    stand_in(engine, "jaeger", tool(TESTS / "tools" / "jaeger"))
+    stand_in(engine, "k3s", *programs(), TESTS / "stack" / "k3s")
+    stand_in(engine, "kvm", TESTS / "stack" / "sshd_config")
 
 
 def mirror() -> str:
@@ -100,28 +105,29 @@ def builder(engine: Engine) -> None:
         engine.run("build", "--quiet", "--tag", BUILDER, place)
 
 
-def stand_ins(engine: Engine) -> None:
-    """For images of others: what docker-compose.override.yml names, the collector, and a hypervisor of somebody's own.
-
-    Raises: GoUnavailableError.
-    """
-    compose2()  # nothing is missing when the tests begin
+def toolchain(engine: Engine) -> None:
+    """What programs in Go are built in: the builder, this machine's Go, and how it reaches modules."""
+    if (go := shutil.which("go")) is None:
+        raise GoUnavailableError("no `go` on the path (https://go.dev/dl)")
+    asked = [go, "env", "-json", "GOROOT", *MODULE_SETTINGS]
+    settings = json.loads(subprocess.run(asked, check=True, capture_output=True, text=True).stdout)
+    lines = [f"FROM {BUILDER}", "COPY . /usr/local/go", "ENV PATH=/usr/local/go/bin:/usr/bin:/bin"]
+    lines += [f"ENV {name}={settings[name]}" for name in MODULE_SETTINGS if settings[name]]
     with tempfile.TemporaryDirectory() as place:
-        made = [program(TESTS / "simulators" / "vcsim"), program(TESTS / "tools" / "collector"), *programs()]
-        for executable in (*made, tool(TESTS / "tools" / "jaeger")):
-            shutil.copy(executable, place)
-        for name in ("k3s", "sshd_config"):
-            shutil.copy(TESTS / "stack" / name, place)
-        for target in ("prometheus", "collector", "vcsim", "jaeger", "k3s", "kvm"):
-            engine.run(
-                "build", "--quiet", "--file", str(TESTS / "stack" / "Dockerfile"), "--target", target,
-                "--build-arg", f"BASE={BASE}", "--tag", f"virtrigaud-test/{target}", place,
-            )  # fmt: skip
-    engine.run(
-        "build", "--quiet", "--file", "deploy/images/Dockerfile.collector", "--build-arg", f"BASE={BASE}",
-        "--build-arg", "COLLECTOR=virtrigaud-test/collector", "--tag", "virtrigaud/otel-collector:0.165.0", ".",
-        cwd=ROOT,
-    )  # fmt: skip
+        file = Path(place) / "Dockerfile"
+        file.write_text("\n".join(lines) + "\n")
+        engine.run("build", "--quiet", "--file", str(file), "--tag", BUILT_OF["GO"], settings["GOROOT"])
+
+
+def stand_in(engine: Engine, target: str, *files: Path) -> None:
+    """One image in place of somebody else's, of these files."""
+    with tempfile.TemporaryDirectory() as place:
+        for file in files:
+            shutil.copy(file, place)
+        engine.run(
+            "build", "--quiet", "--file", str(TESTS / "stack" / "Dockerfile"), "--target", target,
+            "--build-arg", f"BASE={BASE}", "--tag", f"virtrigaud-test/{target}", place,
+        )  # fmt: skip
 
 
 def compose2() -> Path:
