@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from controller.api import connect
+from controller.api import ApiUnavailableError, connect, verb_and_resource
 
 KUBECONFIG = """apiVersion: v1
 kind: Config
@@ -32,3 +32,38 @@ async def test_proxies_are_looked_for_only_where_there_is_one(
     file.write_text(KUBECONFIG)
     async with connect(str(file)) as api:
         assert api._session.trust_env is looked_for
+
+
+ROOT = "/apis/infra.virtrigaud.io/v1beta1"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "words"),
+    [
+        ("GET", f"{ROOT}/virtualmachines", ("list", "virtualmachines")),
+        ("GET", f"{ROOT}/namespaces/shop/virtualmachines", ("list", "virtualmachines")),
+        ("GET", f"{ROOT}/namespaces/shop/virtualmachines/web", ("get", "virtualmachines")),
+        ("PATCH", f"{ROOT}/namespaces/shop/virtualmachines/web/status", ("patch", "virtualmachines/status")),
+        ("POST", "/api/v1/namespaces/shop/events", ("create", "events")),
+        ("PUT", "/apis/coordination.k8s.io/v1/namespaces/x/leases/virtrigaud", ("update", "leases")),
+        ("DELETE", "/apis/apps/v1/namespaces/x/deployments/p", ("delete", "deployments")),
+        ("GET", "/api/v1/namespaces", ("list", "namespaces")),
+        ("GET", "/api/v1/namespaces/shop", ("get", "namespaces")),
+    ],
+)
+def test_a_request_is_counted_without_names_of_objects(method: str, path: str, words: tuple[str, str]) -> None:
+    """As many series as machines would end the Prometheus that keeps them."""
+    assert verb_and_resource(method, path) == words
+
+
+async def test_a_request_without_an_answer_is_counted_as_one(tmp_path: Path) -> None:
+    """It is what an operator looks for first."""
+    file = tmp_path / "kubeconfig"
+    file.write_text(KUBECONFIG.replace("api.example:6443", "127.0.0.1:1"))
+    asked: list[tuple[str, str, int, bool]] = []
+    async with connect(str(file), asked=lambda v, r, s, took: asked.append((v, r, s, took is None))) as api:
+        with pytest.raises(ApiUnavailableError):
+            await api.request("GET", f"{ROOT}/virtualmachines")
+        with pytest.raises(ApiUnavailableError):
+            await anext(api.lines(f"{ROOT}/virtualmachines", {}, 5.0))
+    assert asked == [("list", "virtualmachines", 0, False), ("watch", "virtualmachines", 0, True)]

@@ -66,6 +66,44 @@ async def test_a_cache_follows_the_server(cluster: Cluster, namespace: str):
         assert changes == [(False, True), (True, True), (True, False)]
 
 
+async def test_every_request_is_counted_by_what_it_asked_and_how_it_ended(cluster: Cluster, namespace: str):
+    await cluster.namespace(namespace)
+    asked: list[tuple[str, str, int]] = []
+    async with connect(str(cluster.kubeconfig), asked=lambda *told: asked.append(told[:3])) as api:
+        await api.create(CLASSES, namespace, {"metadata": {"name": "a"}, "spec": CLASS})
+        with pytest.raises(ConflictError):
+            await api.create(CLASSES, namespace, {"metadata": {"name": "a"}, "spec": CLASS})
+        assert await api.get(CLASSES, namespace, "b") is None
+        informer = Informer(api, CLASSES, SystemClock(), random.Random(1), namespace=namespace)
+        async with asyncio.TaskGroup() as group:
+            task = group.create_task(informer.run())
+            await until(lambda: asked[-1][0] == "watch", "the watch")
+            task.cancel()
+    assert asked == [
+        ("create", "vmclasses", 201), ("create", "vmclasses", 409), ("get", "vmclasses", 404),
+        ("list", "vmclasses", 200), ("watch", "vmclasses", 200),
+    ]  # fmt: skip
+
+
+async def test_a_change_of_a_spec_is_dated_by_the_server_and_told_once(cluster: Cluster, namespace: str):
+    """Not by a label, nor by a status, which whoever wrote it may have written long after."""
+    await cluster.namespace(namespace)
+    before = int(SystemClock().now().timestamp())
+    await cluster.create("VMClass", namespace, "a", CLASS)
+    async with running(cluster, namespace) as (_, informer):
+        assert informer.changed(namespace, "a") is None, "nobody knows of it before the first list"
+        await cluster.patch("VMClass", namespace, "a", {"metadata": {"labels": {"tier": "x"}}})
+        await until(lambda: informer.get(namespace, "a").metadata.labels, "the label")
+        assert informer.changed(namespace, "a") is None
+        await cluster.patch("VMClass", namespace, "a", {"spec": {"cpu": 4}})
+        await until(lambda: informer.get(namespace, "a").spec.cpu == 4, "the change")
+        told = informer.changed(namespace, "a")
+        assert told is not None
+        assert before <= told <= SystemClock().now().timestamp()
+        assert told == int(told)
+        assert informer.changed(namespace, "a") is None
+
+
 async def test_a_bad_object_stops_nothing_but_itself(cluster: Cluster, namespace: str):
     """An object that does not decode (written past the schema, or by a newer version) is told and left out."""
     bad: list[BadObject] = []

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 from common import tracing, v1
-from controller_harness import OWNER, Cluster, controller, furnish, hypervisor, machine, ready, until
+from controller_harness import OWNER, Cluster, controller, figure, furnish, hypervisor, machine, ready, until
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -68,6 +68,7 @@ async def test_each_generation_has_a_trace_and_an_edit_costs_no_write_for_it(
 ):
     async with hypervisor() as (_, provider):
         await furnish(cluster, namespace, **provider)
+        before = max(0, await figure(cluster, home, "virtrigaud_watch_lag_seconds_count", kind=VM))
         first = await cluster.create(VM, namespace, "web", machine())
         await cluster.wait(VM, namespace, "web", ready)
         await cluster.patch(VM, namespace, "web", {"spec": {"powerState": "Off"}})
@@ -75,6 +76,8 @@ async def test_each_generation_has_a_trace_and_an_edit_costs_no_write_for_it(
         assert await told(cluster, namespace, "web", "PowerChanged") == derived(off) != derived(first)
         # the object keeps the trace of its creation: another write for each edit is what it is not worth
         assert off["metadata"]["annotations"]["virtrigaud.io/creation-trace-id"] == derived(first)
+        lag = await figure(cluster, home, "virtrigaud_watch_lag_seconds_count", kind=VM)
+        assert lag - before == 2, "its creation and its edit"
 
 
 async def test_a_users_trace_is_continued(cluster: Cluster, home: Path, namespace: str):

@@ -79,8 +79,8 @@ async def serve(settings: Settings, clock: Clock, rng: random.Random) -> None:
         loop.add_signal_handler(number, stop.set)
     async with AsyncExitStack() as stack:
         stack.enter_context(tracing.setup(SERVICE, settings.otlp_endpoint or None, version=version(SERVICE)))
-        api = await stack.enter_async_context(connect(settings.kubeconfig, settings.context))
         metrics = Metrics(REGISTRY)
+        api = await stack.enter_async_context(connect(settings.kubeconfig, settings.context, metrics.api.asked))
         common_metrics.build_info(SERVICE, version(SERVICE))
         serving = _Serving()
         if settings.metrics_address:
@@ -138,7 +138,7 @@ async def _work(
                 write_private(settings.ready_file, serving.address.encode())
 
     if not settings.leader_elect:
-        metrics.leads(True)
+        metrics.work.leads(True)
         await lead()
         return
     serving.standby = True
@@ -153,13 +153,13 @@ async def _work(
     async def lead_alone() -> None:
         serving.claim, serving.standby = claim, False
         await claim.obtain()
-        metrics.leads(True)
+        metrics.work.leads(True)
         async with asyncio.TaskGroup() as group:
             group.create_task(claim.keep(), name="claim")
             group.create_task(lead(), name="leader")
 
     leader = Leader(api, clock, rng, lease)
-    leader.on_change = lambda leading: None if leading else metrics.leads(False)
+    leader.on_change = lambda leading: None if leading else metrics.work.leads(False)
     await leader.run(lead_alone)
 
 

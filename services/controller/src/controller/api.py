@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Mapping
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,12 +104,35 @@ def error_from(status: int, body: bytes, what: str, retry_after: str = "") -> Ap
     return kind(f"{what}: {told.message or status}", status, told.reason, None if wait is None else float(wait))
 
 
+Asked = Callable[[str, str, int, float | None], None]
+
+
+def _nobody(verb: str, resource: str, status: int, seconds: float | None) -> None:
+    """Nobody counts."""
+
+
+def verb_and_resource(method: str, path: str) -> tuple[str, str]:
+    """A request in Kubernetes' words, without names of objects: ("patch", "virtualmachines/status")."""
+    parts = path.strip("/").split("/")
+    parts = parts[2 if parts[0] == "api" else 3 :]
+    if len(parts) > 2 and parts[0] == "namespaces":
+        parts = parts[2:]
+    plural, name, subresource = (*parts, "", "", "")[:3]
+    verb = {"POST": "create", "PUT": "update"}.get(method, method.lower())
+    if verb == "get" and not name:
+        verb = "list"
+    return verb, f"{plural}/{subresource}" if subresource else plural
+
+
 class Api:
     """One API server."""
 
-    def __init__(self, session: aiohttp.ClientSession, configuration: Any) -> None:
-        """Args: configuration: a kubernetes.aio Configuration; untyped there."""
-        self._session = session
+    def __init__(self, session: aiohttp.ClientSession, configuration: Any, asked: Asked = _nobody) -> None:
+        """Args:
+        configuration: a kubernetes.aio Configuration; untyped there.
+        asked: told of each request: verb, resource, HTTP status (0 for no answer), seconds (None for a watch).
+        """
+        self._session, self._asked = session, asked
         self._configuration = configuration
         self._decoders: dict[type, msgspec.json.Decoder[Any]] = {}
 
@@ -159,21 +183,25 @@ class Api:
         timeout: float = TIMEOUT,
     ) -> bytes:
         """One call, answered with the whole body. Raises: ApiError."""
-        what = f"{method} {path}"
+        what, begun, status = f"{method} {path}", time.monotonic(), 0
         try:
             async with self._open(method, path, params, body, content_type, accept, timeout) as response:
                 answer = await response.read()
+                status = response.status
                 if response.status >= 400:
                     raise error_from(response.status, answer, what, response.headers.get("Retry-After", ""))
                 return answer
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise ApiUnavailableError(f"{what}: {error or 'no answer in time'}") from error
+        finally:
+            self._asked(*verb_and_resource(method, path), status, time.monotonic() - begun)
 
     async def lines(self, path: str, params: Mapping[str, str], timeout: float) -> AsyncIterator[bytes]:
         """The lines of a streamed answer until the server ends it. Raises: ApiError; a timeout ends it quietly."""
-        rest = b""
+        rest, (_, resource) = b"", verb_and_resource("GET", path)
         try:
             async with self._open("GET", path, params, None, JSON, JSON, timeout) as response:
+                self._asked("watch", resource, response.status, None)
                 if response.status >= 400:
                     raise error_from(response.status, await response.read(), f"GET {path}")
                 async for chunk in response.content.iter_any():
@@ -184,6 +212,7 @@ class Api:
         except TimeoutError:
             return
         except (aiohttp.ClientError, OSError) as error:
+            self._asked("watch", resource, 0, None)
             raise ApiUnavailableError(f"watch {path}: {error}") from error
 
     @asynccontextmanager
@@ -211,7 +240,7 @@ class Api:
 
 
 @asynccontextmanager
-async def connect(kubeconfig: str = "", context: str = "") -> AsyncIterator[Api]:
+async def connect(kubeconfig: str = "", context: str = "", asked: Asked = _nobody) -> AsyncIterator[Api]:
     """An Api from a kubeconfig file, or, when none is named, from the pod's service account, else ~/.kube/config.
 
     Raises:
@@ -239,7 +268,7 @@ async def connect(kubeconfig: str = "", context: str = "") -> AsyncIterator[Api]
         # The library's own pool: it carries client certificates, CA and proxy as the kubeconfig says.
         session = transport.rest_client._create_pool_manager()
         async with session:
-            yield Api(session, configuration)
+            yield Api(session, configuration, asked)
             # aiohttp closes TLS connections on the loop's next turns; leaving at once would warn about them.
             await asyncio.sleep(0)
 

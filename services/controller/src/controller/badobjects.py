@@ -67,7 +67,7 @@ class BadObjects:
         wishes = [Wish(READY, "False", REASON, message)]
         conditions = merged(before, wishes, (READY,), bad.meta.generation, self._clock.now())
         body = {"status": {"conditions": msgspec.to_builtins(conditions)}}
-        self._metrics.wrote(resource.kind)
+        self._metrics.api.wrote(resource.kind)
         path = resource.path(bad.meta.namespace, bad.meta.name, "status")
         await self._api.request("PATCH", path, body=body, content_type="application/merge-patch+json")
 

@@ -117,7 +117,7 @@ class Connection:
         self.name, self.target, self.policy, self.limits = name, target, policy, limits
         self._clock, self._rng, self._metrics, self._wake, self._changed = clock, rng, metrics, wake, changed
         self.breaker = Breaker(clock, name)
-        metrics.breaker(name, self.breaker.state.value)
+        metrics.providers.breaker(name, self.breaker.state.value)
         self.health = Health()
         self.synced = asyncio.Event()
         """The stream of machines is whole: `known` is how they are now."""
@@ -159,7 +159,7 @@ class Connection:
     async def _send(self, service: str, method: str, request: Any, timeout: float) -> Any:
         channel = self._open_channel()
         send, generation = getattr(rpc.stub(channel, f"{PACKAGE}.{service}"), method), channel.generation
-        with tracing.span(f"provider {method}", provider=self.name), self._metrics.rpc(self.name, method):
+        with tracing.span(f"provider {method}", provider=self.name), self._metrics.providers.rpc(self.name, method):
             try:
                 return await send(request, timeout=timeout)
             except CertificateLapsedError:
@@ -171,10 +171,10 @@ class Connection:
         before = self.breaker.state
         self.breaker.record(error)
         if isinstance(error, COUNTED):
-            self._metrics.breaker_failure(self.name)
+            self._metrics.providers.breaker_failure(self.name)
         if self.breaker.state is not before:
             log.info("breaker.changed", provider=self.name, state=self.breaker.state.name)
-            self._metrics.breaker(self.name, self.breaker.state.value)
+            self._metrics.providers.breaker(self.name, self.breaker.state.value)
             self._probe_now.set()
 
     def _open_channel(self) -> Any:
@@ -269,7 +269,7 @@ class Connection:
         info = await stub.get_provider(v1.GetProviderRequest(), timeout=self.policy.timeout)
         if info != self.known.info:
             self.known.info = info
-            self._metrics.provider_is(self.name, info.type, info.version)
+            self._metrics.providers.known(self.name, info.type, info.version)
             self._changed()
 
     async def _watch(self, revision: str) -> AsyncIterator[str]:
@@ -320,7 +320,7 @@ class Connection:
             if error is None:
                 good, bad = good + 1, 0
                 self.breaker.reset()
-                self._metrics.breaker(self.name, self.breaker.state.value)
+                self._metrics.providers.breaker(self.name, self.breaker.state.value)
                 if self.health.healthy is not True and good >= self.policy.successes:
                     self.verdict(Health(True, "Connected", "the hypervisor answers"))
                 delay = self.policy.interval if self.health.healthy else min(1.0, self.policy.interval)

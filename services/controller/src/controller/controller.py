@@ -104,7 +104,7 @@ class Controller:
             *(NotYetReconciler(cache, writer, clock) for cache in self._not_yet),
         ]  # fmt: skip
         table = {reconciler.kind: reconciler for reconciler in reconcilers}
-        self._pursuits = Pursuits(clock, metrics, self.recorder, self._find)
+        self._pursuits = Pursuits(clock, metrics, self.recorder, self._find, self._when_changed)
         self.worker = Worker(
             self.queue, table, clock, rng, metrics, resync, self._version, self._stands, self._pursuits.look
         )  # fmt: skip
@@ -135,10 +135,10 @@ class Controller:
 
     async def _figures(self) -> None:
         while True:
-            self._metrics.queue(self.queue.depth, self.queue.age, self.queue.running)
-            self._metrics.vms(Counter(_whose_and_phase(vm) for vm in self.caches.machines.values()))
+            self._metrics.work.queue(self.queue.depth, self.queue.age, self.queue.running)
+            self._metrics.objects.vms(Counter(_whose_and_phase(vm) for vm in self.caches.machines.values()))
             for kind, cache in self._by_kind.items():
-                self._metrics.objects(kind, len(cache), len(cache.bad))
+                self._metrics.objects.held(kind, len(cache), len(cache.bad))
             await self._clock.sleep(FIGURES)
 
     # -- who wakes whom --------------------------------------------------------------------------------------------
@@ -258,6 +258,9 @@ class Controller:
     def _find(self, key: Key) -> Any | None:
         """Any: an object of whichever kind."""
         return self._by_kind[key.kind].get(key.namespace, key.name)
+
+    def _when_changed(self, key: Key) -> float | None:
+        return self._by_kind[key.kind].changed(key.namespace, key.name)
 
     def _stands(self, key: Key) -> bool:
         return key.kind == self._machines.kind and self._machines.stands((key.namespace, key.name))

@@ -12,6 +12,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Generic, Protocol, TypeVar
 
 import msgspec
@@ -64,6 +65,19 @@ class _Bare(msgspec.Struct, gc=False):
     metadata: Meta
 
 
+class _Manager(msgspec.Struct, gc=False):
+    time: str = ""
+    subresource: str = ""
+
+
+class _Managed(msgspec.Struct, rename="camel", gc=False):
+    managed_fields: list[_Manager] = []
+
+
+class _Dated(msgspec.Struct, gc=False):
+    metadata: _Managed
+
+
 class _Refusal(msgspec.Struct, gc=False):
     code: int = 0
     message: str = ""
@@ -74,6 +88,7 @@ _UNREADABLE = (msgspec.MsgspecError, ValueError, OverflowError, RecursionError)
 _PAGES = msgspec.json.Decoder(_Page)
 _EVENTS = msgspec.json.Decoder(_WatchEvent)
 _BARE = msgspec.json.Decoder(_Bare)
+_DATED = msgspec.json.Decoder(_Dated)
 _REFUSALS = msgspec.json.Decoder(_Refusal)
 
 
@@ -123,6 +138,8 @@ class Informer(Generic[O]):
         self.trouble = ""
         """Why the last attempt to list or watch failed; empty when it did not."""
         self.bad: dict[Name, BadObject] = {}
+        self._changed: dict[Name, float] = {}
+        """When the API server took the oldest change of a spec that nobody has looked at yet; seconds since 1970."""
 
     def subscribe(self, handler: Handler[O]) -> None:
         """Call `handler` on every change from now on, the first list included."""
@@ -135,6 +152,10 @@ class Informer(Generic[O]):
     def get(self, namespace: str, name: str) -> O | None:
         """The cached object."""
         return self._items.get((namespace, name))
+
+    def changed(self, namespace: str, name: str) -> float | None:
+        """When the spec changed, in whole seconds since 1970; told once. None: it did not, or nobody knows when."""
+        return self._changed.pop((namespace, name), None)
 
     def values(self) -> Iterable[O]:
         """All cached objects."""
@@ -217,13 +238,13 @@ class Informer(Generic[O]):
         for name in [name for name in self.bad if name not in found]:
             del self.bad[name]
         if self._metrics is not None:
-            self._metrics.listed(self.resource.kind)
+            self._metrics.api.listed(self.resource.kind)
         self._heard()
         return page.metadata.resource_version or version
 
     def _heard(self) -> None:
         if self._metrics is not None:
-            self._metrics.contact(self.resource.kind, self._clock.now().timestamp())
+            self._metrics.api.contact(self.resource.kind, self._clock.now().timestamp())
 
     async def _watch(self) -> None:
         """Follow until the server ends it, or it breaks."""
@@ -277,12 +298,24 @@ class Informer(Generic[O]):
             return self._reject(raw, str(error))
         name = (item.metadata.namespace, item.metadata.name)
         self.bad.pop(name, None)
+        self._date(name, item, raw)
         if self._set(name, item):
             if name in self._writing:
                 self._doubted.add(name)
             else:
                 self._tell_others(name)
         return name
+
+    def _date(self, name: Name, item: O, raw: msgspec.Raw) -> None:
+        """Note when a new generation was written: its managers alone know that, and they are not kept."""
+        before = self._items.get(name)
+        if before is None or name in self._changed or before.metadata.generation == item.metadata.generation:
+            return
+        with contextlib.suppress(*_UNREADABLE):  # what makes no sense there is no reason to leave the object alone
+            managers = _DATED.decode(raw).metadata.managed_fields
+            times = [datetime.fromisoformat(each.time) for each in managers if each.time and not each.subresource]
+            if times:
+                self._changed[name] = max(times).timestamp()
 
     def _reject(self, raw: msgspec.Raw, error: str) -> Name:
         meta = self._decoded(_BARE, raw).metadata
@@ -308,6 +341,7 @@ class Informer(Generic[O]):
 
     def _remove(self, name: Name) -> None:
         self._own.pop(name, None)
+        self._changed.pop(name, None)
         before = self._items.pop(name, None)
         if before is not None:
             self._tell(before, None)

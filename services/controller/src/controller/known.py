@@ -103,13 +103,13 @@ class Known:
         """The status of a machine here was written, or says already what it shall: how long that took is noted."""
         uid, kind = before.metadata.uid, self.info.type if self.info is not None else ""
         if (since := self._changed_at.pop(uid, None)) is not None:
-            self._metrics.drift(kind, self._clock.monotonic() - since)
+            self._metrics.objects.drift(kind, self._clock.monotonic() - since)
         if after.id and not before.status.id:
             self._addressless.add(uid)
         if after.ips and uid in self._addressless:
             self._addressless.discard(uid)
             now = self._clock.now().timestamp()
-            self._metrics.first_address(kind, now - created(before, now))
+            self._metrics.objects.first_address(kind, now - created(before, now))
 
     def remember(self, uid: str, machine: v1.Machine | None) -> None:
         """Take over what a call has just seen, so that the stream's echo of it wakes nobody."""

@@ -164,7 +164,7 @@ class ProviderReconciler:
         info = connection.known.info if connection is not None else None
         status = provider_status(provider, state, self._mode(provider), health, info, len(users), self._clock.now())
         await self._writer.status(self._caches.providers, provider, status)
-        self._metrics.provider_up(f"{provider.metadata.namespace}/{provider.metadata.name}", bool(status.healthy))
+        self._metrics.providers.up(f"{provider.metadata.namespace}/{provider.metadata.name}", bool(status.healthy))
         available, known = bool(status.healthy), self._available.get(provider.metadata.uid)
         if (bool(provider.status.healthy) if known is None else known) != available:
             message = status_message(status)
@@ -194,7 +194,7 @@ class ProviderReconciler:
         self._connections.close(uid)
         await self._remove(uid, self._runtimes)
         self._available.pop(uid, None)
-        self._metrics.provider_gone("/".join(name))
+        self._metrics.providers.gone("/".join(name))
         self._held.pop(name, None)
 
     async def _remove(self, uid: str, modes: Iterable[str]) -> None:

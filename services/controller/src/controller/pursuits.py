@@ -43,9 +43,20 @@ class _Pursuit:
 class Pursuits:
     """Those that are under way, by the object's key."""
 
-    def __init__(self, clock: Clock, metrics: Metrics, recorder: Recorder, find: Callable[[Key], Any | None]) -> None:
-        """Args: find: the object as it is known now. Any: of whichever kind."""
-        self._clock, self._metrics, self._recorder, self._find = clock, metrics, recorder, find
+    def __init__(
+        self,
+        clock: Clock,
+        metrics: Metrics,
+        recorder: Recorder,
+        find: Callable[[Key], Any | None],
+        changed: Callable[[Key], float | None] = lambda key: None,
+    ) -> None:
+        """Args:
+        find: the object as it is known now. Any: of whichever kind.
+        changed: when its spec changed, if that is known and was not asked before; seconds since 1970.
+        """
+        self._clock, self._metrics, self._recorder = clock, metrics, recorder
+        self._find, self._changed = find, changed
         self._open: dict[Key, _Pursuit] = {}
 
     @contextmanager
@@ -94,9 +105,10 @@ class Pursuits:
         """In the trace of the generation."""
         meta = item.metadata
         about = [meta.uid, str(meta.generation)]
-        begun = created(item, now) if meta.generation == 1 else now
-        if meta.generation == 1 and item.status.observed_generation is None:
-            self._metrics.taken_up(key.kind, now - begun)
+        changed = self._changed(key)
+        begun = created(item, now) if meta.generation == 1 else min(now, changed or now)
+        if changed is not None or (meta.generation == 1 and item.status.observed_generation is None):
+            self._metrics.objects.taken_up(key.kind, now - begun)
         try:
             root = tracing.root(*about, traceparent=meta.annotations.get(TRACEPARENT, ""))
         except ValueError as error:
@@ -109,7 +121,7 @@ class Pursuits:
     def _end(self, key: Key, pursuit: _Pursuit, after: Any) -> None:
         del self._open[key]
         if after.metadata.resource_version != pursuit.version:
-            self._metrics.settled(key.kind, pursuit.cause, self._clock.now().timestamp() - pursuit.begun)
+            self._metrics.objects.settled(key.kind, pursuit.cause, self._clock.now().timestamp() - pursuit.begun)
         self._write(key, pursuit, "ready")
 
     def _write(self, key: Key, pursuit: _Pursuit, outcome: str) -> None:

@@ -85,7 +85,7 @@ class Worker:
             while True:
                 key = await self._queue.get()
                 if self._spared(key):
-                    self._metrics.unchanged(key.kind)
+                    self._metrics.work.unchanged(key.kind)
                     self._ended(key, None)
                     await asyncio.sleep(0)  # a large fleet must not hold up everything else
                 else:
@@ -135,7 +135,7 @@ class Worker:
         try:
             with (
                 tracing.span(f"reconcile {key.kind}", k8s__namespace=key.namespace, k8s__object=key.name),
-                self._metrics.reconcile(key.kind),
+                self._metrics.work.reconcile(key.kind),
             ):
                 again = await reconciler.reconcile(name)
         except Exception as error:  # noqa: BLE001  # this is the one place that must outlive any reconcile

@@ -50,7 +50,7 @@ class Writer:
 
     async def _patch(self, cache: Informer[Any], item: Any, body: dict[str, Any], subresource: str) -> Any:
         meta = item.metadata
-        self._metrics.wrote(cache.resource.kind)
+        self._metrics.api.wrote(cache.resource.kind)
         with cache.writing((meta.namespace, meta.name)):
             with tracing.span(f"write {cache.resource.kind}", subresource=subresource):
                 patched = await self._api.patch(
