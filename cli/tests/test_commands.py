@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pytest
 from vrtg.__main__ import COMMANDS, build
+from vrtg.api import Api
+from vrtg.home import Home
+from vrtg.kinds_table import VM_CLASS
+from vrtg.kubeconfig import choose
 
 Vrtg = Callable[..., Any]  # Any: the Ran of conftest.py
 CLASS = "apiVersion: infra.virtrigaud.io/v1beta1\nkind: VMClass\nmetadata: {name: %s}\nspec: {cpu: %d, memory: 1Gi}\n"
@@ -35,6 +41,62 @@ def test_get_prints_the_server_s_table_in_every_form(vrtg: Vrtg) -> None:
     assert json.loads(vrtg("get", "class", "two", "-o", "json").out)["spec"]["cpu"] == 2
     assert "managedFields" not in vrtg("get", "class", "-o", "yaml").out
     assert "\x1b" not in vrtg("get", "class").out
+
+
+EVENT = """
+apiVersion: v1
+kind: Event
+metadata: {name: told, namespace: default, annotations: {virtrigaud.io/trace-id: %s}}
+involvedObject: {kind: VMClass, namespace: default, name: one, uid: %s}
+type: Normal
+reason: Changed
+message: it is larger now
+"""
+
+
+@pytest.mark.usefixtures("classes")
+def test_describe_names_the_traces_of_an_object(vrtg: Vrtg) -> None:
+    """Whoever has it finds the change in the logs of every process, and in the traces if somebody keeps them."""
+    assert vrtg("apply", "-f", "-", stdin=CLASS % ("one", 4)).code == 0
+    meta = json.loads(vrtg("get", "class", "one", "-o", "json").out)["metadata"]
+    older, newer = (hashlib.sha256(f"{meta['uid']}\0{number}".encode()).hexdigest()[:32] for number in (1, 2))
+    text = vrtg("describe", "class", "one").out
+    assert f"Trace:            {newer} (generation 2, the last change)" in text
+    assert "TRACE" not in text, "no Event tells of one"
+    assert vrtg("apply", "-f", "-", stdin=EVENT % (older, meta["uid"])).code == 0
+    events = vrtg("describe", "class", "one").out.partition("Events:")[2].splitlines()
+    assert events[1].split() == ["TYPE", "REASON", "AGE", "COUNT", "TRACE", "MESSAGE"]
+    assert events[2].split()[-5:] == [older, "it", "is", "larger", "now"]
+
+
+@pytest.mark.usefixtures("classes")
+def test_describe_goes_on_with_a_users_trace_as_the_controller_does(vrtg: Vrtg) -> None:
+    theirs = "0af7651916cd43dd8448eb211c80319c"
+    wanted = CLASS.replace("{name: %s}", "{name: %s, annotations: {virtrigaud.io/traceparent: %s}}")
+    for traceparent, shown in ((f"00-{theirs}-b7ad6b7169203331-01", True), ("nonsense", False)):
+        assert vrtg("apply", "-f", "-", stdin=wanted % ("one", traceparent, 4)).code == 0
+        line = next(each for each in vrtg("describe", "class", "one").out.splitlines() if each.startswith("Trace:"))
+        assert (theirs in line) is shown
+
+
+@pytest.mark.usefixtures("classes")
+def test_describe_says_of_which_generation_a_condition_is(vrtg: Vrtg, kubeconfig: Path) -> None:
+    """A condition that nobody has looked after since the last change is not about it."""
+    condition = {
+        "type": "Ready",
+        "status": "True",
+        "reason": "Ready",
+        "message": "all is well",
+        "observedGeneration": 1,
+    }
+    api = Api(choose(Home(Path("/nonexistent")), str(kubeconfig), None))
+    told = {"status": {"conditions": [{**condition, "lastTransitionTime": "2026-01-01T00:00:00Z"}]}}
+    status = replace(VM_CLASS, plural="vmclasses/one/status")
+    api._call("PUT", api.path(status, "default"), body=api.get(VM_CLASS, "one", "default") | told)
+    api.close()
+    assert "(of generation" not in vrtg("describe", "class", "one").out
+    assert vrtg("apply", "-f", "-", stdin=CLASS % ("one", 4)).code == 0
+    assert "(of generation 1) all is well" in vrtg("describe", "class", "one").out
 
 
 @pytest.mark.usefixtures("classes")

@@ -7,9 +7,11 @@ from typing import Any
 from vrtg.api import Api
 from vrtg.commands.get import age_of
 from vrtg.commands.options import HERE, Where
-from vrtg.kinds_table import EVENT, VIRTUAL_MACHINE, Resource, by_name
+from vrtg.kinds_table import EVENT, GROUP, VIRTUAL_MACHINE, Resource, by_name
 from vrtg.terminal import COLOUR_OF, clean, paint, table
 
+TRACE_ID = "virtrigaud.io/trace-id"
+"""Annotation of an Event: the trace of what it tells of."""
 Body = dict[str, Any]  # Any: an object, as JSON
 
 
@@ -52,9 +54,24 @@ def _head(kind: Resource, body: Body) -> None:
     _line("Created", f"{metadata.get('creationTimestamp')} ({age_of(metadata.get('creationTimestamp'))} ago)")
     if metadata.get("deletionTimestamp"):
         _line("Deleting since", f"{metadata['deletionTimestamp']} ({age_of(metadata['deletionTimestamp'])} ago)")
+    _line("Trace", _trace(kind, metadata))
     for title, key in (("Labels", "labels"), ("Annotations", "annotations")):
         pairs = {k: v for k, v in (metadata.get(key) or {}).items() if not k.endswith("last-applied-configuration")}
         _line(title, ", ".join(f"{k}={v}" for k, v in sorted(pairs.items())))
+
+
+def _trace(kind: Resource, metadata: Body) -> str:
+    """Of the last change of the spec: it is told by the object alone, and stands in the logs whoever keeps spans."""
+    if kind.group != GROUP or not metadata.get("uid") or not metadata.get("generation"):
+        return ""
+    from common import tracing
+
+    generation = int(metadata["generation"])
+    try:
+        root = tracing.of_generation(metadata["uid"], generation, metadata.get("annotations") or {})
+    except ValueError:  # as the controller does, which says so in an Event
+        root = tracing.of_generation(metadata["uid"], generation, {})
+    return f"{root.trace_id:032x} (generation {generation}, {'its creation' if generation == 1 else 'the last change'})"
 
 
 def _machine(body: Body) -> None:
@@ -120,11 +137,18 @@ def _conditions(body: Body) -> None:
     conditions = (body.get("status") or {}).get("conditions") or []
     if conditions:
         print("\nConditions:")
+        newest = body["metadata"].get("generation") or 0
         rows = [
-            [c["type"], c["status"], c.get("reason", ""), age_of(c.get("lastTransitionTime")), c.get("message", "")]
+            [c["type"], c["status"], c.get("reason", ""), age_of(c.get("lastTransitionTime")), _said(c, newest)]
             for c in conditions
         ]
         print(_indented(table(["TYPE", "STATUS", "REASON", "SINCE", "MESSAGE"], rows)))
+
+
+def _said(condition: Body, newest: int) -> str:
+    """The message; with a word on what it is about, where that is not the object as it is now."""
+    about, message = condition.get("observedGeneration") or newest, str(condition.get("message", ""))
+    return message if about >= newest else f"(of generation {about}) {message}"
 
 
 def _events(api: Api, kind: Resource, body: Body, namespace: str | None) -> None:
@@ -135,10 +159,13 @@ def _events(api: Api, kind: Resource, body: Body, namespace: str | None) -> None
         return
     print("\nEvents:")
     events.sort(key=_when)
+    traces = [(e["metadata"].get("annotations") or {}).get(TRACE_ID, "") for e in events]
     rows = [
-        [e.get("type"), e.get("reason"), age_of(_when(e)), e.get("count") or 1, e.get("message", "")] for e in events
-    ]
-    print(_indented(table(["TYPE", "REASON", "AGE", "COUNT", "MESSAGE"], rows)))
+        [e.get("type"), e.get("reason"), age_of(_when(e)), e.get("count") or 1, *([trace] if any(traces) else []),
+         e.get("message", "")]
+        for e, trace in zip(events, traces, strict=True)
+    ]  # fmt: skip
+    print(_indented(table(["TYPE", "REASON", "AGE", "COUNT", *(["TRACE"] if any(traces) else []), "MESSAGE"], rows)))
 
 
 def _when(event: Body) -> str:

@@ -7,7 +7,7 @@ spans are kept.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -138,6 +138,19 @@ def root(*about: str, traceparent: str = "") -> Root:
             f"{redact.text(traceparent[:100])!r} is no W3C traceparent: write 00-TRACE-SPAN-01 in hex digits"
         )
     return Root(parent.trace_id, span_id, parent)
+
+
+TRACEPARENT = "virtrigaud.io/traceparent"
+"""Annotation by which a user has an object's trace be part of one of theirs."""
+
+
+def of_generation(uid: str, generation: int, annotations: Mapping[str, str]) -> Root:
+    """Of a change of an object until it is Ready, told by the object alone (ADR 23).
+
+    Raises:
+        ValueError: the annotation `TRACEPARENT` is none.
+    """
+    return root(uid, str(generation), traceparent=annotations.get(TRACEPARENT, ""))
 
 
 @contextmanager

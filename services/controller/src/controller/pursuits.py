@@ -21,8 +21,6 @@ from .objects import created, subject_of
 from .status import READY
 from .worker import Key
 
-TRACEPARENT = "virtrigaud.io/traceparent"
-"""Annotation by which a user has an object's trace be part of one of theirs."""
 LONGEST = 3600.0
 """Seconds after which a pursuit that does not end goes on in a trace of its own: none shall grow without bound."""
 
@@ -104,17 +102,16 @@ class Pursuits:
     def _generation(self, key: Key, item: Any, now: float) -> _Pursuit:
         """In the trace of the generation."""
         meta = item.metadata
-        about = [meta.uid, str(meta.generation)]
         changed = self._changed(key)
         begun = created(item, now) if meta.generation == 1 else min(now, changed or now)
         if changed is not None or (meta.generation == 1 and item.status.observed_generation is None):
             self._metrics.objects.taken_up(key.kind, now - begun)
         try:
-            root = tracing.root(*about, traceparent=meta.annotations.get(TRACEPARENT, ""))
+            root = tracing.of_generation(meta.uid, meta.generation, meta.annotations)
         except ValueError as error:
-            root = tracing.root(*about)
+            root = tracing.of_generation(meta.uid, meta.generation, {})
             with tracing.under(root):
-                message = f"annotation {TRACEPARENT}: {error}"
+                message = f"annotation {tracing.TRACEPARENT}: {error}"
                 self._recorder.record(subject_of(item, key.kind), WARNING, "TraceparentIgnored", message)
         return _Pursuit(meta.uid, meta.generation, meta.resource_version, root, "spec", begun, now)
 
