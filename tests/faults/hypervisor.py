@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from common import v1, wire
 from common.errors import HypervisorUnavailableError, NameConflictError, ProviderError
 from providerkit.fake import hardware
-from providerkit.fake.world import Volume as FakeVolume
+from providerkit.fake.shelves import Volume as FakeVolume
 
 from .process import Process, here
 from .schedule import LATE, LOST, Schedule, alive

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from common import v1
-from providerkit.fake.shelves import Machines, Volumes
-from providerkit.fake.world import Volume
+from providerkit.fake.shelves import Machines, Volume, Volumes
 
 
 def test_names_follow_the_machines() -> None:

@@ -29,7 +29,7 @@ from controller.writer import Writer
 from controller_harness import OWNER, Cluster, furnish, hypervisor, machine, until
 from prometheus_client import CollectorRegistry
 from providerkit.fake import FakeHypervisor
-from providerkit.fake.world import Volume
+from providerkit.fake.shelves import Volume
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 VM = "VirtualMachine"

@@ -18,8 +18,9 @@ from providerkit.planner import (
 
 from . import hardware
 from .hardware import OFF, ON
+from .shelves import Volume
 from .snapshots import Snapshots
-from .world import FakeHypervisor, Taken, Volume
+from .world import FakeHypervisor, Taken
 
 CLONE_VOLUMES = faults.declare("fake.clone.volumes", "the volumes of a clone are there, the machine is not")
 

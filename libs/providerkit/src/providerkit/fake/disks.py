@@ -17,8 +17,9 @@ from providerkit import extents
 from providerkit.extents import BLOCK, Digest, Incoming, Piece
 
 from .hardware import OFF
+from .shelves import Volume
 from .snapshots import Snapshots
-from .world import FakeHypervisor, Volume
+from .world import FakeHypervisor
 
 WRITTEN = faults.declare("fake.disk.written", "an extent is on the disk, and nobody knows yet")
 

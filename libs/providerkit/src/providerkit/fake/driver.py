@@ -32,8 +32,9 @@ from .capable import FAKE_CAPABILITIES, FAKE_LIMITS
 from .clones import Clones
 from .disks import Disks
 from .images import FakeImages
+from .shelves import Volume
 from .snapshots import Snapshots
-from .world import GIB, FakeHypervisor, Volume
+from .world import GIB, FakeHypervisor
 
 ON, OFF, SUSPENDED, PAUSED = v1.PowerState.ON, v1.PowerState.OFF, v1.PowerState.SUSPENDED, v1.PowerState.PAUSED
 

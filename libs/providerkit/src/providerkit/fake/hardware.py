@@ -10,7 +10,7 @@ from common import v1
 
 from providerkit.planner import affinity_words, nic_settings
 
-from .world import Volume
+from .shelves import Volume
 
 ON, OFF = v1.PowerState.ON, v1.PowerState.OFF
 EXTRA_CONFIG_KEYS = ("fake.colour",)

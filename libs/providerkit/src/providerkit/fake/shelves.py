@@ -7,12 +7,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
 
 from common import v1
 
-if TYPE_CHECKING:
-    from .world import Volume
+from .content import Content
 
 
 class Machines(dict[str, v1.Machine]):
@@ -44,7 +43,23 @@ class Machines(dict[str, v1.Machine]):
         super().__delitem__(key)
 
 
-class Volumes(dict[str, "Volume"]):
+@dataclass(slots=True)
+class Volume:
+    """One virtual disk's content: it exists with or without a machine that uses it."""
+
+    id: str
+    uid: str
+    """Machine that it was made for; empty for one that nobody here made."""
+    name: str
+    size_bytes: int
+    image_id: str = ""
+    complete: bool = True
+    base: str = ""
+    """Id of the snapshot that it stands on, if it is a linked clone."""
+    content: Content = field(default_factory=Content)
+
+
+class Volumes(dict[str, Volume]):
     """By id."""
 
     def __init__(self, volumes: Mapping[str, Volume] = {}) -> None:  # it is only read

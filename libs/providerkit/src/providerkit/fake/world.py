@@ -21,25 +21,9 @@ from common.errors import HostFullError, HypervisorUnavailableError, ProviderErr
 
 from . import content
 from .content import Content
-from .shelves import Machines, Volumes
+from .shelves import Machines, Volume, Volumes
 
 GIB = 1 << 30
-
-
-@dataclass(slots=True)
-class Volume:
-    """One virtual disk's content: it exists with or without a machine that uses it."""
-
-    id: str
-    uid: str
-    """Machine that it was made for; empty for one that nobody here made."""
-    name: str
-    size_bytes: int
-    image_id: str = ""
-    complete: bool = True
-    base: str = ""
-    """Id of the snapshot that it stands on, if it is a linked clone."""
-    content: Content = field(default_factory=Content)
 
 
 @dataclass(slots=True)
