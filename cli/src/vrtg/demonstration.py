@@ -13,9 +13,10 @@ from typing import Any
 from vrtg import hypervisor, lifecycle
 from vrtg.api import Api, Object
 from vrtg.applying import apply as apply_one
+from vrtg.discovery import by_kind
 from vrtg.failures import CommandError, NotFoundError
 from vrtg.home import Home, write_private
-from vrtg.kinds_table import PROVIDER, VIRTUAL_MACHINE, VM_IMAGE, by_kind
+from vrtg.kinds_table import PROVIDER, VIRTUAL_MACHINE, VM_IMAGE
 from vrtg.kubeconfig import choose
 from vrtg.manifests import Manifest, load
 from vrtg.progress import Progress

@@ -6,9 +6,10 @@ from dataclasses import replace
 
 from vrtg import hypervisor, lifecycle
 from vrtg.api import Api
+from vrtg.discovery import by_kind
 from vrtg.failures import CommandError, NotFoundError
 from vrtg.home import Home
-from vrtg.kinds_table import PROVIDER, VIRTUAL_MACHINE, by_kind
+from vrtg.kinds_table import PROVIDER, VIRTUAL_MACHINE
 from vrtg.kubeconfig import choose
 from vrtg.lifecycle import Say
 from vrtg.manifests import load

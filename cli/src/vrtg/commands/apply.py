@@ -27,7 +27,7 @@ def apply(
         Let the API server validate everything, and change nothing.
     """
     from vrtg.applying import apply as apply_one
-    from vrtg.kinds_table import by_kind
+    from vrtg.discovery import by_kind
     from vrtg.manifests import load
 
     manifests = load(filename, warn)

@@ -9,8 +9,9 @@ from cyclopts import Parameter
 
 from vrtg.api import Api
 from vrtg.commands.options import HERE, Where
+from vrtg.discovery import by_kind, by_name
 from vrtg.failures import CommandError, NotFoundError, UsageError
-from vrtg.kinds_table import Resource, by_kind, by_name
+from vrtg.kinds_table import Resource
 from vrtg.terminal import say, warn
 
 Named = tuple[Resource, str, str | None]

@@ -7,7 +7,8 @@ from typing import Any
 from vrtg.api import Api
 from vrtg.commands.get import age_of
 from vrtg.commands.options import HERE, Where
-from vrtg.kinds_table import EVENT, GROUP, VIRTUAL_MACHINE, Resource, by_name
+from vrtg.discovery import by_name
+from vrtg.kinds_table import EVENT, GROUP, VIRTUAL_MACHINE, Resource
 from vrtg.terminal import COLOUR_OF, clean, paint, table
 
 TRACE_ID = "virtrigaud.io/trace-id"

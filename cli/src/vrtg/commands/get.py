@@ -10,8 +10,9 @@ from cyclopts import Parameter
 
 from vrtg.api import Api
 from vrtg.commands.options import HERE, Where
+from vrtg.discovery import by_name
 from vrtg.failures import NotFoundError, UsageError
-from vrtg.kinds_table import Resource, by_name
+from vrtg.kinds_table import Resource
 from vrtg.terminal import emit, say, table
 
 Rows = list[dict[str, Any]]  # Any: rows of a server-side Table
