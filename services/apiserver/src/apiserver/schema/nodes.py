@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from .rules import Rule
+from .rules import Rule, Wanted, escape
 
 MISSING: Any = object()
 """Marks an absent default or an absent old value (None is a legal value)."""
@@ -63,6 +63,21 @@ class Schema:
     def knows(self, name: str) -> bool:
         """Tell whether a member of this name is kept."""
         return name in self.properties or bool(self.additional) or self.preserve or self.opaque
+
+    def as_cel(self, value: Any, wanted: Wanted) -> Any:
+        """A JSON value as expressions see it under this schema, with the wanted members alone."""
+        if isinstance(value, dict):
+            out, typed = {}, bool(self.properties) or self.embedded
+            for key, member in value.items():
+                name, child = escape(key) if typed else key, self.child(key)
+                if not wanted or name in wanted:
+                    out[name] = member if child is None else child.as_cel(member, wanted.get(name, {}))
+            return out
+        if isinstance(value, list) and self.items is not None:
+            return [self.items.as_cel(member, {}) for member in value]
+        if self.type == "number" and isinstance(value, int) and not isinstance(value, bool):
+            return float(value)
+        return value
 
 
 def go_regex(text: str) -> str:

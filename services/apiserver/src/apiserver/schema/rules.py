@@ -6,13 +6,10 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from .celengine import cel
 from .celfunctions import functions_of
-
-if TYPE_CHECKING:
-    from .nodes import Schema
 
 Wanted = dict[str, Any]
 """Which members a rule reads, as a tree; an empty tree means all of them."""
@@ -49,6 +46,14 @@ _OPTIONAL_CALLS = frozenset({"hasValue", "value", "orValue", "optMap"})
 
 class RuleError(Exception):
     """A rule could not be evaluated on this object."""
+
+
+class Node(Protocol):
+    """What rules ask of the schema node that they stand in."""
+
+    def as_cel(self, value: Any, wanted: Wanted) -> Any:
+        """A JSON value as expressions see it under this schema."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -97,19 +102,19 @@ class Rule:
         if self.message_expression:
             _ = self._message_program
 
-    def holds(self, schema: Schema, value: Any, old: Any, has_old: bool) -> bool:
+    def holds(self, node: Node, value: Any, old: Any, has_old: bool) -> bool:
         """Evaluate the rule.
 
         Raises:
             RuleError: it reads what is not there, or mixes types.
         """
-        return self._program.run(schema, value, old, has_old, self.optional_old) is True
+        return self._program.run(node, value, old, has_old, self.optional_old) is True
 
-    def explain(self, schema: Schema, value: Any, old: Any, has_old: bool) -> str:
+    def explain(self, node: Node, value: Any, old: Any, has_old: bool) -> str:
         """Return the text for a broken rule."""
         if self.message_expression:
             try:
-                text = self._message_program.run(schema, value, old, has_old, self.optional_old)
+                text = self._message_program.run(node, value, old, has_old, self.optional_old)
             except RuleError:
                 text = ""
             if isinstance(text, str) and text.strip() and "\n" not in text:
@@ -132,15 +137,15 @@ class Expression:
         self._names = {name: wanted_of(bare, name) for name in ("self", "oldSelf")}
         self._reads_old = re.search(r"\boldSelf\b", bare) is not None
 
-    def run(self, schema: Schema, value: Any, old: Any, has_old: bool, optional_old: bool) -> Any:
+    def run(self, node: Node, value: Any, old: Any, has_old: bool, optional_old: bool) -> Any:
         """Evaluate with only the members that the expression names."""
-        context: dict[str, Any] = {"self": to_cel(schema, value, self._names["self"])}
+        context: dict[str, Any] = {"self": node.as_cel(value, self._names["self"])}
         if self._reads_old:
             if optional_old:
-                inner = to_cel(schema, old, {}) if has_old else None
+                inner = node.as_cel(old, {}) if has_old else None
                 context["oldSelf"] = cel.OptionalValue.of(inner) if has_old else cel.OptionalValue.none()
             else:
-                context["oldSelf"] = to_cel(schema, old, self._names["oldSelf"])
+                context["oldSelf"] = node.as_cel(old, self._names["oldSelf"])
         try:
             if self._functions:
                 return self._program.execute(cel.Context(variables=context, functions=self._functions))
@@ -181,24 +186,3 @@ def escape(name: str) -> str:
     for plain, coded in (("__", "__underscores__"), (".", "__dot__"), ("-", "__dash__"), ("/", "__slash__")):
         name = name.replace(plain, coded)
     return name
-
-
-def to_cel(schema: Schema | None, value: Any, wanted: Wanted) -> Any:
-    """Return a JSON value as CEL sees it under this schema."""
-    if isinstance(value, dict):
-        if schema is None:
-            return value
-        out = {}
-        typed = bool(schema.properties) or schema.embedded
-        for key, member in value.items():
-            name = escape(key) if typed else key
-            if wanted and name not in wanted:
-                continue
-            out[name] = to_cel(schema.child(key), member, wanted.get(name, {}))
-        return out
-    if isinstance(value, list):
-        items = schema.items if schema else None
-        return [to_cel(items, member, {}) for member in value]
-    if schema is not None and schema.type == "number" and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    return value
