@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from controller.runtime.arguments import COMMANDS
+from controller.runtime.arguments import PROGRAMS
 from controller.runtime.manifests import ServerSettings, host_of, manifests, object_name
 from controller.runtime.policies import parsed, policy
 from kinds.provider import Provider
@@ -220,7 +220,7 @@ def test_P34_probes_need_no_certificate() -> None:
     assert served == f"0.0.0.0:{ports['metrics']}"
 
 
-@pytest.mark.parametrize("kind", sorted(COMMANDS))
+@pytest.mark.parametrize("kind", sorted(PROGRAMS))
 def test_each_type_has_its_command_and_knows_its_hypervisor(kind: str) -> None:
     container = container_of(provider(type=kind, endpoint="https://one.example"))
     assert container["command"] == [f"virtrigaud-provider-{kind}"]

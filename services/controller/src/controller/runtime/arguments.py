@@ -1,30 +1,37 @@
-"""What a provider server is told on its command line, wherever it runs: one row per type of hypervisor."""
+"""Which program serves a type of hypervisor, and what it is told on its command line, wherever it runs."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 import msgspec
 from kinds.provider import Provider, ProviderDefaults, ProviderSpec
-
-COMMANDS = {
-    "libvirt": "virtrigaud-provider-libvirt",
-    "vsphere": "virtrigaud-provider-vsphere",
-    "proxmox": "virtrigaud-provider-proxmox",
-    "fake": "virtrigaud-provider-fake",
-}
-"""Console script of each type that has a provider."""
 
 PASSWORD = re.compile(r"//[^/?#]*:[^/?#]*@|//[^/?#@:\[]*:(?!\d*(?:[/?#]|$)).*@")
 """user:password@ of a URI, also where the password holds a / ? or # that nobody escaped; host:port/path@ is none."""
 
 
+@dataclass(frozen=True)
+class Program:
+    """The server of one type of hypervisor."""
+
+    command: str
+    """Console script."""
+    own: Callable[[ProviderSpec], list[str]]
+    """Where its hypervisor is, and what this type alone understands."""
+    spools: bool = False
+    """Content waits in a directory of the server's; its own default is in a home."""
+    is_hypervisor: bool = False
+    """It keeps its machines itself, in a file, and shares no directory of images with anybody."""
+
+
 def unknown_type(spec: ProviderSpec) -> str:
     """What to say of a type that has no provider; empty for one that has."""
-    if spec.type in COMMANDS:
+    if spec.type in PROGRAMS:
         return ""
-    return f"providers of type {spec.type} are not supported yet; this version has {', '.join(sorted(COMMANDS))}"
+    return f"providers of type {spec.type} are not supported yet; this version has {', '.join(sorted(PROGRAMS))}"
 
 
 def log_arguments(provider: Provider) -> list[str]:
@@ -34,11 +41,6 @@ def log_arguments(provider: Provider) -> list[str]:
         return ["--log-level", "info", "--log-format", "json"]
     level = {"warn": "warning"}.get(runtime.log_level, runtime.log_level)
     return ["--log-level", level, "--log-format", runtime.log_format]
-
-
-def own_arguments(spec: ProviderSpec) -> list[str]:
-    """Where its hypervisor is, and what a type alone understands."""
-    return _OWN[spec.type](spec)
 
 
 def refuse_password(endpoint: str) -> None:
@@ -73,9 +75,10 @@ def _unverified(spec: ProviderSpec) -> list[str]:
     return ["--insecure-skip-verify"] if spec.insecure_skip_verify else []
 
 
-_OWN: Mapping[str, Callable[[ProviderSpec], list[str]]] = {
-    "libvirt": _libvirt,
-    "vsphere": _vsphere,
-    "proxmox": _proxmox,
-    "fake": lambda spec: [],
+PROGRAMS: Mapping[str, Program] = {
+    "libvirt": Program("virtrigaud-provider-libvirt", _libvirt),
+    "vsphere": Program("virtrigaud-provider-vsphere", _vsphere),
+    "proxmox": Program("virtrigaud-provider-proxmox", _proxmox, spools=True),
+    "fake": Program("virtrigaud-provider-fake", lambda spec: [], is_hypervisor=True),
 }
+"""Each type of hypervisor that has a provider."""

@@ -9,7 +9,7 @@ from typing import Any
 from common import identity
 from kinds.provider import Provider
 
-from controller.runtime.arguments import COMMANDS, log_arguments, own_arguments
+from controller.runtime.arguments import PROGRAMS, log_arguments
 from controller.runtime.policies import Network, policy
 
 Manifest = dict[str, Any]  # Any: JSON
@@ -200,6 +200,7 @@ def _affinity(provider: Provider) -> Manifest:
 
 def _container(provider: Provider, settings: ServerSettings) -> Manifest:
     runtime, spec = provider.spec.runtime, provider.spec
+    program = PROGRAMS[spec.type]
     mounts = [{"name": "tmp", "mountPath": _TMP}, {"name": "tls", "mountPath": _TLS, "readOnly": True}]
     arguments = [
         *("--listen-address", f"0.0.0.0:{GRPC}", "--metrics-address", f"0.0.0.0:{METRICS}"),
@@ -211,7 +212,7 @@ def _container(provider: Provider, settings: ServerSettings) -> Manifest:
     if spec.credential_secret_ref is not None:
         mounts.append({"name": "credentials", "mountPath": _SECRET, "readOnly": True})
         arguments += ["--credentials-directory", _SECRET]
-    if spec.type == "proxmox":  # its own default is in a home, which is not to be written here
+    if program.spools:  # a home is not to be written here
         arguments += ["--spool-directory", f"{_TMP}/spool"]
     if settings.otlp_endpoint:
         arguments += ["--otlp-endpoint", settings.otlp_endpoint]
@@ -223,8 +224,8 @@ def _container(provider: Provider, settings: ServerSettings) -> Manifest:
         "name": "provider",
         "image": image_of(provider, settings),
         "imagePullPolicy": runtime.image_pull_policy if runtime is not None else "IfNotPresent",
-        "command": [COMMANDS[spec.type]],
-        "args": arguments + own_arguments(spec),
+        "command": [program.command],
+        "args": arguments + program.own(spec),
         "env": environment,
         "ports": [{"name": "grpc", "containerPort": GRPC}, {"name": "metrics", "containerPort": METRICS}],
         "resources": (runtime.resources if runtime is not None else None) or RESOURCES,

@@ -26,7 +26,7 @@ from controller.connection import Target
 from controller.files import digest_of, private_directory, remove_directory, remove_tree, replace_directory
 from controller.holds import Hold
 from controller.runtime import RuntimeState
-from controller.runtime.arguments import COMMANDS, log_arguments, own_arguments, refuse_password, unknown_type
+from controller.runtime.arguments import PROGRAMS, Program, log_arguments, refuse_password, unknown_type
 from controller.secrets import Secrets
 
 log = logging.get(__name__)
@@ -166,6 +166,7 @@ class ProcessRuntime:
 
     async def _wish(self, provider: Provider) -> Wish:
         meta, spec = provider.metadata, provider.spec
+        program = PROGRAMS[spec.type]
         refuse_password(spec.endpoint)
         place = private_directory(self._settings.directory / meta.uid)
         credentials = await self._credentials(provider, place)
@@ -174,7 +175,7 @@ class ProcessRuntime:
         names = [server.uri, "127.0.0.1", "localhost"]
         tls = self._authority.issue(place / "tls", server.host, names, CERTIFICATE_DAYS, end=End.SERVER)
         command = [
-            executable(COMMANDS[spec.type]),
+            executable(program.command),
             *("--listen-address", "127.0.0.1:0"),
             *("--tls-cert", str(tls.cert), "--tls-key", str(tls.key), "--tls-ca", str(tls.ca)),
             *(f"--allowed-clients={identity.client(role, self._settings.namespace)}" for role in identity.Role),
@@ -187,15 +188,15 @@ class ProcessRuntime:
             command += ["--credentials-directory", str(place / "credentials")]
         if self._settings.otlp_endpoint:
             command += ["--otlp-endpoint", self._settings.otlp_endpoint]
-        command += self._places(provider, place) + own_arguments(spec)
+        command += self._places(program, place) + program.own(spec)
         environment = dict(self._settings.extra) | _environment(provider)
         return Wish(
             meta.uid, f"{meta.namespace}/{meta.name}", tuple(command), tuple(sorted(environment.items())), credentials
         )
 
-    def _places(self, provider: Provider, place: Path) -> list[str]:
-        """Directories that the server shares with us."""
-        if provider.spec.type == "fake":
+    def _places(self, program: Program, place: Path) -> list[str]:
+        """Where it keeps what it shares with us, or with the next one at its place."""
+        if program.is_hypervisor:
             return ["--world", str(place / "world.json")]
         return [f"--image-directory={each}" for each in (self._settings.images, self._settings.shared_images)]
 
