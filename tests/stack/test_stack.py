@@ -61,8 +61,13 @@ def test_a_provider_answers_grpcurl_with_a_certificate_alone(stack: Stack, provi
 
 
 def test_prometheus_sees_every_target(stack: Stack) -> None:
-    stack.wait("all targets are up", lambda: len(stack.query("up == 1")) == 6)
-    for series in ("virtrigaud_provider_up == 1", "virtrigaud_vms > 0", "virtrigaud_manager_reconcile_total > 0"):
+    stack.wait("all targets are up", lambda: len(stack.query("up == 1")) == 7)
+    for series in (
+        "virtrigaud_provider_up == 1",
+        "virtrigaud_vms > 0",
+        "virtrigaud_manager_reconcile_total > 0",
+        "apiserver_requests_total > 0",
+    ):
         stack.wait(f"{series} is there", lambda series=series: bool(stack.query(series)))  # type: ignore[misc]  # as above
     stack.wait("three providers are up", lambda: len(stack.query("virtrigaud_provider_up == 1")) == 3)
 

@@ -279,13 +279,13 @@ class Process:
     directory: Path
     process: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> None:
+    def start(self, *options: str) -> None:
         """Start it and wait until it answers; a server that dies instead fails the test."""
         (self.directory / "data" / "endpoint").unlink(missing_ok=True)
         command = [sys.executable, "-m", "apiserver", "--listen", "127.0.0.1:0", "--crds", str(FIXTURES)]
         for flag, name in (("data-dir", "data"), ("tls-cert", "cert.pem"), ("tls-key", "key.pem")):
             command += [f"--{flag}", str(self.directory / name)]
-        command += ["--token-file", str(self.directory / "tokens.csv")]
+        command += ["--token-file", str(self.directory / "tokens.csv"), *options]
         with (self.directory / "log").open("ab") as log:
             self.process = subprocess.Popen(command, stderr=log)
         deadline = time.monotonic() + 20

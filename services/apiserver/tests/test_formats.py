@@ -122,10 +122,19 @@ def test_settings_come_from_flags_and_environment(tmp_path):
     }
     made = parse(["--data-dir", str(tmp_path), "--listen", "[::1]:0"], env)
     assert (made.host, made.port, made.tls_key) == ("::1", 0, tmp_path / "key")
+    assert made.metrics is None
+    assert parse(["--data-dir", str(tmp_path), "--metrics-address", "[::1]:9"], env).metrics == ("::1", 9)
 
 
 @pytest.mark.parametrize(
-    "bad", [["--listen", "here"], ["--listen", "h:99999"], ["--event-ttl", "x"], ["--crds", "/nope"]]
+    "bad",
+    [
+        ["--listen", "here"],
+        ["--listen", "h:99999"],
+        ["--metrics-address", "9"],
+        ["--event-ttl", "x"],
+        ["--crds", "/nope"],
+    ],
 )
 def test_settings_that_are_refused(tmp_path, bad, capsys):
     (tmp_path / "f").write_text("x")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
 import ssl
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -44,3 +46,23 @@ def test_tls_1_2_is_refused(process: Any) -> None:
         pytest.raises((ssl.SSLError, ConnectionError)),
     ):
         context.wrap_socket(plain, server_hostname=host)
+
+
+def test_metrics_are_served_beside_the_api_and_nothing_else_is(process: Any) -> None:
+    process.start("--metrics-address", "127.0.0.1:0")
+    told = next(json.loads(line) for line in process.log().splitlines() if "apiserver.metrics" in line)
+    with urllib.request.urlopen(f"http://127.0.0.1:{told['port']}/metrics", timeout=10) as answer:
+        assert b"apiserver_store_revision" in answer.read()
+    with urllib.request.urlopen(f"http://127.0.0.1:{told['port']}/api/v1/secrets", timeout=10) as answer:
+        assert b'"items"' not in answer.read()
+    assert process.end() == 0
+
+
+def test_an_address_for_metrics_that_is_taken_is_named(process: Any) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(AssertionError):
+            process.start("--metrics-address", address)
+    assert f"cannot serve metrics on {address}" in process.log()

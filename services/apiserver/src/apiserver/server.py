@@ -18,6 +18,7 @@ from typing import Any
 import structlog
 import uvicorn
 import yaml
+from prometheus_client import CollectorRegistry, start_http_server
 
 from .app import Application
 from .auth import Tokens
@@ -213,11 +214,38 @@ async def serve(settings: Settings) -> None:
     listener = bind(settings)
     try:
         async with running(store, tokens, event_ttl=settings.event_ttl, crds=settings.crds) as instance:
-            await _answer(settings, instance, listener, endpoint, certificate)
+            with _metrics(settings.metrics, instance.application.metrics.registry):
+                await _answer(settings, instance, listener, endpoint, certificate)
             endpoint.unlink(missing_ok=True)
     finally:
         listener.close()
     log.info("apiserver.stopped")
+
+
+@contextlib.contextmanager
+def _metrics(address: tuple[str, int] | None, registry: CollectorRegistry) -> Iterator[None]:
+    """Serve them beside the API to whoever reaches the address: Prometheus should hold no token, as each may do all.
+
+    Raises:
+        StartError: the address cannot be had.
+    """
+    if address is None:
+        yield
+        return
+    host, port = address
+    try:
+        server, thread = start_http_server(port, host, registry)
+    except OSError as error:
+        raise StartError(
+            f"cannot serve metrics on {host}:{port}: {error.strerror}; choose another --metrics-address"
+        ) from error
+    log.info("apiserver.metrics", host=host, port=server.server_port)
+    try:
+        yield
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
 
 
 async def _answer(

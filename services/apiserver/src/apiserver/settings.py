@@ -26,6 +26,8 @@ class Settings:
     log_level: str
     event_ttl: float
     """Seconds that an Event is kept after its last change."""
+    metrics: tuple[str, int] | None = None
+    """Host and port where anybody may read the metrics; None: only who shows a token."""
 
 
 def parse(argv: Sequence[str] | None = None, environ: Mapping[str, str] | None = None) -> Settings:
@@ -51,13 +53,20 @@ def parse(argv: Sequence[str] | None = None, environ: Mapping[str, str] | None =
     add("tls-key", "PEM private key of the server")
     add("token-file", "bearer tokens, one line each: token,user,uid[,groups]")
     add("crds", "directory of CustomResourceDefinitions to apply at start", required=False)
+    add("metrics-address", "HOST:PORT that serves /metrics in the clear and without a login", required=False)
     add("log-level", "debug, info, warning or error", "info")
     add("event-ttl", "seconds that Events are kept", "3600")
     parser.add_argument("--version", action="version", version=f"{NAME} {version(NAME)}")
     args = parser.parse_args(argv)
-    host, _, port = args.listen.rpartition(":")
-    if not host or not port.isdigit() or int(port) > 65535:
-        parser.error(f"--listen {args.listen}: expected HOST:PORT such as 127.0.0.1:6443")
+
+    def address(flag: str, text: str, such_as: str) -> tuple[str, int]:
+        host, _, port = text.rpartition(":")
+        if not host or not port.isdigit() or int(port) > 65535:
+            parser.error(f"--{flag} {text}: expected HOST:PORT such as {such_as}")
+        return host.strip("[]"), int(port)
+
+    host, port = address("listen", args.listen, "127.0.0.1:6443")
+    metrics = address("metrics-address", args.metrics_address, "127.0.0.1:8080") if args.metrics_address else None
     if args.log_level not in ("debug", "info", "warning", "error"):
         parser.error(f"--log-level {args.log_level}: expected debug, info, warning or error")
     try:
@@ -71,12 +80,13 @@ def parse(argv: Sequence[str] | None = None, environ: Mapping[str, str] | None =
         parser.error(f"--crds {args.crds}: no such directory")
     return Settings(
         data_dir=Path(args.data_dir),
-        host=host.strip("[]"),
-        port=int(port),
+        host=host,
+        port=port,
         tls_cert=Path(args.tls_cert),
         tls_key=Path(args.tls_key),
         token_file=Path(args.token_file),
         crds=Path(args.crds) if args.crds else None,
         log_level=args.log_level,
         event_ttl=ttl,
+        metrics=metrics,
     )
