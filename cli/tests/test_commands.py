@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from vrtg.__main__ import COMMANDS, build
 from vrtg.api import Api
+from vrtg.commands.demo import our_name
 from vrtg.home import Home
 from vrtg.kinds_table import VM_CLASS
 from vrtg.kubeconfig import choose
@@ -185,3 +186,9 @@ def test_W72_P31_every_command_is_there_and_explains_itself(command: str) -> Non
 
 def test_W72_the_version_is_the_package_s(vrtg: Vrtg) -> None:
     assert vrtg("--version").out.strip() == f"vrtg {version('virtrigaud-cli')}"
+
+
+def test_demo_names_itself_as_people_can_type_it() -> None:
+    here = Path("/home/me/virtrigaud")
+    assert our_name(here / ".venv/bin/vrtg", here) == ".venv/bin/vrtg"
+    assert our_name(Path("/usr/local/bin/vrtg"), here) == "vrtg"

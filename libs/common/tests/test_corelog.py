@@ -98,3 +98,29 @@ with corelog.taken_up() as stream:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, env=os.environ)
     assert done.returncode == 0, done.stderr
     assert "read to the last line" in done.stderr
+
+
+FORKING = """
+import common, grpc, os, time
+from concurrent.futures import ThreadPoolExecutor
+server = grpc.server(ThreadPoolExecutor(1))
+port = server.add_insecure_port("127.0.0.1:0")
+server.start()
+grpc.channel_ready_future(grpc.insecure_channel(f"127.0.0.1:{port}")).result(30)
+for _ in range(8):
+    if not (child := os.fork()):
+        os.closerange(3, 256)
+        time.sleep(0.1)
+        os._exit(0)
+    os.waitpid(child, 0)
+"""
+
+
+def test_the_core_says_nothing_in_a_forked_child():
+    """libvirt reads there why ssh failed; a complaint of gRPC's hid it from people."""
+    environment = {name: value for name, value in os.environ.items() if name != "GRPC_ENABLE_FORK_SUPPORT"}
+    environment["GRPC_VERBOSITY"] = "INFO"
+    ran = subprocess.run(
+        [sys.executable, "-c", FORKING], env=environment, capture_output=True, text=True, check=True, timeout=60
+    )
+    assert "epoll" not in ran.stderr

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 from vrtg.demonstration import Demo
@@ -36,20 +37,25 @@ def demo(
     _show(home)
     print()
     _times(run)
-    print(_NEXT.format(kubeconfig=home.kubeconfig))
+    print(_NEXT.format(kubeconfig=home.kubeconfig, vrtg=our_name(Path(sys.argv[0]), Path.cwd())))
 
 
 _NEXT = """
 The stack stays up. Look further:
 
   export KUBECONFIG={kubeconfig}
-  kubectl get vm -o wide                # or: vrtg get vm -o wide
-  kubectl describe vm web               # or: vrtg describe vm web
+  kubectl get vm -o wide                # or: {vrtg} get vm -o wide
+  kubectl describe vm web               # or: {vrtg} describe vm web
   kubectl patch vm web --type merge -p '{{"spec":{{"powerState":"Off"}}}}'
-  uv run vrtg console web               # Ctrl-] leaves
-  uv run vrtg status
+  {vrtg} console web           # Ctrl-] leaves
+  {vrtg} status
   make down                             # ends it all
 """
+
+
+def our_name(program: Path, here: Path) -> str:
+    """What people type to run us: the virtual environment of a checkout is on nobody's path."""
+    return str(program.relative_to(here)) if program.is_relative_to(here) else "vrtg"
 
 
 def _show(home: Home) -> None:
