@@ -120,6 +120,29 @@ def test_keys_are_handed_over(vrtg: Callable[..., Any], tmp_path: Path) -> None:
     assert stat.S_IMODE(copy.stat().st_mode) == 0o600
 
 
+def test_a_kubeconfig_is_handed_over_for_another_address(vrtg: Callable[..., Any], tmp_path: Path) -> None:
+    """Only its servers change."""
+    make(vrtg, tmp_path / "pki")
+    source = tmp_path / "pki" / "admin" / "kubeconfig"
+    ran = vrtg("hand-over", str(source), "--into", str(tmp_path), "--server", "https://k3s:7443")
+    assert ran.code == 0, ran.err
+    before, after = yaml.safe_load(source.read_text()), yaml.safe_load((tmp_path / "kubeconfig").read_text())
+    assert after["clusters"][0]["cluster"].pop("server") == "https://k3s:7443"
+    before["clusters"][0]["cluster"].pop("server")
+    assert after == before
+
+
+@pytest.mark.parametrize("text", ["secret", "clusters: [secret]", "{secret", "[" * 100])
+def test_what_is_no_kubeconfig_gets_no_other_address(vrtg: Callable[..., Any], tmp_path: Path, text: str) -> None:
+    (tmp_path / "file").write_text(text)
+    (tmp_path / "host").mkdir()
+    ran = vrtg("hand-over", str(tmp_path / "file"), "--into", str(tmp_path / "host"), "--server", "https://k3s:6443")
+    assert ran.code == 2
+    assert "is no kubeconfig" in ran.err
+    assert "secret" not in ran.err
+    assert not list((tmp_path / "host").iterdir())
+
+
 def test_what_is_missing_is_named(vrtg: Callable[..., Any], tmp_path: Path) -> None:
     ran = vrtg("hand-over", str(tmp_path / "none"), "--into", str(tmp_path))
     assert ran.code != 0

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from vrtg.failures import CommandError, UsageError
 from vrtg.home import Home, write_private
+from vrtg.kubeconfig import directed
 
 DAYS = 825
 """Life of a certificate; one that has less than a third of it left is issued anew at the next start."""
@@ -100,12 +101,17 @@ def _make_container_files(directory: Path, host: str, port: int, server: str, ca
         )
 
 
-def hand_over(source: Path, directory: Path) -> None:
+def hand_over(source: Path, directory: Path, server: str | None = None) -> None:
     """Copy a file, or a folder of files, for the owner of the directory: whoever mounted it into a container of ours.
 
+    Args:
+        server: the URL that a kubeconfig names afterwards.
     Raises:
         CommandError: something cannot be read or written, or not be given away.
+        UsageError: a server for what is no kubeconfig, or one that is no URL.
     """
+    if server is not None:
+        _name_and_port(server)
     try:
         owner = directory.stat()
         if source.is_dir():
@@ -114,7 +120,8 @@ def hand_over(source: Path, directory: Path) -> None:
             os.chown(directory, owner.st_uid, owner.st_gid)
         for file in sorted(source.iterdir()) if source.is_dir() else [source]:
             partial = directory / f".{file.name}.partial"
-            write_private(partial, file.read_bytes())
+            content = file.read_bytes()
+            write_private(partial, content if server is None else directed(file, content, server))
             os.chown(partial, owner.st_uid, owner.st_gid)
             partial.replace(directory / file.name)
     except OSError as error:

@@ -75,6 +75,23 @@ def choose(home: Home, path: str | None, context: str | None) -> Target:
     )
 
 
+def directed(file: Path, content: bytes, server: str) -> str:
+    """A kubeconfig whose clusters are all at another address.
+
+    Raises:
+        UsageError: it is none; the text shows nothing of it.
+    """
+    import yaml
+
+    try:
+        document = _yaml(content.decode())
+        for entry in document["clusters"]:
+            entry["cluster"]["server"] = server
+    except (yaml.YAMLError, ValueError, RecursionError, TypeError, KeyError):
+        raise UsageError(f"{file} is no kubeconfig, so --server is of no use to it") from None
+    return yaml.safe_dump(document)
+
+
 def _files(home: Home, path: str | None) -> list[Path]:
     if path:
         chosen = Path(path).expanduser()

@@ -29,7 +29,7 @@ def credentials(*, into: Path, host: Annotated[list[str], Parameter(negative=())
     make_container_credentials(into, host, server)
 
 
-def hand_over(*paths: Path, into: Path) -> None:
+def hand_over(*paths: Path, into: Path, server: str | None = None) -> None:
     """Copy keys out of a container, for the owner of the directory that they come into.
 
     Parameters
@@ -38,6 +38,8 @@ def hand_over(*paths: Path, into: Path) -> None:
         Files, or folders of files, of `vrtg credentials` or `vrtg certs`.
     into
         The directory. Copies have mode 0600; those that are there are replaced.
+    server
+        URL that the copy of a kubeconfig names, for those who reach the API server by another name.
     """
     from vrtg.credentials import hand_over as copy
     from vrtg.failures import UsageError
@@ -45,4 +47,4 @@ def hand_over(*paths: Path, into: Path) -> None:
     if not paths:
         raise UsageError("nothing to hand over: name files or folders")
     for path in paths:
-        copy(path, into)
+        copy(path, into, server)
