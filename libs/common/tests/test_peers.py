@@ -157,6 +157,18 @@ async def test_an_authority_that_is_replaced_lets_nobody_call_who_is_of_it(site,
         await site.get()
 
 
+async def test_what_was_read_between_two_handshakes_holds_for_the_next(site, issue, tmp_path):
+    """Whoever reads the files first: new clients get in, those of before do not."""
+    new = replaced(site, tmp_path)
+    await site.look()
+    client = new.issue(tmp_path / "client", CONTROLLER)
+    async with rpc.connect(site.server.address, client, server=LAB, registry=None) as channel:
+        await rpc.stub(channel, MACHINES).get_machine(v1.GetMachineRequest(uid="m"), timeout=10)
+    async with rpc.connect(site.server.address, issue("late"), server=LAB, registry=None) as channel:
+        with pytest.raises(errors.HypervisorUnavailableError):
+            await rpc.stub(channel, MACHINES).get_machine(v1.GetMachineRequest(uid="m"), timeout=10)
+
+
 async def test_beside_its_successor_an_authority_holds(site, authority, tmp_path):
     stream = await site.watch()
     new = pki.Authority.create(tmp_path / "new")

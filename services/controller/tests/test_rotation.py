@@ -20,7 +20,7 @@ from common import pki
 from common.pki import Authority, End
 from common.rpc.channel import LOOK_EVERY
 from common.tls import CONTROLLER, TlsFiles
-from controller_harness import Cluster, because, condition, machine, ready, until
+from controller_harness import FAKE, Cluster, because, condition, machine, ready, until
 from trust_harness import Serving, Site, ours, serving, site_of
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
@@ -82,18 +82,19 @@ class Fleet:
 
 
 @asynccontextmanager
-async def working(site: Site, *, days: float = 90) -> AsyncIterator[tuple[Serving, Fleet]]:
+async def working(site: Site, *, days: float = 90, probes: bool = True) -> AsyncIterator[tuple[Serving, Fleet]]:
     """A server, its Provider, and machines on their way; judged at the end.
 
     Args:
         days: for which the controller's first certificate is good.
+        probes: whether the Provider's health is asked for; without them, a stream that breaks counts as its end.
     """
     await site.client(site.authority.issue(site.home / "client", CONTROLLER, days=days, end=End.CLIENT))
     world = site.home / "world.json"
     flags = ("--world", str(world), "--create-seconds", "1s")
     async with serving(site.home, site.server_files(site.server), *flags) as server:
         server.world = world
-        await site.provider(server.address)
+        await site.provider(server.address, healthCheck={**FAKE["healthCheck"], "enabled": probes})
         await site.cluster.wait("Provider", site.namespace, "fake", because("Connected"))
         fleet = Fleet(site, server)
         async with asyncio.TaskGroup() as group:
@@ -155,10 +156,11 @@ async def test_W33_an_authority_is_replaced_while_both_sides_list_both(site: Sit
     assert server.said("rpc.handshake.refused") == []
 
 
-async def test_a_certificate_that_is_renewed_in_time_runs_out_unseen(site: Site) -> None:
+@pytest.mark.parametrize("probes", [True, False], ids=["probes", "no probes"])
+async def test_a_certificate_that_is_renewed_in_time_runs_out_unseen(site: Site, probes: bool) -> None:
     """The stream that was opened with it is opened anew, from where it was."""
     seconds = 15.0
-    async with working(site, days=seconds / DAY) as (server, fleet):
+    async with working(site, days=seconds / DAY, probes=probes) as (server, fleet):
         ends = datetime.now(UTC).timestamp() + seconds
         await site.changed_client(ours(site))
         await until(lambda: datetime.now(UTC).timestamp() > ends + LOOK_EVERY, "the end of the first certificate")

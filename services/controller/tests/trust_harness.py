@@ -62,13 +62,13 @@ class Site:
         note = {"metadata": {"annotations": {"look": digest_of({"": files.cert.read_bytes() + files.ca.read_bytes()})}}}
         await self.cluster.patch("Provider", self.namespace, "fake", note)
 
-    async def provider(self, address: str) -> None:
+    async def provider(self, address: str, **spec: Any) -> None:
         runtime = {
             "mode": "External",
             "address": address,
             "service": {"tls": {"secretRef": {"name": "client"}}},
         }
-        await self.cluster.create("Provider", self.namespace, "fake", {**FAKE, "runtime": runtime})
+        await self.cluster.create("Provider", self.namespace, "fake", {**FAKE, "runtime": runtime, **spec})
         await self.cluster.create("VMClass", self.namespace, "small", CLASS)
         await self.cluster.create("VMImage", self.namespace, "guest", IMAGE)
 

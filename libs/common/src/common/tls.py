@@ -182,15 +182,20 @@ def server_credentials(files: TlsFiles, clock: Clock | None = None) -> ServerCre
     """
     _forbid_tls_1_2()
     watched = Watched(files, clock)
+    given = watched.material
 
-    def configuration() -> grpc.ServerCertificateConfiguration:
-        material = watched.material
+    def configuration(material: Material) -> grpc.ServerCertificateConfiguration:
         return grpc.ssl_server_certificate_configuration([(material.key, material.cert)], root_certificates=material.ca)
 
     def fetch() -> grpc.ServerCertificateConfiguration | None:
-        return configuration() if watched.refresh() else None
+        nonlocal given
+        watched.refresh()
+        if watched.material is given:  # whoever else has looked meanwhile: gRPC knows of what it was given
+            return None
+        given = watched.material
+        return configuration(given)
 
-    made = grpc.dynamic_ssl_server_credentials(configuration(), fetch, require_client_authentication=True)
+    made = grpc.dynamic_ssl_server_credentials(configuration(given), fetch, require_client_authentication=True)
     return ServerCredentials(made, Callers(watched, clock or SystemClock()))
 
 
