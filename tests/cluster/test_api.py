@@ -56,6 +56,7 @@ DIFFERENCES = {
     "test_patches_cannot_grow_an_object_without_end": "etcd takes 1.5 MiB and answers 500; SQLite 2 MiB, and 413",
     "test_a_definition_takes_its_objects_along": "of a kind that goes, a new object is refused with 403, not with 405",
     "test_metrics_count_requests": METRICS,
+    "test_whoever_watches_over_it_reads_metrics_and_nothing_else": "a cluster's tokens and roles are its own",
     "test_reviews_store_nothing": "kube-apiserver answers a TokenReview with the token in it",
 }
 """Tests that must fail here, as the servers differ by design: name, with parameters or without -> why."""

@@ -224,7 +224,7 @@ async def serve(settings: Settings) -> None:
 
 @contextlib.contextmanager
 def _metrics(address: tuple[str, int] | None, registry: CollectorRegistry) -> Iterator[None]:
-    """Serve them beside the API to whoever reaches the address: Prometheus should hold no token, as each may do all.
+    """Serve them beside the API to whoever reaches the address, as every service does: Prometheus needs no token.
 
     Raises:
         StartError: the address cannot be had.
