@@ -147,6 +147,22 @@ async def test_cert_managers_authority_is_waited_for_and_used(
     cluster.ask(SECRET, method="DELETE")
 
 
+async def test_without_the_right_to_make_one_the_provider_says_why(cluster: Cluster, tmp_path: Path) -> None:
+    """The chart gives it only with the flag; whoever takes one without the other is told."""
+    async with (
+        place(cluster, tmp_path, "no-right") as (site, api),
+        controller(api, site.kubelet, tmp_path, "no-right"),
+    ):
+        await site.provider()
+        why = 'cannot create resource "secrets" in API group ""'
+        await site.until(
+            "providers", "lab", lambda body: why in condition(body or {}, "ProviderRuntimeReady").get("message", "")
+        )
+        assert "virtrigaud-authority" not in names(cluster)
+        await site.delete("providers", "lab")
+        await gone(site.api, site.path("providers"))
+
+
 def names(cluster: Cluster) -> set[str]:
     """Secrets of the controller's namespace."""
     found = json.loads(cluster.ask(f"/api/v1/namespaces/{NAMESPACE}/secrets"))["items"]

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from common.clock import SystemClock
+from common.pki import Authority
 from controller.api import Api, connect
 from controller.claims import Claim, Installation
 from controller.events import WARNING, Recorder, Subject
@@ -343,6 +344,42 @@ async def test_without_a_right_to_the_lease_the_log_says_why(
         waiting = group.create_task(Leader(api, SystemClock(), random.Random(1), LEASE).run(lead))
         await logged(caplog, told(HOLDER))
         waiting.cancel()
+
+
+# -- no right at all ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("token", "authority", "why"),
+    [
+        ("a token of nobody's", "", "Unauthorized"),
+        ("", "", 'User "system:anonymous" cannot list resource "providers"'),
+        ("an-unused-token", "another", "certificate verify failed"),
+    ],
+    ids=["wrong token", "no token", "wrong authority"],
+)
+async def test_a_controller_that_nobody_knows_is_not_ready_and_says_why(
+    cluster: Cluster, tmp_path: Path, caplog: pytest.LogCaptureFixture, token: str, authority: str, why: str
+) -> None:
+    """Its own token, and the authority that it takes the API server to be of."""
+    install(cluster, tmp_path / "helm")  # for the kinds
+    file = cluster.write_kubeconfig(tmp_path / "kubeconfig", token)
+    config = json.loads(file.read_text())
+    if not token:
+        config["users"][0]["user"] = {}
+    if authority:
+        Authority.create(tmp_path / "another")
+        config["clusters"][0]["cluster"]["certificate-authority"] = str(tmp_path / "another" / "ca.crt")
+    file.write_text(json.dumps(config))
+    async with (
+        connect(str(cluster.kubeconfig)) as admin,
+        connect(str(file)) as api,
+        kubelet(admin, tmp_path / "pods", "default") as node,
+        controller(api, node, tmp_path, "default") as running,
+    ):
+        await logged(caplog, why)
+        await until(lambda: any(why in problem for problem in running.problems()))
+    assert not token or token not in caplog.text
 
 
 def says(kind: str, text: str) -> Callable[[Object | None], bool]:
