@@ -70,8 +70,10 @@ def rendered(home: Path, *arguments: str) -> list[Object]:
     return [body for body in yaml.safe_load_all(done.stdout) if body]
 
 
-def helm(*arguments: str, home: Path, cluster: Cluster | None = None) -> subprocess.CompletedProcess[str]:
-    """Run helm, with a home of its own.
+def helm(
+    *arguments: str, home: Path, cluster: Cluster | None = None, folder: Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run helm, with a home of its own, in a folder.
 
     Raises:
         GoUnavailableError: it cannot be built here.
@@ -85,7 +87,9 @@ def helm(*arguments: str, home: Path, cluster: Cluster | None = None) -> subproc
     if cluster is not None:
         environment["KUBECONFIG"] = str(cluster.kubeconfig)
     command = [str(executable()), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, env=environment)
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=300, check=False, env=environment, cwd=folder
+    )
 
 
 def install(cluster: Cluster, home: Path, *arguments: str) -> str:

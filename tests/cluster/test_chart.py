@@ -33,6 +33,10 @@ EVERYTHING = (
         "providers.imagePullSecrets={pull}",
         "--set",
         "networkPolicy.metricsFrom[0].podSelector.matchLabels.a=b",
+        "--set",
+        "networkPolicy.egress.controller.enabled=true",
+        "--set",
+        "networkPolicy.egress.servers.enabled=true",
     ),
     *("--set", "tolerations[0].operator=Exists", "--set", "nodeSelector.zone=a", "--set", "podLabels.team=x"),
     *("--set", "podAnnotations.a=b", "--set", "serviceAccount.annotations.a=b"),
@@ -126,6 +130,76 @@ def test_no_part_of_the_values_takes_a_name_that_it_does_not_know(cluster: Clust
     # helm's own, and what is handed on to Kubernetes as it is
     handed_on = {f"/affinity/{name}" for name in SCHEMA["properties"]["affinity"]["properties"]}
     assert set(lax(SCHEMA, "")) == {"/global"} | handed_on
+
+
+def test_every_value_says_what_it_is(cluster: Cluster) -> None:
+    """Editors and registries of charts show it."""
+
+    def silent(schema: Object, where: str) -> Iterator[str]:
+        for name, part in schema.get("properties", {}).items():
+            if not part.get("description"):
+                yield f"{where}/{name}"
+            yield from silent(part, f"{where}/{name}")
+
+    assert list(silent(SCHEMA, "")) == []
+
+
+OWN_LABEL = r"app\.kubernetes\.io/name=mine"
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (f"podLabels.{OWN_LABEL}", "podLabels: app.kubernetes.io/name is a label of the chart's own"),
+        (f"metrics.serviceMonitor.labels.{OWN_LABEL}", "metrics.serviceMonitor.labels: app.kubernetes.io/name is"),
+        (f"metrics.prometheusRule.labels.{OWN_LABEL}", "metrics.prometheusRule.labels: app.kubernetes.io/name is"),
+        (f"metrics.dashboards.labels.{OWN_LABEL}", "metrics.dashboards.labels: app.kubernetes.io/name is"),
+        ("extraArgs={--ready-file=/tmp/a,--resync=5m}", "extraArgs[1]: --resync is set by the value resync"),
+        ("extraArgs={--no-leader-elect}", "extraArgs[0]: --no-leader-elect is set by the value replicas"),
+        ("extraArgs={--lease-name=mine}", "extraArgs[0]: --lease-name is set by the chart"),
+    ],
+)
+def test_what_the_chart_sets_itself_is_not_set_twice(tmp_path: Path, cluster: Cluster, value: str, said: str) -> None:
+    """One of two equal keys would win, unseen; with another name, services and policies would find no pod."""
+    everything = ("--set", "metrics.serviceMonitor.enabled=true", "--set", "metrics.prometheusRule.enabled=true")
+    dashboards = ("--set", "metrics.dashboards.enabled=true")
+    done = helm("template", RELEASE, str(CHART), *everything, *dashboards, "--set", value, home=tmp_path)
+    assert done.returncode != 0
+    assert said in done.stderr
+
+
+def test_every_argument_of_the_chart_is_one_that_extraargs_may_not_repeat(tmp_path: Path, cluster: Cluster) -> None:
+    (deployment,) = (body for body in rendered(tmp_path, *EVERYTHING) if body["kind"] == "Deployment")
+    (container,) = deployment["spec"]["template"]["spec"]["containers"]
+    own = {argument.partition("=")[0] for argument in container["args"]} - {"--ready-file"}
+    for name in own:
+        done = helm("template", RELEASE, str(CHART), "--set", f"extraArgs={{{name}=x}}", home=tmp_path)
+        assert f"extraArgs[0]: {name} is set by" in done.stderr
+
+
+def test_no_key_is_there_twice(tmp_path: Path, cluster: Cluster) -> None:
+    """helm and the API server read such an object without a word."""
+    done = helm("template", RELEASE, str(CHART), "-n", NAMESPACE, *EVERYTHING, home=tmp_path)
+    for text in done.stdout.split("\n---\n"):
+        yaml.load(text, Once)  # a safe one
+
+
+class Once(yaml.SafeLoader):
+    """Refuses a mapping with one key twice."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:  # Any: yaml has no types
+        keys = [key.value for key, _ in node.value]
+        assert len(keys) == len(set(keys)), f"{node.start_mark}: {keys}"
+        return super().construct_mapping(node, deep)
+
+
+def test_it_says_what_to_do_next(cluster: Cluster, tmp_path: Path) -> None:
+    values = ("--set", "watchNamespace=shop", "--set", "crds.install=false")
+    done = helm("install", "any", str(CHART), "-n", "any", "--dry-run=client", *values, home=tmp_path, cluster=cluster)
+    assert done.returncode == 0, done.stderr
+    notes = done.stdout.partition("NOTES:")[2]
+    for said in ("serves namespace shop.", "rollout status deployment/any-virtrigaud", "Images are not published yet"):
+        assert said in notes
 
 
 def test_a_value_that_is_unset_is_named(tmp_path: Path, cluster: Cluster) -> None:

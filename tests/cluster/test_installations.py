@@ -168,6 +168,20 @@ async def test_installations_of_namespaces_that_differ_work_beside_each_other(cl
         assert world.calls["create"] == 2
 
 
+async def test_definitions_that_are_there_already_are_taken_over_when_helm_is_told(
+    cluster: Cluster, tmp_path: Path
+) -> None:
+    """Those of kubectl, or of another system with the same kinds: objects of them stay as they are."""
+    command = ["install", FIRST.name, str(CHART), "-n", FIRST.namespace, "--create-namespace"]
+    done = helm(*command, home=tmp_path, cluster=cluster)
+    assert "exists and cannot be imported" in done.stderr
+    cluster.make(manifest("VMClass", "kept", TINY, "default"))
+    done = helm(*command, "--take-ownership", home=tmp_path, cluster=cluster)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(cluster.ask(f"{GROUP}/default/vmclasses/kept"))["spec"]["memory"] == TINY["memory"]
+    remove(cluster, tmp_path, FIRST)
+
+
 # -- two controllers of one installation -------------------------------------------------------------------------------
 
 
