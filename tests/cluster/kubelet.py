@@ -59,6 +59,8 @@ class Kubelet:
         """Clear it, and servers take their time to end, as those with work in hand do."""
         self.may_end.set()
         self._ending: set[str] = set()
+        self.logs: dict[str, str] = {}
+        """Of containers that ended, by name of the pod."""
 
     def address_of(self, service: str) -> str:
         """Where the pod of a Service "name.namespace.svc" serves: at one place, as a Service has one address."""
@@ -217,6 +219,7 @@ class Kubelet:
             await container.process.wait()
         del self.running[uid]  # not before: whoever is cancelled meanwhile ends it once more
         self.seen.append(("ended", container.pod["metadata"]["name"]))
+        self.logs[container.pod["metadata"]["name"]] = (container.home / "log").read_text()
         shutil.rmtree(container.home)
 
 

@@ -221,6 +221,56 @@ async def test_W33_W34_changed_credentials_start_the_server_anew_and_never_two_a
     assert CANARY not in json.dumps(await site.get("providers", "lab"))
 
 
+async def replaced(site: Site, before: str) -> str:
+    """Wait for another pod in the place of one, and never beside it; answers with its name."""
+    await site.kubelet.until(lambda: site.kubelet.seen[-1][0] == "started" and site.kubelet.seen[-1][1] != before)
+    await site.ready()
+    after = site.kubelet.seen[-1][1]
+    assert site.kubelet.seen[-3:] == [("started", before), ("ended", before), ("started", after)]
+    return after
+
+
+async def test_W34_another_image_waits_for_what_the_old_server_has_begun(site: Site) -> None:
+    """A create that is in the middle is ended, not broken off."""
+    slow = [{"name": "VIRTRIGAUD_CREATE_SECONDS", "value": "5"}]
+    await site.provider(runtime={"env": slow, "logFormat": "json"})
+    await site.ready()
+    before = site.kubelet.seen[-1][1]
+    await site.create("vmclasses", manifest("VMClass", "tiny", TINY, site.namespace))
+    spec = {"providerRef": {"name": "lab"}, "classRef": {"name": "tiny"}, "cdroms": [{"name": "a", "medium": "a.iso"}]}
+    await site.create("virtualmachines", manifest("VirtualMachine", "box", spec, site.namespace))
+    await site.until("virtualmachines", "box", lambda found: bool(found and found.get("status", {}).get("lastTaskRef")))
+
+    await site.patch("providers", "lab", {"spec": {"runtime": {"image": "test/fake:2"}}})
+
+    await replaced(site, before)
+    events = [json.loads(line)["event"] for line in site.kubelet.logs[before].splitlines() if line.startswith("{")]
+    assert events.index("machine.create") < events.index("provider.leaving") < events.index("provider.left")
+    assert not {"provider.drain.unfinished", "operation.failed", "machine.create.cleared"} & set(events)
+
+
+async def test_W33_another_authority_starts_the_server_anew(site: Site) -> None:
+    """Its clients come from that authority from now on, and its certificate, too."""
+    await site.provider()
+    await site.ready()
+    before = site.kubelet.seen[-1][1]
+    path = f"/api/v1/namespaces/{NAMESPACE}/secrets/virtrigaud-authority"
+    await site.api.request("DELETE", path)
+    await site.patch("providers", "lab", {"metadata": {"annotations": {"look": "now"}}})
+    await replaced(site, before)
+
+
+async def test_a_pod_that_the_namespace_does_not_take_is_told_with_its_reason(site: Site) -> None:
+    """Pod Security of the API server's own: ours meets `restricted`, and what a Provider asks for may not."""
+    await site.provider(runtime={"securityContext": {"allowPrivilegeEscalation": True}})
+    said = 'violates PodSecurity "restricted'
+    await site.until(
+        "providers", "lab", lambda found: said in condition(found or {}, "ProviderRuntimeReady").get("message", "")
+    )
+    await site.patch("providers", "lab", {"spec": {"runtime": {"securityContext": None}}})
+    await site.ready()
+
+
 async def test_what_is_edited_or_removed_by_hand_is_put_right(site: Site) -> None:
     await site.provider()
     await site.ready()
