@@ -1,4 +1,4 @@
-"""A real Kubernetes API on this machine: etcd, kube-apiserver and kube-controller-manager, and no nodes."""
+"""A real Kubernetes API on this machine: etcd, kube-apiserver, kube-controller-manager, and no nodes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tools.gomodule import program
 SOURCES = Path(__file__).resolve().parents[1] / "tools" / "kubernetes"
 START_SECONDS = 120.0
 END_SECONDS = 30.0
-PROGRAMS = ("etcd", "kube-apiserver", "kube-controller-manager")
+PROGRAMS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler")
 AUDITED = "system:serviceaccounts:virtrigaud-system"
 """Group of the accounts whose requests are recorded: those of the namespace that the chart is installed in."""
 AUDIT = {
@@ -45,16 +45,18 @@ class Cluster:
         authority: file with the certificate that the API server's is signed by.
     """
 
-    def __init__(self, home: Path, *, token: str = "", without: tuple[str, ...] = ()) -> None:
+    def __init__(self, home: Path, *, token: str = "", without: tuple[str, ...] = (), scheduler: bool = False) -> None:
         """Prepare nothing yet.
 
         Args:
             home: for its data, certificates and logs.
             token: the administrator's; empty: a random one.
             without: controllers of kube-controller-manager that are left out.
+            scheduler: whether pods are given nodes; else whoever wants to, does.
         """
         self.home = home
         self._token = token or secrets.token_urlsafe(24)
+        self._scheduler = scheduler
         self._controllers = ",".join(["*", *(f"-{name}" for name in without)])
         self.url = ""
         self.kubeconfig = home / "admin.kubeconfig"
@@ -68,9 +70,14 @@ class Cluster:
             GoUnavailableError: it cannot be built here.
             RuntimeError: it did not start; the text holds the log.
         """
-        executables = programs()
+        etcd, apiserver, controllers, scheduler = programs()
         try:
-            self._start(*executables)
+            self._start(etcd, apiserver, controllers)
+            if self._scheduler:
+                self._run(
+                    scheduler, "--kubeconfig", str(self.kubeconfig), "--leader-elect=false", "--secure-port", "0",
+                    "--authentication-skip-lookup",
+                )  # fmt: skip
         except BaseException:
             self.close()
             raise
@@ -214,7 +221,7 @@ class Cluster:
 
 
 def programs() -> list[Path]:
-    """etcd, kube-apiserver and kube-controller-manager, built if they are not yet. Raises: GoUnavailableError."""
+    """etcd and the three of Kubernetes' control plane, built if they are not yet. Raises: GoUnavailableError."""
     linker = f"-X k8s.io/component-base/version.gitVersion={_version()}"
     return [program(SOURCES, name, linker=linker) for name in PROGRAMS]
 
