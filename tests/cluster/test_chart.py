@@ -92,6 +92,10 @@ def test_it_passes_its_own_linter(tmp_path: Path, cluster: Cluster, values: tupl
         ("image.digest=sha256:1", "/image/digest"),
         ("resources.limits.memory=much", "/resources/limits/memory"),
         ("extraArgs={resync}", "/extraArgs/0"),
+        ("leaderElection.duration=9s", "duration 9s must be longer than renewDeadline 10s"),
+        ("leaderElection.retry=2m", "renewDeadline 10s, and that longer than retry 2m"),
+        ("networkPolicy.egress.servers.rules[0].prots=1", "/networkPolicy/egress/servers/rules/0"),
+        ("networkPolicy.metricsFrom[0].podSelektor.a=b", "/networkPolicy/metricsFrom/0"),
         ("nonsense=1", "nonsense"),
     ],
 )

@@ -66,6 +66,21 @@ server-network: networkPolicy
 {{- with .Values.extraArgs }}{{ toYaml . }}{{ end }}
 {{- end -}}
 
+{{- define "virtrigaud.milliseconds" -}}
+{{- $unit := regexFind "[a-z]+$" . }}
+{{- mul (trimSuffix $unit . | int64) (get (dict "ms" 1 "s" 1000 "m" 60000 "h" 3600000) $unit) }}
+{{- end -}}
+
+{{- /* Nothing, or what is wrong: two would lead at once, or nobody for long. */ -}}
+{{- define "virtrigaud.election" -}}
+{{- $long := include "virtrigaud.milliseconds" .duration | int64 }}
+{{- $middle := include "virtrigaud.milliseconds" .renewDeadline | int64 }}
+{{- $short := include "virtrigaud.milliseconds" .retry | int64 }}
+{{- if not (and (gt $long $middle) (gt $middle $short) (gt $short 0)) }}
+{{- fail (printf "values: leaderElection: duration %s must be longer than renewDeadline %s, and that longer than retry %s" .duration .renewDeadline .retry) }}
+{{- end }}
+{{- end -}}
+
 {{- /* Of what is not in the release's own namespace, where other releases of this name have theirs. */ -}}
 {{- define "virtrigaud.claims" -}}
 {{ printf "%s-%s" .Release.Namespace (include "virtrigaud.name" .) }}-installation
