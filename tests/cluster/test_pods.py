@@ -44,7 +44,7 @@ async def pods(cluster: Cluster, count: int = 2) -> list[Object]:
     try:
         async with asyncio.timeout(SECONDS):
             while True:
-                found = [pod for pod in json.loads(cluster.ask(PODS))["items"] if pod["spec"].get("nodeName")]
+                found = [pod for pod in json.loads(cluster.ask(PODS))["items"] if "nodeName" in pod["spec"]]
                 if len(found) == count:
                     return found
                 await asyncio.sleep(0.2)
@@ -76,25 +76,6 @@ def test_a_pod_that_is_not_restricted_is_refused_there(cluster: Cluster) -> None
     assert 'violates PodSecurity "restricted' in cluster.try_out(pod, NAMESPACE)
 
 
-def test_what_the_operator_guide_tells_to_type_works(cluster: Cluster, tmp_path: Path) -> None:
-    """Word by word, on a cluster that knows nothing of us."""
-    text = (ROOT / "docs" / "operators.md").read_text()
-    lines = re.findall(r"^\$ (helm .*|kubectl (?:create|get) .*)$", text, re.M)
-    assert sum(line.startswith("helm") for line in lines) == 2
-    for line in lines:
-        command, *words = line.split()
-        if command == "helm":
-            done = helm(*words, home=tmp_path, cluster=cluster, folder=ROOT)
-        else:
-            kubectl = ["kubectl", "--kubeconfig", str(cluster.kubeconfig), *words]
-            done = subprocess.run(kubectl, capture_output=True, text=True, timeout=60, check=False)
-        assert done.returncode == 0, f"{line}: {done.stderr}"
-    for name in ("lab", RELEASE):
-        done = helm("uninstall", name, "-n", f"{name}-system", home=tmp_path, cluster=cluster)
-        assert done.returncode == 0, done.stderr
-    assert json.loads(cluster.ask("/apis/infra.virtrigaud.io/v1beta1"))["resources"], "the definitions went along"
-
-
 async def test_controllers_are_restricted_pods_on_different_nodes(cluster: Cluster, tmp_path: Path) -> None:
     install(cluster, tmp_path / "helm")
     found = await pods(cluster)
@@ -112,3 +93,22 @@ async def test_drains_of_nodes_take_one_controller_at_a_time(cluster: Cluster, t
             await asyncio.sleep(0.2)
     assert evict(cluster, first) == 201
     assert evict(cluster, second) == 429, "no controller would be left"
+
+
+def test_what_the_operator_guide_tells_to_type_works(cluster: Cluster, tmp_path: Path) -> None:
+    """Word by word, on a cluster that knows nothing of us."""
+    text = (ROOT / "docs" / "operators.md").read_text()
+    lines = re.findall(r"^\$ (helm .*|kubectl (?:create|get) .*)$", text, re.M)
+    assert sum(line.startswith("helm") for line in lines) == 2
+    for line in lines:
+        command, *words = line.split()
+        if command == "helm":
+            done = helm(*words, home=tmp_path, cluster=cluster, folder=ROOT)
+        else:
+            kubectl = ["kubectl", "--kubeconfig", str(cluster.kubeconfig), *words]
+            done = subprocess.run(kubectl, capture_output=True, text=True, timeout=60, check=False)
+        assert done.returncode == 0, f"{line}: {done.stderr}"
+    for name in ("lab", RELEASE):  # the tests above are done with it
+        done = helm("uninstall", name, "-n", f"{name}-system", home=tmp_path, cluster=cluster)
+        assert done.returncode == 0, done.stderr
+    assert json.loads(cluster.ask("/apis/infra.virtrigaud.io/v1beta1"))["resources"], "the definitions went along"
