@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -93,6 +93,48 @@ class After:
                 if values and field.enum_type is not None and field.is_repeated:
                     value.append(LATER_VALUE)
         return bytes(message.SerializeToString())
+
+
+class Newer:
+    """A release that is as today's, but for one field of its answers: its value is one that nobody here knows."""
+
+    def __init__(self, message: str, field: str) -> None:
+        self._message, self._field = message, field
+
+    def method(self, path: str) -> MethodDescriptor | None:
+        return _method(TODAY, path)
+
+    def request(self, kind: Any, data: bytes) -> bytes:
+        return data
+
+    def answer(self, kind: Any, data: bytes) -> bytes:
+        message = message_factory.GetMessageClass(kind).FromString(data)
+        for part in parts(message):
+            if part.DESCRIPTOR.name == self._message:
+                if part.DESCRIPTOR.fields_by_name[self._field].is_repeated:
+                    getattr(part, self._field).append(LATER_VALUE)
+                else:
+                    setattr(part, self._field, LATER_VALUE)
+        return bytes(message.SerializeToString())
+
+
+def told_values(services: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Every field of the answers of these services with values of an enumeration: (message, field)."""
+    seen: set[str] = set()
+
+    def walk(kind: Any) -> Iterator[tuple[str, str]]:
+        if kind.full_name in seen or not kind.full_name.startswith(PACKAGE):
+            return
+        seen.add(kind.full_name)
+        for field in kind.fields:
+            if field.enum_type is not None:
+                yield kind.name, field.name
+            elif field.message_type is not None:
+                yield from walk(field.message_type)
+
+    for service in services:
+        for method in TODAY.FindServiceByName(PACKAGE + service).methods:
+            yield from walk(method.output_type)
 
 
 def parts(message: Message) -> Iterator[Message]:

@@ -220,7 +220,10 @@ class PendingChange(Model):
     """Differences between spec and machine that were not made."""
 
     field: Annotated[str, Meta(description="Field of the machine, in dotted form")]
-    effect: Annotated[Literal["Online", "Restart", "Recreate", "Unsupported"], Meta(description="What making it takes")]
+    effect: Annotated[
+        Literal["Online", "Restart", "Recreate", "Unsupported", "Unknown"],
+        Meta(description="What making it takes; Unknown: a newer provider has a word for it that we do not know"),
+    ]
     message: Annotated[str | None, Meta(description="What would change")] = None
     reasons: Annotated[list[str], Meta(description="Why it was not made, every reason")] = []
 

@@ -212,16 +212,14 @@ class Connection:
 
     async def _follow(self, operation_id: str, uid: str) -> None:
         request = v1.WatchOperationRequest(id=operation_id)
+        operation: v1.Operation | None = None
         try:
             stub = rpc.stub(self._open_channel(), f"{PACKAGE}.OperationService")
             async for answer in stub.watch_operation(request, timeout=None):
-                operation = answer.operation
-                if operation is not None and operation.state in (v1.OperationState.FAILED, v1.OperationState.CANCELLED):
-                    error = operation.error
-                    self.known.failures[uid] = (
-                        operation.kind,
-                        status.from_wire(error) if error is not None else InternalError(f"{operation.kind} failed"),
-                    )
+                operation = answer.operation or operation
+            good = (v1.OperationState.RUNNING, v1.OperationState.SUCCEEDED)  # running: it goes on elsewhere
+            if operation is not None and operation.state not in good:
+                self.known.failures[uid] = (operation.kind, _end_of(operation))
         except ProviderError as error:
             # The server was restarted, or the stream broke: the next look at the machine tells what became of it.
             log.info("operation.lost", provider=self.name, operation=operation_id, error=str(error))
@@ -368,3 +366,15 @@ class Connection:
             log.info("provider.health", provider=self.name, healthy=health.healthy, reason=health.reason)
             self.health = health
             self._changed()
+
+
+def _end_of(operation: v1.Operation) -> ProviderError:
+    """Why it did not succeed; an end that nobody here knows is none that may be repeated without a pause."""
+    if operation.error is not None:
+        return status.from_wire(operation.error)
+    match operation.state:
+        case v1.OperationState.FAILED | v1.OperationState.CANCELLED:
+            return InternalError(f"{operation.kind} failed")
+        case state:
+            said = f"a state that this controller does not know: {int(state)}"
+            return InternalError(f"{operation.kind}: the provider says that it ended in {said}")

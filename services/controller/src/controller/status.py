@@ -244,16 +244,24 @@ def _observed(status: VirtualMachineStatus, machine: v1.Machine) -> None:
 def _pending(change: v1.Change) -> PendingChange:
     return PendingChange(
         field=change.field or change.kind.name or "machine",
-        effect=EFFECTS.get(change.effect, "Unsupported"),  # type: ignore[arg-type]  # words of the schema
+        effect=EFFECTS.get(change.effect, "Unknown"),  # type: ignore[arg-type]  # words of the schema
         message=change.message or None,
-        reasons=[reason.message or reason.code for reason in change.reasons],
+        reasons=_whys(change),
     )
+
+
+def _whys(change: v1.Change) -> list[str]:
+    """Every reason for people; one that a newer provider gives by a number is one, too."""
+    whys = [reason.message or reason.code for reason in change.reasons]
+    if change.effect not in EFFECTS:
+        whys.append(f"the provider names an effect that this controller does not know: {int(change.effect)}")
+    return whys
 
 
 def _lines(changes: Sequence[v1.Change]) -> str:
     lines = []
     for change in changes:
-        why = ", ".join(reason.message or reason.code for reason in change.reasons)
+        why = ", ".join(_whys(change))
         lines.append(f"{change.message} ({why})" if why else change.message)
     return "; ".join(lines)
 
@@ -300,7 +308,7 @@ def _troubled(vm: VirtualMachine, status: VirtualMachineStatus, outcome: Outcome
 def _settled(status: VirtualMachineStatus, outcome: Outcome) -> _Verdict:
     machine, operation = outcome.machine, outcome.operation
     restart = [change for change in outcome.pending if change.effect is v1.Effect.RESTART]
-    never = [c for c in outcome.pending if c.effect in (v1.Effect.RECREATE, v1.Effect.UNSUPPORTED)]
+    never = [c for c in outcome.pending if c.effect not in (v1.Effect.ONLINE, v1.Effect.RESTART)]
     soon = [change for change in outcome.pending if change.effect is v1.Effect.ONLINE]
     if machine is None:
         return _unmade(operation, never)
@@ -337,7 +345,11 @@ def _spec_applied(
     ready: Wish, restart: Sequence[v1.Change], never: Sequence[v1.Change], soon: Sequence[v1.Change]
 ) -> Wish:
     if never:
-        reason = "Unsupported" if all(c.effect is v1.Effect.UNSUPPORTED for c in never) else "RecreateRequired"
+        effects = {EFFECTS.get(change.effect, "Unknown") for change in never}
+        if "Recreate" in effects:
+            reason = "RecreateRequired"
+        else:
+            reason = "UnknownEffect" if "Unknown" in effects else "Unsupported"
         return Wish(SPEC_APPLIED, "False", reason, _lines(never))
     if restart:
         return Wish(SPEC_APPLIED, "False", RESTART_REQUIRED, _lines(restart))
@@ -359,7 +371,7 @@ def _ready(
         why = machine.power_reason or "the hypervisor stopped its CPUs"
         return Wish(READY, "False", "MachinePaused", f"the machine does not run: {why}")
     if machine.power not in POWER:
-        return Wish(READY, "Unknown", "PowerUnknown", _told(machine, "the hypervisor does not tell the power state"))
+        return Wish(READY, "Unknown", "PowerUnknown", _told(machine, _power_unknown(machine)))
     if outcome.drifted:
         drift = _told(machine, "the power is not what the spec says; it is being put right")
         return Wish(READY, "False", "PowerDrift", drift)
@@ -372,6 +384,12 @@ def _ready(
     if soon:
         return Wish(READY, "False", "Updating", _lines(soon))
     return Wish(READY, "True", "ReconcileSuccess", _told(machine, "the machine is what the spec says"))
+
+
+def _power_unknown(machine: v1.Machine) -> str:
+    if machine.power is v1.PowerState.UNSPECIFIED:
+        return "the hypervisor does not tell the power state"
+    return f"the provider tells a power state that this controller does not know: {int(machine.power)}"
 
 
 def _told(machine: v1.Machine, text: str) -> str:
