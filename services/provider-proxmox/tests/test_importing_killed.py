@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import uuid
-from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 import processes
 import pytest
-from aiohttp import web
-from aiohttp.test_utils import TestServer
 from common import v1
 from common.errors import ProviderError
-from common.rpc import Stub
+from scenes import image_wish, prepare_image, stalling
 from simulators.proxmox import Proxmox
 from simulators.proxmox.calls import Call
 
@@ -34,24 +30,6 @@ def provider(server: Proxmox, tmp_path: Path, *, fault: str = "") -> AbstractAsy
     )  # fmt: skip
 
 
-async def prepare(images: Stub, operations: Stub, wish: v1.PrepareImageRequest) -> v1.Image:
-    """Ask until it is ready, as a controller does."""
-    async with asyncio.timeout(60):
-        while True:
-            answer = await images.prepare_image(wish, timeout=10)
-            if answer.image is not None:
-                image: v1.Image = answer.image
-                return image
-            watch = v1.WatchOperationRequest(id=answer.operation.id)
-            async for _ in operations.watch_operation(watch, timeout=60):
-                pass
-
-
-def wish(**source: object) -> v1.PrepareImageRequest:
-    image = v1.ImageSource(**source)  # type: ignore[arg-type]  # fields of the message
-    return v1.PrepareImageRequest(uid=str(uuid.uuid4()), namespace="lab", name="small", owner=OWNER, source=image)
-
-
 async def assert_one_template(server: Proxmox, tmp_path: Path, request: v1.PrepareImageRequest) -> None:
     """The provider that comes next makes the image, once, and can remove it without a trace."""
     async with (
@@ -59,7 +37,7 @@ async def assert_one_template(server: Proxmox, tmp_path: Path, request: v1.Prepa
         running.service("ImageService") as images,
         running.service("OperationService") as operations,
     ):
-        image = await prepare(images, operations, request)
+        image = await prepare_image(images, operations, request)
         [guest] = server.world.guests.values()
         assert guest.template
         assert guest.config["description"].count(image.id) == 1
@@ -79,11 +57,11 @@ async def test_W40_killed_at_any_step_of_an_import_it_makes_one_template(
     pve: Proxmox, tmp_path: Path, point: str
 ) -> None:
     (tmp_path / "small.qcow2").write_bytes(IMAGE)
-    request = wish(file=v1.FileSource(path="small.qcow2"))
+    request = image_wish(file=v1.FileSource(path="small.qcow2"))
     async with provider(pve, tmp_path, fault=f"{point}:kill") as doomed:
         async with doomed.service("ImageService") as images, doomed.service("OperationService") as operations:
             with pytest.raises(ProviderError):
-                await prepare(images, operations, request)
+                await prepare_image(images, operations, request)
         assert await doomed.ended() == -signal.SIGKILL
     await assert_one_template(pve, tmp_path, request)
 
@@ -94,7 +72,7 @@ async def test_W40_killed_while_a_task_runs_it_makes_one_template(
 ) -> None:
     """The task goes on without it, and ends before the next provider comes."""
     (tmp_path / "small.qcow2").write_bytes(IMAGE)
-    request = wish(file=v1.FileSource(path="small.qcow2"))
+    request = image_wish(file=v1.FileSource(path="small.qcow2"))
     asked = asyncio.Event()
 
     def notice(made: Call) -> None:
@@ -112,30 +90,10 @@ async def test_W40_killed_while_a_task_runs_it_makes_one_template(
     await assert_one_template(pve, tmp_path, request)
 
 
-@asynccontextmanager
-async def stalling(data: bytes, sent: asyncio.Event, go_on: asyncio.Event) -> AsyncIterator[str]:
-    """URL of an image that comes by half, until it may go on."""
-
-    async def serve(request: web.Request) -> web.StreamResponse:
-        response = web.StreamResponse(headers={"Content-Length": str(len(data))})
-        await response.prepare(request)
-        await response.write(data[: len(data) // 2])
-        sent.set()
-        await go_on.wait()
-        await response.write(data[len(data) // 2 :])
-        return response
-
-    app = web.Application()
-    app.router.add_get("/small.qcow2", serve)
-    async with TestServer(app, host="127.0.0.1") as server:
-        yield str(server.make_url("/small.qcow2"))
-        go_on.set()
-
-
 async def test_W40_killed_in_the_middle_of_a_transfer_it_makes_one_template(pve: Proxmox, tmp_path: Path) -> None:
     sent, go_on = asyncio.Event(), asyncio.Event()
-    async with stalling(IMAGE, sent, go_on) as url:
-        request = wish(url=v1.UrlSource(url=url))
+    async with stalling("small.qcow2", IMAGE, sent, go_on) as url:
+        request = image_wish(url=v1.UrlSource(url=url))
         async with provider(pve, tmp_path) as doomed, doomed.service("ImageService") as images:
             begun = await images.prepare_image(request, timeout=10)
             assert begun.operation is not None

@@ -7,7 +7,6 @@ import contextlib
 import dataclasses
 import signal
 import uuid
-from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from common.rpc import Stub
 from processes import delete, settle
 from provider_proxmox import vmids
 from provider_proxmox.__main__ import main
+from scenes import CANARY, MIB, OFF, ON, SUSPENDED, Step, changed, machine_spec, uid_of
 from simulators.proxmox import Proxmox, proxmox
 from simulators.proxmox.faults import Fault
 from simulators.proxmox.tasks import Task
@@ -27,9 +27,6 @@ from simulators.proxmox.world import World
 
 from .conftest import OWNER, credentials_of
 
-MIB = 1 << 20
-CANARY = "canary-9c3d"
-ON, OFF, SUSPENDED = v1.PowerState.ON, v1.PowerState.OFF, v1.PowerState.SUSPENDED
 FIRST, LAST = 2000, 2999
 
 
@@ -44,25 +41,6 @@ def provider(
         "--spool-directory", str(home / "spool"), "--default-storage", "local-lvm",
         "--vmid-first", str(FIRST), "--vmid-last", str(LAST), *arguments, fault=fault,
     )  # fmt: skip
-
-
-def machine_spec(power: v1.PowerState = ON, **fields: Any) -> v1.MachineSpec:
-    uid = str(uuid.uuid4())
-    return v1.MachineSpec(
-        identity=v1.MachineIdentity(uid=uid, namespace="lab", name=f"m-{uid[:8]}", owner=OWNER),
-        cpu=v1.CpuSpec(count=1),
-        memory=v1.MemorySpec(size_bytes=64 * MIB),
-        disks=[v1.DiskSpec(name="root", size_bytes=8 * MIB)],
-        nics=[v1.NicSpec(name="lan", network=v1.NetworkRef(kind=v1.NetworkKind.NAT))],
-        boot_data=v1.BootData(user_data=f"#cloud-config\npassword: {CANARY}\n"),
-        power=v1.PowerSpec(state=power),
-        **fields,
-    )
-
-
-def uid_of(spec: v1.MachineSpec) -> str:
-    assert spec.identity is not None
-    return spec.identity.uid
 
 
 def guests_of(server: Proxmox, spec: v1.MachineSpec) -> list[int]:
@@ -138,18 +116,6 @@ async def test_killed_between_two_steps_it_makes_one_machine_and_leaves_no_orpha
     assert CANARY not in (tmp_path / "log").read_text()
 
 
-Step = Callable[[Stub, v1.MachineSpec], Awaitable[object]]
-
-
-def _with(**fields: Any) -> Step:
-    async def step(machines: Stub, spec: v1.MachineSpec) -> object:
-        for name, value in fields.items():
-            setattr(spec, name, value)
-        return await settle(machines, spec)
-
-    return step
-
-
 async def _clone(machines: Stub, spec: v1.MachineSpec) -> object:
     """Under an identity that is derived from the source's, so that asking again is asking for the same."""
     target = dataclasses.replace(spec, boot_data=None)
@@ -166,15 +132,15 @@ async def _clone(machines: Stub, spec: v1.MachineSpec) -> object:
 
 ROOT = v1.DiskSpec(name="root", size_bytes=8 * MIB)
 TASKS: dict[str, tuple[v1.PowerState, Step]] = {
-    "qmcreate": (OFF, _with()),
+    "qmcreate": (OFF, changed()),
     "qmclone": (OFF, _clone),
-    "qmstart": (OFF, _with(power=v1.PowerSpec(state=ON))),
-    "qmstop": (ON, _with(power=v1.PowerSpec(state=OFF))),
-    "qmpause": (ON, _with(power=v1.PowerSpec(state=SUSPENDED))),
-    "qmmove": (OFF, _with(disks=[v1.DiskSpec(name="root", size_bytes=8 * MIB, storage="shared")])),
-    "resize": (OFF, _with(disks=[v1.DiskSpec(name="root", size_bytes=16 * MIB)])),
-    "qmconfig": (OFF, _with(disks=[ROOT, v1.DiskSpec(name="data", size_bytes=MIB)])),
-    "qmigrate": (OFF, _with(placement=v1.Placement(host="pve2"))),
+    "qmstart": (OFF, changed(power=v1.PowerSpec(state=ON))),
+    "qmstop": (ON, changed(power=v1.PowerSpec(state=OFF))),
+    "qmpause": (ON, changed(power=v1.PowerSpec(state=SUSPENDED))),
+    "qmmove": (OFF, changed(disks=[v1.DiskSpec(name="root", size_bytes=8 * MIB, storage="shared")])),
+    "resize": (OFF, changed(disks=[v1.DiskSpec(name="root", size_bytes=16 * MIB)])),
+    "qmconfig": (OFF, changed(disks=[ROOT, v1.DiskSpec(name="data", size_bytes=MIB)])),
+    "qmigrate": (OFF, changed(placement=v1.Placement(host="pve2"))),
     "qmdestroy": (OFF, delete),
 }  # fmt: skip
 """Power of the machine before, and what makes the provider begin the task of this kind."""

@@ -4,97 +4,33 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import uuid
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
 
 import processes
 import pytest
 from common import v1
-from common.errors import OperationInProgressError, ProviderError
-from common.rpc import Stub
-from processes import delete, settle
+from common.errors import ProviderError
+from processes import settle
+from scenes import ON, Scene, uid_of
 from simulators.vcsim import Vcsim
 from simulators.vcsim.admin import Admin
 
-from .test_process import MIB, OFF, ON, machine_spec, provider, uid_of, wait_asked
+from .test_process import provider, wait_asked
 
 pytestmark = pytest.mark.real
 
 
-class Scene:
-    """A machine with a snapshot and a disk that it got since, and calls to the provider of the hour."""
-
-    def __init__(self) -> None:
-        self.spec = machine_spec(OFF)
-        self.more = machine_spec(OFF)
-        self.more.identity = self.spec.identity
-        self.more.disks = [*self.spec.disks, v1.DiskSpec(name="data", size_bytes=8 * MIB)]
-        self.copy = machine_spec(OFF)
-        self.first, self.second = str(uuid.uuid4()), str(uuid.uuid4())
-        self.machines: Stub
-        self.snapshots: Stub
-
-    async def at(self, running: processes.Provider, act: Callable[[Scene], Awaitable[None]]) -> None:
-        """Do something by this provider."""
-        async with running.machines() as self.machines, running.service("SnapshotService") as self.snapshots:
-            await act(self)
-
-    async def prepare(self) -> None:
-        await settle(self.machines, self.spec)
-        await self.take(self.first)
-        await settle(self.machines, self.more)
-
-    async def take(self, uid: str) -> None:
-        request = v1.CreateSnapshotRequest(machine_uid=uid_of(self.spec), uid=uid, name="s")
-        await _done(lambda: self.snapshots.create_snapshot(request, timeout=20))
-
-    async def take_second(self) -> None:
-        await self.take(self.second)
-
-    async def remove(self) -> None:
-        request = v1.DeleteSnapshotRequest(machine_uid=uid_of(self.spec), uid=self.first)
-        await _done(lambda: self.snapshots.delete_snapshot(request, timeout=20))
-
-    async def revert(self) -> None:
-        request = v1.RevertSnapshotRequest(machine_uid=uid_of(self.spec), uid=self.first)
-        await _done(lambda: self.snapshots.revert_snapshot(request, timeout=20))
-
-    async def clone(self, kind: v1.CloneKind = v1.CloneKind.FULL) -> None:
-        request = v1.CloneMachineRequest(source_uid=uid_of(self.spec), kind=kind, target=self.copy)
-        await _done(lambda: self.machines.clone_machine(request, timeout=20))
-
-    async def link(self) -> None:
-        await self.clone(v1.CloneKind.LINKED)
-
-    async def fork(self) -> None:
-        for spec in (self.spec, self.more, self.copy):
-            spec.power = v1.PowerSpec(state=ON)
-        await settle(self.machines, self.more)
-        await self.clone(v1.CloneKind.INSTANT)
-
-    async def check(self) -> None:
-        """No snapshot is there twice, and an apply makes the machine what its spec says."""
-        listed = await self.snapshots.list_snapshots(v1.ListSnapshotsRequest(machine_uid=uid_of(self.spec)), timeout=20)
-        uids = [snapshot.uid for snapshot in listed.snapshots]
-        assert len(uids) == len(set(uids))
-        machine = await settle(self.machines, self.more)
-        assert [(disk.name, disk.owned) for disk in machine.disks] == [("root", True), ("data", True)]
-
-    async def clear(self) -> None:
-        await delete(self.machines, self.copy)
-        await delete(self.machines, self.spec)
+async def link(scene: Scene) -> None:
+    await scene.clone(v1.CloneKind.LINKED)
 
 
-async def _done(call: Callable[[], Awaitable[Any]]) -> None:
-    async with asyncio.timeout(processes.SETTLE_SECONDS):
-        while True:
-            try:
-                if (await call()).operation is None:
-                    return
-            except OperationInProgressError:
-                await asyncio.sleep(0.1)
+async def fork(scene: Scene) -> None:
+    """Of a machine that runs, into one that does."""
+    for spec in (scene.spec, scene.more, scene.copy):
+        spec.power = v1.PowerSpec(state=ON)
+    await settle(scene.machines, scene.more)
+    await scene.clone(v1.CloneKind.INSTANT)
 
 
 STEPS: dict[str, tuple[str, Callable[[Scene], Awaitable[None]]]] = {
@@ -102,9 +38,9 @@ STEPS: dict[str, tuple[str, Callable[[Scene], Awaitable[None]]]] = {
     "remove": ("RemoveSnapshot_Task", Scene.remove),
     "revert": ("RevertToSnapshot_Task", Scene.revert),
     "clone": ("CloneVM_Task", Scene.clone),
-    "link": ("CloneVM_Task", Scene.link),
-    "link, in its snapshot": ("CreateSnapshot_Task", Scene.link),
-    "fork": ("InstantClone_Task", Scene.fork),
+    "link": ("CloneVM_Task", link),
+    "link, in its snapshot": ("CreateSnapshot_Task", link),
+    "fork": ("InstantClone_Task", fork),
 }
 """The task that is under way when the provider dies, and what makes it begin one."""
 
@@ -148,12 +84,12 @@ async def test_W48_W49_killed_in_the_middle_of_a_task_it_finds_it_again(
 @pytest.mark.parametrize(
     ("point", "step"),
     [
-        ("vsphere.snapshot.taken", Scene.link),
+        ("vsphere.snapshot.taken", link),
         ("vsphere.snapshot.removed", Scene.remove),
         ("vsphere.snapshot.reverting", Scene.revert),
         ("vsphere.snapshot.reverted", Scene.revert),
         ("vsphere.clone.made", Scene.clone),
-        ("vsphere.clone.forked", Scene.fork),
+        ("vsphere.clone.forked", fork),
     ],
 )
 async def test_W48_W49_killed_between_two_tasks_it_goes_on(

@@ -5,19 +5,15 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
-import uuid
-from collections.abc import AsyncIterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 import processes
 import pytest
-from aiohttp import web
-from aiohttp.test_utils import TestServer
 from common import v1
 from common.errors import ProviderError
-from common.rpc import Stub
 from provider_vsphere.stamps import imagestamp
+from scenes import image_wish, prepare_image, stalling
 from simulators import ovas
 from simulators.vcsim import Vcsim
 from simulators.vcsim.admin import Admin
@@ -35,24 +31,6 @@ def provider(server: Vcsim, tmp_path: Path, *, fault: str = "") -> AbstractAsync
         "--credentials-directory", str(credentials_of(server, secrets)), "--default-cluster", "DC0_C0",
         "--image-directory", str(tmp_path), "--image-url-allow", "127.0.0.1", fault=fault,
     )  # fmt: skip
-
-
-async def prepare(images: Stub, operations: Stub, wish: v1.PrepareImageRequest) -> v1.Image:
-    """Ask until it is ready, as a controller does."""
-    async with asyncio.timeout(60):
-        while True:
-            answer = await images.prepare_image(wish, timeout=10)
-            if answer.image is not None:
-                image: v1.Image = answer.image
-                return image
-            watch = v1.WatchOperationRequest(id=answer.operation.id)
-            async for _ in operations.watch_operation(watch, timeout=60):
-                pass
-
-
-def wish(**source: object) -> v1.PrepareImageRequest:
-    image = v1.ImageSource(**source)  # type: ignore[arg-type]  # fields of the message
-    return v1.PrepareImageRequest(uid=str(uuid.uuid4()), namespace="lab", name="small", owner=OWNER, source=image)
 
 
 def imported(admin: Admin) -> list[str]:
@@ -74,7 +52,7 @@ async def assert_one_template(server: Vcsim, tmp_path: Path, request: v1.Prepare
         running.service("ImageService") as images,
         running.service("OperationService") as operations,
     ):
-        image = await prepare(images, operations, request)
+        image = await prepare_image(images, operations, request)
         with Admin(server) as admin:
             [vm] = admin.with_uuid(imagestamp.instance_uuid(image.id))
             assert vm.config.template
@@ -94,38 +72,19 @@ async def test_W40_killed_at_any_step_of_an_import_it_makes_one_template(
     own_vcsim: Vcsim, tmp_path: Path, point: str
 ) -> None:
     (tmp_path / "small.ova").write_bytes(ovas.ova())
-    request = wish(file=v1.FileSource(path="small.ova"))
+    request = image_wish(file=v1.FileSource(path="small.ova"))
     async with provider(own_vcsim, tmp_path, fault=f"{point}:kill") as doomed:
         async with doomed.service("ImageService") as images, doomed.service("OperationService") as operations:
             with pytest.raises(ProviderError):
-                await prepare(images, operations, request)
+                await prepare_image(images, operations, request)
         assert await doomed.ended() == -signal.SIGKILL
     await assert_one_template(own_vcsim, tmp_path, request)
 
 
-@asynccontextmanager
-async def stalling(data: bytes, stalls: asyncio.Event) -> AsyncIterator[str]:
-    """URL of an image that comes by half, as long as `stalls` is not set."""
-
-    async def serve(request: web.Request) -> web.StreamResponse:
-        response = web.StreamResponse(headers={"Content-Length": str(len(data))})
-        await response.prepare(request)
-        await response.write(data[: len(data) // 2])
-        await stalls.wait()
-        await response.write(data[len(data) // 2 :])
-        return response
-
-    app = web.Application()
-    app.router.add_get("/small.ova", serve)
-    async with TestServer(app, host="127.0.0.1") as server:
-        yield str(server.make_url("/small.ova"))
-        stalls.set()
-
-
 async def test_W40_killed_in_the_middle_of_a_transfer_it_makes_one_template(own_vcsim: Vcsim, tmp_path: Path) -> None:
     go_on = asyncio.Event()
-    async with stalling(ovas.ova(), go_on) as url:
-        request = wish(url=v1.UrlSource(url=url))
+    async with stalling("small.ova", ovas.ova(), asyncio.Event(), go_on) as url:
+        request = image_wish(url=v1.UrlSource(url=url))
         async with provider(own_vcsim, tmp_path) as doomed, doomed.service("ImageService") as images:
             begun = await images.prepare_image(request, timeout=10)
             assert begun.operation is not None

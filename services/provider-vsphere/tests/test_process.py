@@ -6,11 +6,8 @@ import asyncio
 import contextlib
 import signal
 import time
-import uuid
-from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import Any
 
 import processes
 import pytest
@@ -19,15 +16,13 @@ from common.errors import CredentialsRefusedError, HypervisorUnavailableError, P
 from common.rpc import Stub
 from processes import delete, settle
 from provider_vsphere.__main__ import main
+from scenes import CANARY, OFF, ON, SUSPENDED, Step, changed, machine_spec, uid_of
 from simulators.vcsim import Vcsim
 from simulators.vcsim.admin import Admin
 
 from .conftest import OWNER, credentials_of
 
 pytestmark = pytest.mark.real
-MIB = 1 << 20
-CANARY = "canary-41f7"
-ON, OFF, SUSPENDED = v1.PowerState.ON, v1.PowerState.OFF, v1.PowerState.SUSPENDED
 
 
 def provider(server: Vcsim, tmp_path: Path, *, fault: str = "") -> AbstractAsyncContextManager[processes.Provider]:
@@ -39,25 +34,6 @@ def provider(server: Vcsim, tmp_path: Path, *, fault: str = "") -> AbstractAsync
         "--credentials-directory", str(credentials_of(server, secrets)),
         "--default-cluster", "DC0_C0", "--default-network", "VM Network", fault=fault,
     )  # fmt: skip
-
-
-def machine_spec(power: v1.PowerState = ON, **fields: Any) -> v1.MachineSpec:
-    uid = str(uuid.uuid4())
-    return v1.MachineSpec(
-        identity=v1.MachineIdentity(uid=uid, namespace="lab", name=f"m-{uid[:8]}", owner=OWNER),
-        cpu=v1.CpuSpec(count=1),
-        memory=v1.MemorySpec(size_bytes=64 * MIB),
-        disks=[v1.DiskSpec(name="root", size_bytes=8 * MIB)],
-        nics=[v1.NicSpec(name="lan", network=v1.NetworkRef(kind=v1.NetworkKind.NAT))],
-        boot_data=v1.BootData(user_data=f"#cloud-config\npassword: {CANARY}\n"),
-        power=v1.PowerSpec(state=power),
-        **fields,
-    )
-
-
-def uid_of(spec: v1.MachineSpec) -> str:
-    assert spec.identity is not None
-    return spec.identity.uid
 
 
 async def test_it_serves_and_leaves_when_told_to(own_vcsim: Vcsim, tmp_path: Path) -> None:
@@ -140,24 +116,12 @@ async def test_killed_between_two_tasks_it_makes_one_machine_and_leaves_no_orpha
     assert CANARY not in (tmp_path / "log").read_text()
 
 
-Step = Callable[[Stub, v1.MachineSpec], Awaitable[object]]
-
-
-def _with(**fields: Any) -> Step:
-    async def step(machines: Stub, spec: v1.MachineSpec) -> object:
-        for name, value in fields.items():
-            setattr(spec, name, value)
-        return await settle(machines, spec)
-
-    return step
-
-
 TASKS: dict[str, tuple[v1.PowerState, Step]] = {
-    "CreateVM_Task": (OFF, _with()),
-    "PowerOnVM_Task": (OFF, _with(power=v1.PowerSpec(state=ON))),
-    "PowerOffVM_Task": (ON, _with(power=v1.PowerSpec(state=OFF))),
-    "SuspendVM_Task": (ON, _with(power=v1.PowerSpec(state=SUSPENDED))),
-    "ReconfigVM_Task": (OFF, _with(cpu=v1.CpuSpec(count=3))),
+    "CreateVM_Task": (OFF, changed()),
+    "PowerOnVM_Task": (OFF, changed(power=v1.PowerSpec(state=ON))),
+    "PowerOffVM_Task": (ON, changed(power=v1.PowerSpec(state=OFF))),
+    "SuspendVM_Task": (ON, changed(power=v1.PowerSpec(state=SUSPENDED))),
+    "ReconfigVM_Task": (OFF, changed(cpu=v1.CpuSpec(count=3))),
     "Destroy_Task": (OFF, delete),
 }
 """Power of the machine before, and what makes the provider begin the task."""

@@ -16,11 +16,12 @@ from provider_vsphere import machines, unread
 from provider_vsphere.driver import VsphereDriver
 from provider_vsphere.session.tree import Entity, Tree
 from provider_vsphere.stamps import imagestamp, stamp
+from scenes import MIB, OFF, machine_spec, uid_of
 from simulators.vcsim import Vcsim
 from simulators.vcsim.admin import Admin
 
 from .conftest import OWNER, driver_on
-from .test_process import MIB, OFF, machine_spec, provider, uid_of
+from .test_process import provider
 
 UID = "0a1b2c3d-0000-4000-8000-00000000ee01"
 real = pytest.mark.real
