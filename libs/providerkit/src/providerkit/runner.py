@@ -16,7 +16,7 @@ from typing import Annotated, TypeVar
 
 from common import corelog, faults, logging, metrics, tracing
 from common.rpc import ListenError
-from common.settings import Seconds
+from common.settings import Seconds, SettingsError, load
 from common.tls import TlsError, TlsFiles, server_credentials
 
 from .access import access, of_namespace
@@ -25,8 +25,6 @@ from .machines import MachineSettings
 from .serving import ServingSettings, serve
 
 log = logging.get(__name__)
-
-_KIT = "virtrigaud-providerkit"
 
 
 @dataclass(frozen=True)
@@ -77,13 +75,28 @@ class ProviderSettings:
 S = TypeVar("S", bound=ProviderSettings)
 
 
-def run_provider(driver_factory: Callable[[S], Driver], settings: S, *, version: str = "") -> int:
+def run_provider(
+    driver_factory: Callable[[S], Driver],
+    settings_type: type[S],
+    name: str,
+    argv: list[str] | None = None,
+    *,
+    distribution: str = "",
+) -> int:
     """Serve until SIGTERM, SIGINT or (if asked for) the end of standard input; answers with the exit code.
 
     Args:
         driver_factory: makes the driver; called in the event loop, must not connect by itself.
-        version: of the provider; empty takes the kit's own.
+        name: of the command.
+        argv: its arguments; None takes the process's own.
+        distribution: whose version it has; empty is the one that is named as the command is.
     """
+    version = importlib.metadata.version(distribution or name)
+    try:
+        settings = load(settings_type, argv, version=f"{name} {version}")
+    except SettingsError as error:
+        print(error, file=sys.stderr)  # noqa: T201  (there is no log yet)
+        return 2
     with corelog.taken_up() if corelog.wanted() else nullcontext(sys.stderr) as stream:
         logging.setup("virtrigaud-provider", settings.log_level, settings.log_format, stream)
         try:
@@ -143,7 +156,7 @@ async def _served(driver: Driver, settings: ProviderSettings, version: str) -> A
         serving = await stack.enter_async_context(serve(driver, serving_settings, credentials=credentials))
         if settings.metrics_address:
             host, port = _host_port(settings.metrics_address)
-            metrics.build_info(f"virtrigaud-provider-{driver.type}", version or importlib.metadata.version(_KIT))
+            metrics.build_info(f"virtrigaud-provider-{driver.type}", version)
             page = await stack.enter_async_context(metrics.serve(host, port, ready=serving.server.health.problems))
             log.info("provider.metrics", host=page.host, port=page.port)
         yield serving.server.address

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import sys
-from importlib.metadata import version
 
 from common.clock import SystemClock
-from common.settings import SettingsError, load
 from providerkit.runner import run_provider
 
 from provider_libvirt.driver import LibvirtDriver
@@ -16,8 +14,6 @@ from provider_libvirt.images import Images
 from provider_libvirt.making import Config
 from provider_libvirt.reading import Reader
 from provider_libvirt.settings import LibvirtSettings
-
-NAME = "virtrigaud-provider-libvirt"
 
 
 def build(settings: LibvirtSettings) -> LibvirtDriver:
@@ -51,12 +47,7 @@ def build(settings: LibvirtSettings) -> LibvirtDriver:
 
 def main(argv: list[str] | None = None) -> int:
     """Serve until told to stop."""
-    try:
-        settings = load(LibvirtSettings, argv, version=f"{NAME} {version(NAME)}")
-    except SettingsError as error:
-        print(error, file=sys.stderr)  # noqa: T201  (there is no log yet)
-        return 2
-    return run_provider(build, settings, version=version(NAME))
+    return run_provider(build, LibvirtSettings, "virtrigaud-provider-libvirt", argv)
 
 
 if __name__ == "__main__":

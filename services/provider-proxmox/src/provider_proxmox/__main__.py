@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import sys
-from importlib.metadata import version
 from pathlib import Path
 
 from common.clock import SystemClock
-from common.settings import SettingsError, load
 from providerkit.runner import run_provider
 
 from provider_proxmox.adoption import Adoption
@@ -38,8 +36,6 @@ from provider_proxmox.session.login import Endpoint
 from provider_proxmox.session.pve import Pve
 from provider_proxmox.settings import ProxmoxSettings
 from provider_proxmox.snapshots import Snapshots
-
-NAME = "virtrigaud-provider-proxmox"
 
 
 def build(settings: ProxmoxSettings) -> ProxmoxDriver:
@@ -111,12 +107,7 @@ def build(settings: ProxmoxSettings) -> ProxmoxDriver:
 
 def main(argv: list[str] | None = None) -> int:
     """Serve until told to stop."""
-    try:
-        settings = load(ProxmoxSettings, argv, version=f"{NAME} {version(NAME)}")
-    except SettingsError as error:
-        print(error, file=sys.stderr)  # noqa: T201  (there is no log yet)
-        return 2
-    return run_provider(build, settings, version=version(NAME))
+    return run_provider(build, ProxmoxSettings, "virtrigaud-provider-proxmox", argv)
 
 
 if __name__ == "__main__":

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import sys
-from importlib.metadata import version
 
 from common.clock import SystemClock
-from common.settings import SettingsError, load
 from providerkit.runner import run_provider
 
 from provider_vsphere.around.tagging import Tags
@@ -26,8 +24,6 @@ from provider_vsphere.session.vapi import Vapi
 from provider_vsphere.session.vsphere import Vsphere
 from provider_vsphere.settings import VsphereSettings
 from provider_vsphere.snapshots import Snapshots
-
-NAME = "virtrigaud-provider-vsphere"
 
 
 def build(settings: VsphereSettings) -> VsphereDriver:
@@ -76,12 +72,7 @@ def build(settings: VsphereSettings) -> VsphereDriver:
 
 def main(argv: list[str] | None = None) -> int:
     """Serve until told to stop."""
-    try:
-        settings = load(VsphereSettings, argv, version=f"{NAME} {version(NAME)}")
-    except SettingsError as error:
-        print(error, file=sys.stderr)  # noqa: T201  (there is no log yet)
-        return 2
-    return run_provider(build, settings, version=version(NAME))
+    return run_provider(build, VsphereSettings, "virtrigaud-provider-vsphere", argv)
 
 
 if __name__ == "__main__":

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
-from common.settings import Seconds, SettingsError, load
+from common.settings import Seconds
 
 from providerkit.driver import Driver
 from providerkit.runner import ProviderSettings, run_provider
@@ -36,12 +35,9 @@ def make_driver(settings: FakeSettings) -> Driver:
 
 def main(argv: list[str] | None = None) -> int:
     """Entry point of the command."""
-    try:
-        settings = load(FakeSettings, argv, version=f"virtrigaud-provider-fake {version('virtrigaud-providerkit')}")
-    except SettingsError as error:
-        print(error, file=sys.stderr)  # noqa: T201  (there is no log yet)
-        return 2
-    return run_provider(make_driver, settings)
+    return run_provider(
+        make_driver, FakeSettings, "virtrigaud-provider-fake", argv, distribution="virtrigaud-providerkit"
+    )
 
 
 if __name__ == "__main__":
