@@ -7,7 +7,7 @@ import json
 import pytest
 from e2e.stack import condition, manifest
 
-from .test_servers import TINY, Object, Site, cluster, site
+from .test_servers import IMAGE, TINY, Object, Site, cluster, site
 
 __all__ = ["cluster", "site"]  # fixtures
 
@@ -79,6 +79,19 @@ async def test_a_restart_by_hand_is_one_after_the_other(site: Site, edit: Object
     assert site.kubelet.seen == [("started", first), ("ended", first), ("started", second)]
     found = await site.until("deployments", NAME, lambda found: bool(found))
     assert found["spec"]["strategy"] == {"type": "Recreate"}
+    await site.ready()
+
+
+async def test_a_rollout_that_somebody_paused_goes_on(site: Site) -> None:
+    await site.provider()
+    await site.ready()
+    (first,) = await pods(site)
+
+    await site.patch("deployments", NAME, {"spec": {"paused": True}})
+    await site.patch("providers", "lab", {"spec": {"runtime": {"image": f"{IMAGE}.1"}}})
+
+    await site.kubelet.until(lambda: len(site.kubelet.seen) >= 3)
+    assert site.kubelet.seen[:2] == [("started", first), ("ended", first)]
     await site.ready()
 
 

