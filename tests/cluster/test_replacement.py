@@ -95,6 +95,47 @@ async def test_a_rollout_that_somebody_paused_goes_on(site: Site) -> None:
     await site.ready()
 
 
+BROKEN = {
+    "probe": {"livenessProbe": {"nonsense": 1}},
+    "twice": {"env": [{"name": "A", "value": "1"}, {"name": "A", "value": "2"}]},
+    "shape": {"resources": {"limits": "x"}},
+    "affinity": {"affinity": {"nodeAffinity": 3}},
+}
+"""What the definition of Providers lets through, and the API server answers with code 500."""
+
+
+async def test_a_pod_that_cannot_be_is_told_and_not_tried_in_silence(site: Site) -> None:
+    for name, runtime in BROKEN.items():
+        await site.provider(name, runtime=runtime)
+    for name in BROKEN:
+        found = await site.until("providers", name, is_failed)
+        assert "spec" in condition(found, "Ready")["message"]
+
+
+def is_failed(found: Object | None) -> bool:
+    return condition(found or {}, "Ready").get("reason") == "InvalidConfiguration"
+
+
+async def test_a_webhook_that_does_not_answer_is_told(site: Site) -> None:
+    hooks = "/apis/admissionregistration.k8s.io/v1/validatingwebhookconfigurations"
+    rule = {"apiGroups": ["apps"], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["deployments"]}
+    hook = {
+        "name": "away.example.org", "rules": [rule], "sideEffects": "None", "admissionReviewVersions": ["v1"],
+        "clientConfig": {"url": "https://127.0.0.1:1/"}, "timeoutSeconds": 1,
+        "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": site.namespace}},
+    }  # fmt: skip
+    await site.api.request("POST", hooks, body={"metadata": {"name": site.namespace}, "webhooks": [hook]})
+    try:
+        await site.provider()
+        await site.until(
+            "providers", "lab", lambda found: condition(found or {}, "Ready").get("reason") == "WebhookFailed"
+        )
+    finally:
+        await site.api.request("DELETE", f"{hooks}/{site.namespace}")
+    await site.patch("providers", "lab", {"metadata": {"annotations": {"look": "now"}}})  # rather than in a minute
+    await site.ready()
+
+
 async def test_a_namespace_that_is_deleted_says_why_its_machines_cannot_go(site: Site) -> None:
     """Its servers go with all else at once, and nothing can be made in it any more."""
     await site.provider()

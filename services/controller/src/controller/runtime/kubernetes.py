@@ -18,7 +18,7 @@ from common.clock import Clock
 from common.tls import TlsError, TlsFiles
 from kinds.provider import Provider
 
-from controller.api import MERGE, Api, NotFoundError, RefusedError, Resource
+from controller.api import MERGE, Api, ApiUnavailableError, NotFoundError, RefusedError, Resource
 from controller.connection import Target
 from controller.core import (
     DEPLOYMENTS,
@@ -136,6 +136,13 @@ class KubernetesRuntime:
             return RuntimeState("Failed", API_REFUSED, str(error))
         except (ValueError, TlsError) as error:
             return RuntimeState("Failed", "InvalidConfiguration", str(error))
+        except ApiUnavailableError as error:
+            # Both are answers with code 500, and stay until somebody acts: nobody would learn of them otherwise.
+            if "failed to create typed patch object" in str(error):
+                return RuntimeState("Failed", "InvalidConfiguration", f"spec.runtime: {error}")
+            if "failed calling webhook" in str(error):
+                return RuntimeState("Pending", "WebhookFailed", str(error))
+            raise
         return await self._state(provider, client)
 
     async def _make(self, provider: Provider) -> TlsFiles:
