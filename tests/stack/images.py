@@ -42,7 +42,7 @@ def build_all(engine: Engine) -> None:
     build = [sys.executable, "deploy/images/build.py", "--base", BASE, "--builder", BUILDER]
     subprocess.run([*build, "--docker", command("docker")], cwd=ROOT, check=True, env=engine.environment())
     build = [str(compose2()), "--profile=*", "--progress=quiet", "build"]
-    subprocess.run(build, cwd=ROOT, check=True, env={**engine.environment(), **BUILT_OF, "COMPOSE_BAKE": "false"})
+    subprocess.run(build, cwd=ROOT, check=True, env={**engine.environment(), **BUILT_OF})
     stand_in(engine, "prometheus")
     stand_in(engine, "jaeger", tool(TESTS / "tools" / "jaeger"))
     stand_in(engine, "k3s", *programs(), TESTS / "stack" / "k3s")
