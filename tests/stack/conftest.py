@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from .compose import Stack
+from .compose import PROFILES, Stack
 from .hypervisors import Hypervisors
 
 ENGINE = os.environ.get("STACK_ENGINE", "")
@@ -21,6 +21,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     made = Stack(ENGINE, tmp_path_factory.mktemp("keys"))
     made.clear()  # what a killed run left
     try:
+        made.compose("build", COMPOSE_PROFILES=PROFILES)  # as v2 did before: the layers are there
         made.up()
         made.wait("the administrator's kubeconfig", (made.keys / "kubeconfig").exists)
         made.kubectl("apply", "--filename", "examples/three-hypervisors/")
