@@ -46,7 +46,7 @@ class Stack:
         self._environment = {
             **{name: value for name, value in os.environ.items() if name != "KUBECONFIG"},
             **{name: str(port) for name, port in self.ports.items()},
-            "PATH": f"{Path(command('docker')).parent}:{os.environ['PATH']}",  # v1 builds by the one that fits the engine
+            "PATH": f"{Path(command('docker')).parent}:{os.environ['PATH']}",  # v1 builds by it
             "DOCKER_HOST": host, "COMPOSE_PROJECT_NAME": project, "KEYS": str(home), **BUILT_OF, **settings,
         }  # fmt: skip
 
