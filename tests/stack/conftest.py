@@ -41,7 +41,8 @@ def yours(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     try:
         made.up()
         hypervisors.join(made.docker, f"{made.project}_default")
-        made.kubectl("apply", "--filename", "examples/three-hypervisors/")
+        example = ("apply", "--filename", "examples/three-hypervisors/")
+        made.wait("the cluster takes the example", lambda: bool(made.kubectl(*example)))
         yield made
     finally:
         hypervisors.close(made.docker)
