@@ -36,9 +36,9 @@ def yours(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     hypervisors = Hypervisors(tmp_path_factory.mktemp("secrets"))
     settings = {"COMPOSE_PROFILES": "k3s,real,jaeger", **hypervisors.settings()}
     made = Stack(ENGINE, tmp_path_factory.mktemp("keys"), settings, project="virtrigaud-test-yours", v2=True)
-    hypervisors.start(made.docker)
     made.clear()
     try:
+        hypervisors.start(made.docker)
         made.up()
         hypervisors.join(made.docker, f"{made.project}_default")
         example = ("apply", "--filename", "examples/three-hypervisors/")
