@@ -84,6 +84,19 @@ def test_images_of_others_are_pinned_and_replaced(services: dict[str, Object]) -
         assert name in override or name == "grafana"
 
 
+def test_the_collector_has_one_version(services: dict[str, Object]) -> None:
+    """In the compose file, in its Dockerfile, and where the tests build it."""
+    collector = services["otel-collector"]
+    named = [
+        collector["image"].rpartition(":")[2],
+        re.findall(r":([\d.]+)}$", collector["build"]["args"]["COLLECTOR"])[0],
+        *re.findall(r"^ARG COLLECTOR=.*:(\S+)$", (ROOT / collector["build"]["dockerfile"]).read_text(), re.MULTILINE),
+        *re.findall(r"collector/otelcol v(\S+)", (ROOT / "tests/tools/collector/go.mod").read_text()),
+    ]
+    assert len(named) == 4
+    assert len(set(named)) == 1, named
+
+
 def test_prometheus_asks_services_that_are_there(services: dict[str, Object]) -> None:
     scraped = yaml.safe_load((COMPOSE / "prometheus.yml").read_text())["scrape_configs"]
     hosts = {t.partition(":")[0] for job in scraped for each in job.get("static_configs", []) for t in each["targets"]}
