@@ -14,7 +14,7 @@ from common.clock import SystemClock
 from controller.api import Api, NotFoundError, connect
 from controller.claims import NAME, NAMESPACE, Claim, Installation, TakenError
 from controller.core import CONFIG_MAPS, LEASES
-from controller_harness import DEADLINE, Cluster, api_server, until
+from controller_harness import DEADLINE, Cluster, api_server, controller, controller_command, started, until
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
@@ -114,6 +114,17 @@ async def test_one_whose_entry_was_removed_enters_it_again_or_stops(api: Api):
     with pytest.raises(TakenError, match="default/b serves all namespaces"):
         async with asyncio.timeout(DEADLINE):
             await keeping
+
+
+async def test_one_without_a_lease_does_not_start_beside_an_installation(server: Cluster, api: Api, tmp_path: Path):
+    """Somebody tries a controller out, against the cluster of the kubeconfig that happens to be there."""
+    await (await claim(api, "a", "shop")).obtain()
+    command = controller_command(server, tmp_path, "--no-leader-elect")
+    async with started(command, tmp_path / "log") as refused:
+        assert await refused.wait() == 1
+    assert "the installation with Lease default/a serves namespace shop" in (tmp_path / "log").read_text()
+    async with controller(server, tmp_path / "b", "--no-leader-elect", "--namespace", "lab"):
+        assert await entries(api) == {"default.a": "shop"}
 
 
 async def test_an_api_that_does_not_answer_lets_nobody_serve(tmp_path: Path):

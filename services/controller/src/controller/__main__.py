@@ -137,7 +137,11 @@ async def _work(
             if settings.ready_file is not None:
                 write_private(settings.ready_file, serving.address.encode())
 
+    mine = Installation(settings.lease_namespace, settings.lease_name, settings.namespace)
+    claim = Claim(api, clock, rng, mine, retry=settings.lease_retry)
     if not settings.leader_elect:
+        if refused := await claim.blocked():
+            raise ValueError(refused)
         metrics.work.leads(True)
         await lead()
         return
@@ -147,8 +151,6 @@ async def _work(
         settings.lease_namespace, settings.lease_name, identity,
         settings.lease_duration, settings.lease_renew_deadline, settings.lease_retry,
     )  # fmt: skip
-    mine = Installation(settings.lease_namespace, settings.lease_name, settings.namespace)
-    claim = Claim(api, clock, rng, mine, retry=settings.lease_retry)
 
     async def lead_alone() -> None:
         serving.claim, serving.standby = claim, False

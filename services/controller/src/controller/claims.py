@@ -67,7 +67,7 @@ class Claim:
             try:
                 refused = await self._try()
             except ApiError as error:
-                refused = f"which installation serves which namespaces is not known: {error}"
+                refused = _unknown(error)
             if refused != self.refused:
                 self.refused = refused
                 if refused:
@@ -76,6 +76,19 @@ class Claim:
                 log.info("installation.serves", installation=self._mine.key, namespaces=self._mine.scope)
                 return
             await self._clock.sleep(self._retry * (1 + self._rng.random() / 5))
+
+    async def blocked(self) -> str:
+        """Who serves our namespaces now; empty: nobody else. For one that has no Lease, and so enters nothing."""
+        try:
+            found = await self._api.get(CONFIG_MAPS, NAMESPACE, NAME)
+            entries = (found.data or {}) if found is not None else {}
+            for key in self._rivals(entries):
+                place, _, name = key.partition(".")
+                if await self._api.get(LEASES, place, name) is not None:
+                    return self._why(key, entries[key])
+        except ApiError as error:
+            return _unknown(error)
+        return ""
 
     async def keep(self) -> None:
         """Look now and then whether they still are: somebody may remove the entry. Raises: TakenError."""
@@ -94,7 +107,7 @@ class Claim:
         while True:
             found = await self._api.get(CONFIG_MAPS, NAMESPACE, NAME)
             entries = (found.data or {}) if found is not None else {}
-            rivals = [key for key in entries if key != self._mine.key and overlap(entries[key], self._mine.scope)]
+            rivals = self._rivals(entries)
             void = [key for key in rivals if await self._void(key)]
             if standing := [key for key in rivals if key not in void]:
                 return self._why(standing[0], entries[standing[0]])
@@ -105,6 +118,10 @@ class Claim:
             except ConflictError:
                 continue
             return ""
+
+    def _rivals(self, entries: dict[str, str]) -> list[str]:
+        """Keys of others that serve something of ours, or did."""
+        return [key for key in entries if key != self._mine.key and overlap(entries[key], self._mine.scope)]
 
     async def _void(self, key: str) -> bool:
         """Whether an installation was removed: its Lease is gone, and does not come back."""
@@ -133,6 +150,10 @@ class Claim:
             f"the installation with Lease {place}/{name} serves {theirs}, so this one, which is to serve {mine}, does "
             f"nothing: remove one of them, or let each watch a namespace of its own (ConfigMap {NAMESPACE}/{NAME})"
         )
+
+
+def _unknown(error: ApiError) -> str:
+    return f"which installation serves which namespaces is not known: {error}"
 
 
 def overlap(one: str, other: str) -> bool:
