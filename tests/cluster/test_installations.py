@@ -134,7 +134,7 @@ async def test_the_second_installation_does_nothing_until_the_first_is_removed(
                     first.process.kill()
                     await first.process.wait()
                     machine(cluster, "twice", "two")
-                    await asyncio.sleep(20)  # more than its Lease lasts
+                    await asyncio.sleep(10)  # more than its Lease lasts
                     assert "status" not in found(cluster, "twice")["two"]
                     assert "controller.ready" not in second.events()
         async with running(cluster, tmp_path / "c", SECOND) as second:
