@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 DEPLOY, RUNBOOKS = ROOT / "deploy" / "observability", ROOT / "docs" / "runbooks"
 DASHBOARDS = sorted((DEPLOY / "dashboards").glob("*.json"))
 NAME = re.compile(r"\b(?:virtrigaud|apiserver)_[a-z0-9_]+\b")
-MACROS = {"$__rate_interval": "5m", "$provider": ".*", "$instance": ".*"}
+MACROS = {"$__rate_interval": "5m", "$provider": ".*", "$instance": ".*", "$installation": ".*"}
 """What Grafana puts into a query before Prometheus sees it."""
 
 Json = dict[str, Any]  # Any: JSON
@@ -115,6 +115,28 @@ def test_W74_dashboards_name_real_metrics_only(board: Path, known: dict[str, Fam
         named |= set(NAME.findall(str(variable.get("definition", ""))))
     assert named
     assert named - real(known) == set()
+
+
+@pytest.mark.parametrize("board", DASHBOARDS, ids=lambda board: board.stem)
+def test_dashboards_can_be_of_one_installation_among_several(board: Path, known: dict[str, Family]) -> None:
+    """One Prometheus may hold several: what a controller tells is not added up over all of them unasked."""
+    controllers = {
+        series for family in known.values() if family.services == ("controller",) for series in family.series
+    }
+    asked = [target["expr"] for panel in panels(board) for target in panel.get("targets", []) if "expr" in target]
+    for query in asked:
+        for found in NAME.finditer(query):
+            if found[0] in controllers:
+                assert query[found.end() :].startswith('{namespace=~"$installation"'), query
+
+
+@pytest.mark.parametrize("board", DASHBOARDS, ids=lambda board: board.stem)
+def test_dashboards_show_what_happens_seldom(board: Path) -> None:
+    """A quantile of one event in an hour is one point without a line to the next; and nothing is not an error."""
+    for panel in panels(board):
+        if panel["type"] == "timeseries":
+            assert panel["fieldConfig"]["defaults"]["custom"]["showPoints"] == "auto", panel["title"]
+            assert panel["fieldConfig"]["defaults"]["noValue"], panel["title"]
 
 
 @pytest.mark.parametrize("board", DASHBOARDS, ids=lambda board: board.stem)
