@@ -23,6 +23,7 @@ from common.status import abortion
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.descriptor import FieldDescriptor, MethodDescriptor
 from google.protobuf.message import DecodeError, Message
+from grpc._cython import cygrpc
 
 RELEASED = Path(__file__).resolve().parents[2] / "proto" / "released.binpb"
 PACKAGE = "virtrigaud.provider.v1."
@@ -230,7 +231,8 @@ async def _send(
     requests: AsyncIterator[bytes], changed: Callable[[bytes], bytes], passed: Any, refused: list[str]
 ) -> None:
     """Pass requests on until the call has ended; one that is refused ends it, and the reason is noted."""
-    with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):  # whose status is read by the other side
+    # Whatever the call ended with is read by the other side.
+    with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError, cygrpc.InternalError):
         async for data in requests:
             try:
                 data = changed(data)
@@ -240,5 +242,8 @@ async def _send(
                 return
             except DecodeError:
                 pass  # to be refused by whom it is for
-            await passed.write(data)
+            # Not `write`: where the server has refused the call meanwhile, that puts its own error in the place of
+            # the server's, which is still on its way. Source: grpc.aio, _StreamRequestMixin._write.
+            await passed._metadata_sent.wait()
+            await passed._cython_call.send_serialized_message(data)
         await passed.done_writing()

@@ -1,83 +1,27 @@
-"""The contract suite, with one side of another release: today's caller and the server before or after, and the reverse.
-
-What is cut out or added is the same whichever side is the other one, so each test stands for both.
-"""
+"""What peers of another release do to the wire, through which `contract/test_fake.py` runs the suite."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
 
 import pytest
 from common import v1
 from common.errors import InvalidSpecError, NotSupportedError
-from contract.clones import CloneContract
-from contract.consoles import ConsoleContract
-from contract.images import ImageContract
-from contract.machines import MachineContract
-from contract.operations import OperationContract
-from contract.server import ServerContract
-from contract.snapshots import SnapshotContract
-from contract.subject import OWNER, Subject
-from contract.test_fake import FakeWorld, traits
-from contract.watching import WatchContract
-from providerkit.fake import FakeDriver
+from contract.fakeworld import Fake
+from contract.subject import Subject
 
-from .peers import LATER_VALUE, PACKAGE, After, Before, Release, peer
-
-RELEASES = {"before": Before, "after": After}
-
-
-class Skewed(Subject):
-    """Today's provider, and today's caller, with another release between them."""
-
-    def __init__(self, world: FakeWorld, release: Release) -> None:
-        super().__init__(lambda: FakeDriver(world.hypervisor, owner=OWNER), world, traits(world))
-        self._release = release
-
-    async def dialled(self, address: str, stack: AsyncExitStack) -> str:
-        return await stack.enter_async_context(peer(address, self._release))
-
-
-@pytest.fixture(params=RELEASES)
-async def subject(request: pytest.FixtureRequest) -> AsyncIterator[Subject]:
-    async with Skewed(FakeWorld(), RELEASES[request.param]()) as subject:
-        yield subject
-
-
-class TestMachines(MachineContract): ...
-
-
-class TestWatch(WatchContract): ...
-
-
-class TestImages(ImageContract): ...
-
-
-class TestOperations(OperationContract): ...
-
-
-class TestServer(ServerContract): ...
-
-
-class TestConsole(ConsoleContract): ...
-
-
-class TestSnapshots(SnapshotContract): ...
-
-
-class TestClones(CloneContract): ...
+from .peers import LATER_VALUE, PACKAGE, After, Before
 
 
 @pytest.fixture
 async def before() -> AsyncIterator[Subject]:
-    async with Skewed(FakeWorld(), Before()) as subject:
+    async with Fake(Before()) as subject:
         yield subject
 
 
 @pytest.fixture
 async def after() -> AsyncIterator[Subject]:
-    async with Skewed(FakeWorld(), After()) as subject:
+    async with Fake(After()) as subject:
         yield subject
 
 
