@@ -11,10 +11,12 @@ import grpc.aio
 import pytest
 from common import tracing
 from common.errors import HypervisorUnavailableError
+from observability.spans import written
 from opentelemetry import trace
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 
+__all__ = ["written"]  # a fixture
 PROGRAM = """
 import asyncio, base64, sys
 from common import errors, logging, redact, rpc, tracing, v1
@@ -184,3 +186,21 @@ def test_a_root_continues_somebody_elses_trace():
 def test_a_traceparent_that_is_none_is_refused(text: str):
     with pytest.raises(ValueError, match="is no W3C traceparent: write 00-TRACE-SPAN-01"):
         tracing.root("uid", "1", traceparent=text)
+
+
+@pytest.mark.parametrize(
+    ("raised", "status", "told"),
+    [
+        (HypervisorUnavailableError("password=s3cr3t"), trace.StatusCode.ERROR, "HypervisorUnavailable"),
+        (RuntimeError("password=s3cr3t"), trace.StatusCode.ERROR, "RuntimeError"),
+        (TimeoutError("password=s3cr3t"), trace.StatusCode.UNSET, "TimeoutError"),
+    ],
+)
+def test_a_span_tells_why_it_ended_and_fails_by_what_was_not_expected(written, raised, status, told):
+    """Whoever looks for red spans looks for what went wrong, not for what waited."""
+    with pytest.raises(type(raised)), tracing.span("work", expected=(TimeoutError,)):
+        raise raised
+    (span,) = written.spans
+    assert (span.status.status_code, span.attributes["error.type"]) == (status, told)
+    assert not span.events
+    assert "s3cr3t" not in span.to_json()

@@ -89,10 +89,12 @@ def enabled() -> bool:
 
 
 @contextmanager
-def span(name: str, kind: SpanKind = SpanKind.INTERNAL, **attributes: object) -> Iterator[Span]:
-    """Do something as a span; an exception makes it a failed one. Secrets in attributes are masked.
+def span(
+    name: str, kind: SpanKind = SpanKind.INTERNAL, expected: tuple[type[Exception], ...] = (), **attributes: object
+) -> Iterator[Span]:
+    """Do something as a span; an exception that is not expected makes it a failed one. Secrets are masked.
 
-    Of an error a span tells the type alone: what a hypervisor says may quote the boot data that it was given.
+    Of an error a span tells type and reason alone: what a hypervisor says may quote the boot data that it was given.
 
     Code run by `asyncio.to_thread` and tasks started inside belong to the span, as they share its context.
     """
@@ -106,7 +108,9 @@ def span(name: str, kind: SpanKind = SpanKind.INTERNAL, **attributes: object) ->
         try:
             yield current
         except Exception as error:
-            current.set_status(Status(StatusCode.ERROR, type(error).__name__))
+            current.set_attribute("error.type", str(getattr(error, "reason", "") or type(error).__name__))
+            if not isinstance(error, expected):
+                current.set_status(Status(StatusCode.ERROR, type(error).__name__))
             raise
 
 

@@ -134,7 +134,7 @@ class Worker:
         name, version = (key.namespace, key.name), self._version(key)
         try:
             with (
-                tracing.span(f"reconcile {key.kind}", k8s__namespace=key.namespace, k8s__object=key.name),
+                self._span(key) if version is not None else nullcontext(),
                 self._metrics.work.reconcile(key.kind),
             ):
                 again = await reconciler.reconcile(name)
@@ -142,6 +142,12 @@ class Worker:
             return await self._failed(reconciler, key, version, error)
         self.backoff.succeeded(key)
         return again
+
+    def _span(self, key: Key) -> AbstractContextManager[object]:
+        """Waiting for something else, and being overtaken by another's write, are no failures."""
+        return tracing.span(
+            f"reconcile {key.kind}", expected=(Hold, ConflictError), k8s__namespace=key.namespace, k8s__object=key.name
+        )
 
     async def _failed(self, reconciler: Reconciler, key: Key, version: int | None, error: Exception) -> float | None:
         if isinstance(error, ProviderError) or (isinstance(error, Hold) and not error.quiet):

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 from common import tracing
 
-from .api import Api
+from .api import Api, ConflictError
 from .informer import Informer
 from .metrics import Metrics
 from .patches import merge_patch
@@ -52,7 +52,7 @@ class Writer:
         meta = item.metadata
         self._metrics.api.wrote(cache.resource.kind)
         with cache.writing((meta.namespace, meta.name)):
-            with tracing.span(f"write {cache.resource.kind}", subresource=subresource):
+            with tracing.span(f"write {cache.resource.kind}", expected=(ConflictError,), k8s__subresource=subresource):
                 patched = await self._api.patch(
                     cache.resource, meta.namespace, meta.name, body, subresource=subresource
                 )

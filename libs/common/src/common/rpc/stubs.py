@@ -202,8 +202,9 @@ class _Open:
 
     def _span(self) -> Any:
         _, service_name, name = self._method.path.split("/")
-        attributes = {"rpc__system": "grpc", "rpc__service": service_name, "rpc__method": name}
-        return tracing.span(self._method.path[1:], SpanKind.CLIENT, **attributes)
+        return tracing.span(
+            self._method.path[1:], SpanKind.CLIENT, rpc__system="grpc", rpc__service=service_name, rpc__method=name
+        )
 
     def _count(self) -> None:
         if self._channel.metrics is None:
