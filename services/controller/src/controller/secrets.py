@@ -6,10 +6,10 @@ Credentials are masked in every log from then on. First-boot data are too many a
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
 
 from common import redact
+from common.secrets import PLAIN
 from kinds.bootkeys import IGNITION_KEYS, META_DATA_KEYS, USER_DATA_KEYS
 from kinds.compose import BootSources
 from kinds.virtualmachine import VirtualMachine
@@ -27,7 +27,6 @@ class Secrets:
 
     def __init__(self, api: Api) -> None:
         self._api = api
-        self._masked: set[bytes] = set()
 
     async def get(self, namespace: str, name: str, where: str) -> dict[str, bytes]:
         """All values. Raises: Hold: there is no such Secret, or we may not read it."""
@@ -40,10 +39,11 @@ class Secrets:
         return secret.data or {}
 
     async def credentials(self, namespace: str, name: str, where: str) -> dict[str, bytes]:
-        """All values, masked in every log from now on. Raises: Hold: there is no such Secret."""
+        """All values; what is secret of them is masked in every log from now on. Raises: Hold: no such Secret."""
         values = await self.get(namespace, name, where)
-        for value in values.values():
-            self._mask(value.decode(errors="ignore"))
+        for key, value in values.items():
+            if key not in PLAIN:
+                redact.register(value.decode(errors="ignore"), slot=f"{namespace}/{name} {key}")
         return values
 
     async def text(self, namespace: str, name: str, keys: Iterable[str], where: str) -> str:
@@ -62,8 +62,9 @@ class Secrets:
 
     async def credential(self, namespace: str, name: str, keys: Iterable[str], where: str) -> str:
         """As `text`, and masked in every log from now on."""
+        keys = tuple(keys)
         value = await self.text(namespace, name, keys, where)
-        self._mask(value)
+        redact.register(value, slot=f"{namespace}/{name} {keys[0]}")
         return value
 
     async def boot_sources(self, vm: VirtualMachine) -> BootSources:
@@ -98,13 +99,6 @@ class Secrets:
                 namespace, place = vm.metadata.namespace, f"{path}.secretRef"
                 found[name] = await self.credential(namespace, wish.secret_ref.name, (wish.secret_key,), place)
         return found
-
-    def _mask(self, text: str) -> None:
-        """Once each: every new one makes the register of all logs larger."""
-        digest = hashlib.sha256(text.encode()).digest()
-        if digest not in self._masked:
-            self._masked.add(digest)
-            redact.register(text)
 
 
 def scrub(message: str, boot: BootSources) -> str:
