@@ -72,8 +72,8 @@ async def _room(
     hub = Hub(
         driver,
         clock,
-        operation_of=lambda uid: machines.operation_of(uid),
-        withheld=lambda uid: machines.awaited(uid),
+        operation_of=lambda uid: machines.jobs.operation_of(uid),
+        withheld=lambda uid: machines.jobs.awaited(uid),
         settings=hub_settings,
     )
     async with AsyncExitStack() as stack:

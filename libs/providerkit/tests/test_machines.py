@@ -76,7 +76,8 @@ async def test_nothing_is_kept_of_settled_machines(room: Room) -> None:
     for spec in specs:
         await room.apply(spec)
         await room.machines.delete(spec.identity)
-    assert (room.machines._jobs, room.machines._applies, dict(room.machines._failures)) == ({}, {}, {})
+    jobs = room.machines.jobs
+    assert (jobs._jobs, room.machines._applies, dict(jobs._failures)) == ({}, {}, {})
     assert room.operations.known() == []
     assert (room.world.machines, room.world.volumes) == ({}, {})
 

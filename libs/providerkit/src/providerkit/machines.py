@@ -1,7 +1,7 @@
 """What the contract promises of machines, kept over any driver: asking twice is asking once, one change at a time.
 
-Every change of a machine is a job, and a machine has at most one: the table of jobs is the lock. A caller waits a
-moment for the end and gets the result, or else the operation, which goes on without it.
+Every change of a machine is a job, and a machine has at most one (jobs.py). A caller waits a moment for the end and
+gets the result, or else the operation, which goes on without it.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import hashlib
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,13 +23,13 @@ from common.errors import (
     NameConflictError,
     NotSupportedError,
     OperationInProgressError,
-    ProviderError,
     WrongPowerStateError,
 )
 
 from . import planner
 from .apply import Apply, Outcome, Parts
 from .driver import Driver
+from .jobs import Jobs, Patience, until_ended
 from .late import Fence, Unsettled
 from .operations import Job, Operations
 from .power import DEFAULT_GRACE, Power
@@ -49,7 +48,6 @@ LONG_BEFORE = {
 }
 LONG_AFTER = {kind: faults.declare(f"machines.{kind}.after", f"{kind} is done and nobody knows yet") for kind in _LONG}
 POWER_REPLY = faults.declare("machines.power.reply", "a power action is done and nobody knows yet")
-_MAX_FAILURES = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,18 +75,6 @@ class Gone:
     operation: v1.Operation | None = None
 
 
-class _Budget:
-    """What is left of a caller's patience."""
-
-    def __init__(self, clock: Clock, seconds: float) -> None:
-        self._clock = clock
-        self._end = clock.monotonic() + seconds
-
-    @property
-    def left(self) -> float:
-        return self._end - self._clock.monotonic()
-
-
 class Machines:
     """Machines of one installation on one hypervisor."""
 
@@ -104,7 +90,6 @@ class Machines:
     ) -> None:
         self._driver = driver
         self._hub = hub
-        self._operations = operations
         self._clock = clock
         self._owner = owner
         self._settings = settings or MachineSettings()
@@ -116,22 +101,11 @@ class Machines:
         unsettled = Unsettled(clock, self._settings.settle)
         self._parts = Parts(driver, hub, clock, slots, Power(driver, hub, clock, slots), unsettled)
         self.fence = Fence()
-        self._jobs: dict[str, Job[object]] = {}
+        self.jobs = Jobs(operations, hub, clock, freed=lambda uid: self._applies.pop(uid, None))
         self._adopting: set[str] = set()
         self._applies: dict[str, Apply] = {}
-        self._failures: OrderedDict[str, tuple[str, ProviderError]] = OrderedDict()
 
     # -- reading ---------------------------------------------------------------------------------------------------
-
-    def operation_of(self, uid: str) -> str:
-        """Id of the operation that runs on a machine and that a client may follow, or ""."""
-        job = self._jobs.get(uid)
-        return job.id if job is not None and job.shown else ""
-
-    def awaited(self, uid: str) -> bool:
-        """Whether work on a machine is so short, so far, that its caller still waits for the end of it."""
-        job = self._jobs.get(uid)
-        return job is not None and job.awaited > 0 and not job.shown
 
     async def get(self, uid: str) -> v1.Machine:
         """One machine as it is now, ours or not.
@@ -175,21 +149,21 @@ class Machines:
         _known("restart_policy", request.restart_policy)
         request = dataclasses.replace(request, spec=want)
         assert want.identity is not None
-        uid, digest, budget = want.identity.uid, _digest(want), self._budget(remaining)
+        uid, digest, patience = want.identity.uid, _digest(want), self._patience(remaining)
         self.fence.apply(uid, request.fence)
-        while (running := self._jobs.get(uid)) is not None:
+        while (running := self.jobs.get(uid)) is not None:
             if running.begun_as in ("delete", "release"):
                 raise OperationInProgressError(f"apply machine {uid}: {running.begun_as} is running", retry_after=1.0)
-            if not await running.wait(self._clock, budget.left):
+            if not await running.wait(self._clock, patience.left):
                 return self._during(uid, running, want, facts)
         self.fence.apply(uid, request.fence)  # once more: it may have waited behind a newer one
-        self._raise_once(uid, digest)
+        self.jobs.raise_once(uid, digest)
         apply = Apply(self._parts, request, facts)
-        job = self._begin("apply", uid, apply.run, digest)
+        job = self.jobs.begin("apply", uid, apply.run, digest)
         self._applies[uid] = apply
-        if not await self._await(uid, job, budget):
-            return apply.outcome(self._show(uid, job))
-        self._failures.pop(uid, None)
+        if not await self.jobs.wait(uid, job, patience):
+            return apply.outcome(self.jobs.show(uid, job))
+        self.jobs.forget_failure(uid)
         return job.result()
 
     async def delete(
@@ -200,7 +174,7 @@ class Machines:
         identity = self._own_identity(identity)
         uid, kind = identity.uid, "release" if retain else "delete"
         self.fence.remove(uid, fence)
-        budget, running = self._budget(remaining), self._jobs.get(uid)
+        patience, running = self._patience(remaining), self.jobs.get(uid)
         if running is not None and running.begun_as == kind:
             job: Job[object] = running
         else:
@@ -209,13 +183,13 @@ class Machines:
                 self._applies.pop(uid, None)
 
             async def body(job: Job[object]) -> object:
-                await _until_ended(job.ahead)
+                await until_ended(job.ahead)
                 await (self._release(identity) if retain else self._destroy(identity, job, grace))
                 return None
 
-            job = self._begin(kind, uid, body, ahead=running)
-        if not await self._await(uid, job, budget):
-            return Gone(False, self._show(uid, job))
+            job = self.jobs.begin(kind, uid, body, ahead=running)
+        if not await self.jobs.wait(uid, job, patience):
+            return Gone(False, self.jobs.show(uid, job))
         job.result()
         return Gone(True)
 
@@ -234,10 +208,10 @@ class Machines:
             return await self._hub.look(uid)
 
         kind = action.name.lower()
-        budget = self._budget(remaining)
-        job = await self._exclusive(kind, uid, body, budget, join=kind if action is v1.PowerAction.SHUTDOWN else "")
-        if not await job.wait(self._clock, budget.left):
-            return Outcome(self._hub.dress(await self._hub.look(uid)), self._show(uid, job))
+        patience, join = self._patience(remaining), kind if action is v1.PowerAction.SHUTDOWN else ""
+        job = await self.jobs.exclusive(kind, uid, body, patience, join=join)
+        if not await job.wait(self._clock, patience.left):
+            return Outcome(self._hub.dress(await self._hub.look(uid)), self.jobs.show(uid, job))
         return Outcome(job.result())
 
     async def exclusive(
@@ -259,10 +233,10 @@ class Machines:
                 await faults.point(LONG_AFTER[kind])
                 return done
 
-        budget = self._budget(remaining)
-        job = await self._exclusive(kind, _uid(uid), ours, budget, join=f"{kind} {about}")
-        if not await job.wait(self._clock, budget.left):
-            return None, self._show(uid, job)
+        patience = self._patience(remaining)
+        job = await self.jobs.exclusive(kind, _uid(uid), ours, patience, join=f"{kind} {about}")
+        if not await job.wait(self._clock, patience.left):
+            return None, self.jobs.show(uid, job)
         return job.result(), None
 
     async def hold(self, kind: str, uid: str, body: Callable[[Job[T]], Awaitable[T]]) -> T:
@@ -276,12 +250,12 @@ class Machines:
             await self._ours(kind.replace("-", " ") + " of machine", uid)
             return await body(job)
 
-        job = await self._exclusive(kind, _uid(uid), ours, self._budget(None), join="")
+        job = await self.jobs.exclusive(kind, _uid(uid), ours, self._patience(None), join="")
         try:
             await job.ended.wait()
         except asyncio.CancelledError:
             job.cancel()
-            await _until_ended((job,))  # type: ignore[arg-type]  # whatever its answer would have been
+            await until_ended((job,))  # type: ignore[arg-type]  # whatever its answer would have been
             raise
         return job.result()
 
@@ -317,10 +291,10 @@ class Machines:
                     await self._driver.clone(request, job.progress)
                 await faults.point(LONG_AFTER["clone"])
 
-        budget = self._budget(remaining)
-        job = await self._exclusive("clone", uid, body, budget, join=f"clone {source}")
-        if not await job.wait(self._clock, budget.left):
-            return None, self._show(uid, job)
+        patience = self._patience(remaining)
+        job = await self.jobs.exclusive("clone", uid, body, patience, join=f"clone {source}")
+        if not await job.wait(self._clock, patience.left):
+            return None, self.jobs.show(uid, job)
         job.result()
         return await self.get(uid), None
 
@@ -354,9 +328,9 @@ class Machines:
             log.info("machine.adopted", uid=uid, id=machine_id, name=seen.hypervisor_name)
             return seen
 
-        budget = self._budget(remaining)
-        job = await self._exclusive("adopt", uid, body, budget, join=f"adopt {machine_id}")
-        if not await job.wait(self._clock, budget.left):
+        patience = self._patience(remaining)
+        job = await self.jobs.exclusive("adopt", uid, body, patience, join=f"adopt {machine_id}")
+        if not await job.wait(self._clock, patience.left):
             raise OperationInProgressError(f"adopt machine {uid}: it is still running", retry_after=1.0)
         return job.result()
 
@@ -407,7 +381,7 @@ class Machines:
             raise OperationInProgressError(f"delete machine {uid}: the hypervisor still shows it", retry_after=1.0)
         self._parts.unsettled.refuse("delete", uid)
         self._parts.restarts.pop(uid, None)
-        self._failures.pop(uid, None)
+        self.jobs.forget_failure(uid)
         log.info("machine.deleted", uid=uid, existed=seen is not None)
 
     async def _release(self, identity: v1.MachineIdentity) -> None:
@@ -450,84 +424,21 @@ class Machines:
                 _require(seen, what, ON, PAUSED, SUSPENDED)
                 await power.on(seen)
 
-    # -- jobs ------------------------------------------------------------------------------------------------------
-
-    def _begin(
-        self, kind: str, uid: str, body: Callable[[Job[T]], Awaitable[T]], digest: str = "",
-        ahead: Job[object] | None = None,
-    ) -> Job[T]:  # fmt: skip
-        """Start the job that holds the machine from now on; the caller made sure that none does.
-
-        Args:
-            ahead: one that does still, for a body that waits for the end of `job.ahead`.
-        """
-
-        def free(job: Job[T]) -> None:
-            if self._jobs.get(uid) is job:
-                left = next((each for each in job.ahead if not each.ended.is_set()), None)
-                if left is not None:  # cancelled before it could wait: the machine is not free
-                    self._jobs[uid] = left
-                else:
-                    del self._jobs[uid]
-                self._applies.pop(uid, None)
-            if digest and job.error is not None and job.record.state is v1.OperationState.FAILED:
-                self._failures[uid] = (digest, job.error)
-                while len(self._failures) > _MAX_FAILURES:
-                    self._failures.popitem(last=False)
-            self._hub.touch(uid)
-
-        job = self._operations.start(kind, uid, body, at_end=free)
-        if ahead is not None:
-            job.ahead = tuple(each for each in (ahead, *ahead.ahead) if not each.ended.is_set())
-        self._jobs[uid] = job  # type: ignore[assignment]  # the table does not care for the answer's type
-        return job
-
-    async def _exclusive(
-        self, kind: str, uid: str, body: Callable[[Job[T]], Awaitable[T]], budget: _Budget, *, join: str
-    ) -> Job[T]:
-        """Begin work when nothing else holds the machine; the same work, if it runs already, is joined."""
-        while (running := self._jobs.get(uid)) is not None:
-            if join and running.begun_as == join:
-                return running  # type: ignore[return-value]  # the same work has the same kind of answer
-            if not await running.wait(self._clock, budget.left):
-                text = f"{kind} machine {uid}: {running.record.kind} is running on it"
-                raise OperationInProgressError(text, retry_after=1.0)
-        job = self._begin(kind, uid, body)
-        job.begun_as = join or kind
-        return job
-
-    async def _await(self, uid: str, job: Job[T], budget: _Budget) -> bool:
-        """Wait for the end of a job, or of the caller's patience; subscribers are told of the outcome alone."""
-        job.awaited += 1
-        try:
-            return await job.wait(self._clock, budget.left)
-        finally:
-            job.awaited -= 1
-            self._hub.touch(uid)
-
-    def _show(self, uid: str, job: Job[T]) -> v1.Operation:
-        shown = job.show()
-        self._hub.touch(uid)
-        return shown
+    # -- answers ---------------------------------------------------------------------------------------------------
 
     def _during(self, uid: str, job: Job[object], want: v1.MachineSpec, facts: v1.GetProviderResponse) -> Outcome:
         """The answer to an apply while another piece of work holds the machine."""
-        operation, apply = self._show(uid, job), self._applies.get(uid)
+        operation, apply = self.jobs.show(uid, job), self._applies.get(uid)
         if apply is None:
             return Outcome(self._hub.known(uid), operation)
         pending = planner.plan(want, apply.seen, facts.capabilities or v1.Capabilities(), facts.limits)
         return Outcome(self._hub.dress(apply.seen), operation, pending, list(apply.applied))
 
-    def _raise_once(self, uid: str, digest: str) -> None:
-        failure = self._failures.pop(uid, None)
-        if failure is not None and failure[0] == digest:
-            raise failure[1]
-
-    def _budget(self, remaining: float | None) -> _Budget:
+    def _patience(self, remaining: float | None) -> Patience:
         seconds = self._settings.short_wait
         if remaining is not None:
             seconds = min(seconds, remaining * self._settings.deadline_share)
-        return _Budget(self._clock, seconds)
+        return Patience(self._clock, seconds)
 
     # -- whose -----------------------------------------------------------------------------------------------------
 
@@ -563,19 +474,6 @@ class Machines:
         }
         if lacking.get(action, False):
             raise NotSupportedError(f"this provider has no power action {action.name}")
-
-
-async def _until_ended(jobs: tuple[Job[object], ...]) -> None:
-    """Wait for the end of all of them, also when cancelled: a machine that another still works on is not free."""
-    given_up: asyncio.CancelledError | None = None
-    for job in jobs:
-        while not job.ended.is_set():
-            try:
-                await job.ended.wait()
-            except asyncio.CancelledError as error:
-                given_up = error
-    if given_up is not None:
-        raise given_up
 
 
 def _require(seen: v1.Machine, what: str, *states: v1.PowerState) -> None:

@@ -95,8 +95,8 @@ async def serve(
         hub = Hub(
             driver,
             clock,
-            operation_of=lambda uid: machines.operation_of(uid),
-            withheld=lambda uid: machines.awaited(uid),
+            operation_of=lambda uid: machines.jobs.operation_of(uid),
+            withheld=lambda uid: machines.jobs.awaited(uid),
             settings=settings.hub,
             metrics=metrics,
         )
