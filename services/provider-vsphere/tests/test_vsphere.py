@@ -253,15 +253,6 @@ async def test_a_create_that_an_earlier_process_began_is_waited_for(own_vcsim: V
         assert (await seen(successor, uid)).name == uid
 
 
-async def test_everybody_who_waits_for_a_task_hears_of_its_end(vsphere: Vsphere) -> None:
-    """Who settles a doubt must not take the news from who began the task."""
-    end = {"info.state": "success", "info.result": None}
-    with vsphere.followed("task-x") as one, vsphere.followed("task-x") as other:
-        vsphere._on_task("task-x", end)
-        with vsphere.followed("task-x") as late:
-            assert one.get_nowait() == other.get_nowait() == late.get_nowait() == end
-
-
 @pytest.mark.parametrize(
     ("name", "plain"),
     [("VSPHERE.LOCAL\\Administrator", "administrator"), ("svc@corp.example", "svc"), ("root", "root")],

@@ -20,10 +20,11 @@ from providerkit.background import running
 from pyVmomi import vim, vmodl
 
 from provider_vsphere.session import watched
+from provider_vsphere.session.following import LOST
 from provider_vsphere.session.login import Login
 from provider_vsphere.session.transfers import Transfers, cookie
 from provider_vsphere.session.vim_errors import translate
-from provider_vsphere.session.vsphere import LOST, Vsphere, begun
+from provider_vsphere.session.vsphere import Vsphere, begun
 
 log = logging.get(__name__)
 
@@ -117,7 +118,7 @@ class Nfc:
             ProviderError: it was refused, or did not become ready, or its session ended.
         """
         moid = await self._begin(doing, begin)
-        with self._vsphere.followed(moid) as told:
+        with self._vsphere.following.followed(moid) as told:
             try:
                 await self._wait_ready(doing, told)
                 lease, timeout = await self._read(doing, moid)

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import random
 from collections.abc import AsyncIterator, Callable, Iterator
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 from common import logging, tracing
 from common.clock import Clock
@@ -23,6 +23,7 @@ from pyVmomi import vim
 
 from provider_vsphere.session import happenings, watched
 from provider_vsphere.session.collector import LEAVE_SECONDS, Collector, Update, read_machines
+from provider_vsphere.session.following import Following
 from provider_vsphere.session.login import About, Edition, Endpoint, Login, is_unauthenticated, log_in, plain_user
 from provider_vsphere.session.tree import Entity, Tree
 from provider_vsphere.session.vim_errors import mapped, translate
@@ -34,8 +35,6 @@ FIRST_PAUSE, LONGEST_PAUSE = 0.5, 15.0
 LOOK_SECONDS = 0.5
 """So often the credentials are looked at while there is no session."""
 SYNC_SECONDS = 15.0
-LOST: Final[dict[str, Any]] = {"info.state": None}
-"""Told to who follows something when the session has ended."""
 CANCEL_SECONDS = 60.0
 LAG_SECONDS = 60.0
 """So late the collector may still tell of a machine that somebody else has made."""
@@ -55,27 +54,6 @@ def begun(doing: str) -> Iterator[None]:
             yield
     except ProviderError as error:
         raise HypervisorUnavailableError(f"{doing}: it began, and nothing tells of its end: {error}") from None
-
-
-class _Told:
-    """What the collector told of one task or lease, for everybody who listens: several may wait for the same end."""
-
-    def __init__(self) -> None:
-        self.listeners: list[asyncio.Queue[dict[str, Any]]] = []
-        self._said: list[dict[str, Any]] = []
-
-    def tell(self, changed: dict[str, Any]) -> None:
-        self._said.append(changed)
-        for each in self.listeners:
-            each.put_nowait(changed)
-
-    def listen(self) -> asyncio.Queue[dict[str, Any]]:
-        """Everything from the beginning on."""
-        updates: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
-        for said in self._said:
-            updates.put_nowait(said)
-        self.listeners.append(updates)
-        return updates
 
 
 class Vsphere:
@@ -123,8 +101,7 @@ class Vsphere:
         self._reason: ProviderError = HypervisorUnavailableError(f"{endpoint.url}: not connected yet")
         self._with_events = True
         """Until an answer cannot be decoded: events hold what any product may have put there, and are done without."""
-        self._told: dict[str, _Told] = {}
-        """By id of a task or lease."""
+        self.following = Following()
         self._listeners: list[Callable[[str | None], None]] = []
 
     def on_change(self, tell: Callable[[str | None], None]) -> None:
@@ -271,7 +248,7 @@ class Vsphere:
                 await asyncio.shield(self._cancel(doing, moid))
             raise
         finally:
-            self._forget(moid)
+            self.following.forget(moid)
 
     async def _begin(self, doing: str, begin: Callable[[Login], Any]) -> str:
         def start(login: Login) -> tuple[str, Login]:
@@ -294,13 +271,13 @@ class Vsphere:
         except (HypervisorUnavailableError, InternalError):
             self.doubtful = True
             raise
-        self._told.setdefault(moid, _Told())
+        self.following.begin(moid)
         return moid
 
     async def _await(self, doing: str, moid: str, progress: Progress | None) -> Any:
         known: dict[str, Any] = {}
         try:
-            with self._listening(moid) as updates:
+            with self.following.listening(moid) as updates:
                 async with asyncio.timeout(self._task_timeout):
                     while True:
                         known |= await updates.get()
@@ -329,33 +306,6 @@ class Vsphere:
                 await self._await(doing, moid, None)
                 return
         self.doubtful = True
-
-    @contextlib.contextmanager
-    def followed(self, moid: str) -> Iterator[asyncio.Queue[dict[str, Any]]]:
-        """What the collector tells of an object that somebody made a filter for; LOST when the session ends first."""
-        try:
-            with self._listening(moid) as updates:
-                yield updates
-        finally:
-            self._forget(moid)
-
-    @contextlib.contextmanager
-    def _listening(self, moid: str) -> Iterator[asyncio.Queue[dict[str, Any]]]:
-        """The same, and what was told stays: whoever began the task may not listen yet."""
-        told = self._told.setdefault(moid, _Told())
-        updates = told.listen()
-        try:
-            yield updates
-        finally:
-            told.listeners.remove(updates)
-
-    def _forget(self, moid: str) -> None:
-        if moid in self._told and not self._told[moid].listeners:
-            del self._told[moid]
-
-    def _on_task(self, moid: str, changed: dict[str, Any]) -> None:
-        if moid in self._told or "gone" not in changed:
-            self._told.setdefault(moid, _Told()).tell(changed)
 
     async def settle_doubts(self) -> bool:
         """Wait until no task runs that may make a machine and that nobody here waits for; whether there was a doubt."""
@@ -455,7 +405,7 @@ class Vsphere:
             login,
             self.tree,
             on_machine=self._tell,
-            on_task=self._on_task,
+            on_task=self.following.tell,
             with_events=self._with_events,
         )
         self._login, self._collector, self.about = login, collector, login.about
@@ -484,9 +434,7 @@ class Vsphere:
             for future in parts:
                 future.cancel()
             await asyncio.wait(parts)
-            for told in self._told.values():
-                told.tell(LOST)
-            self._told = {moid: told for moid, told in self._told.items() if told.listeners}
+            self.following.lose()
             with contextlib.suppress(ProviderError):  # a server that does not answer forgets us by itself
                 await self._calls.run(login.close, timeout=LEAVE_SECONDS, doing="log out")
 
