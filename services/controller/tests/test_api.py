@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 
 import pytest
@@ -67,3 +68,32 @@ async def test_a_request_without_an_answer_is_counted_as_one(tmp_path: Path) -> 
         with pytest.raises(ApiUnavailableError):
             await anext(api.lines(f"{ROOT}/virtualmachines", {}, 5.0))
     assert asked == [("list", "virtualmachines", 0, False), ("watch", "virtualmachines", 0, True)]
+
+
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    ("said", "lines"), [(b"", []), (HEAD, []), (HEAD + b"4\r\n{}\n\n\r\n", [b"{}"])], ids=["", "head", "a line"]
+)
+async def test_a_watch_that_falls_silent_is_broken_and_not_ended(
+    tmp_path: Path, said: bytes, lines: list[bytes]
+) -> None:
+    """Taken for a word of the server's, it would keep VirtrigaudInformerStale from ever firing."""
+    done = asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(said)
+        await done.wait()
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        file = tmp_path / "kubeconfig"
+        file.write_text(KUBECONFIG.replace("https://api.example:6443", f"http://127.0.0.1:{port}"))
+        async with connect(str(file)) as api:
+            watch = api.lines("/x", {"watch": "true"}, 0.5)
+            assert [await anext(watch) for _ in lines] == lines
+            with pytest.raises(ApiUnavailableError, match="watch /x"):
+                await anext(watch)
+        done.set()

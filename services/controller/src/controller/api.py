@@ -197,7 +197,13 @@ class Api:
             self._asked(*verb_and_resource(method, path), status, time.monotonic() - begun)
 
     async def lines(self, path: str, params: Mapping[str, str], timeout: float) -> AsyncIterator[bytes]:
-        """The lines of a streamed answer until the server ends it. Raises: ApiError; a timeout ends it quietly."""
+        """The lines of a streamed answer until the server ends it.
+
+        Args:
+            timeout: seconds after which the server should have ended it: it is away if it has not.
+        Raises:
+            ApiError: it was refused, or broke.
+        """
         rest, (_, resource) = b"", verb_and_resource("GET", path)
         try:
             async with self._open("GET", path, params, None, JSON, JSON, timeout) as response:
@@ -209,11 +215,9 @@ class Api:
                     for line in complete:
                         if line:
                             yield line
-        except TimeoutError:
-            return
-        except (aiohttp.ClientError, OSError) as error:
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
             self._asked("watch", resource, 0, None)
-            raise ApiUnavailableError(f"watch {path}: {error}") from error
+            raise ApiUnavailableError(f"watch {path}: {error or 'it has not ended in time'}") from error
 
     @asynccontextmanager
     async def _open(
