@@ -22,7 +22,7 @@ async def pods(site: Site) -> list[str]:
 
 
 @pytest.mark.parametrize("kind", ["pods", "deployments"])
-async def test_the_next_server_waits_until_the_last_has_ended(site: Site, kind: str) -> None:
+async def test_W34_the_next_server_waits_until_the_last_has_ended(site: Site, kind: str) -> None:
     """Of a drained node, an eviction, somebody's hand: the next pod is made while the last one ends what it began."""
     await site.provider()
     await site.ready()
@@ -45,7 +45,7 @@ async def test_the_next_server_waits_until_the_last_has_ended(site: Site, kind: 
     await site.ready()
 
 
-async def test_a_second_replica_never_runs(site: Site) -> None:
+async def test_W34_a_second_replica_never_runs(site: Site) -> None:
     await site.provider()
     await site.ready()
     (first,) = await pods(site)

@@ -15,8 +15,8 @@ def pod(name: str = "old", *, deleted: bool = False, node: str = "n1", **status:
     return msgspec.convert({"metadata": meta, "spec": {"nodeName": node}, "status": status}, Pod)
 
 
-def ended(code: int, reason: str) -> dict[str, Any]:
-    return {"terminated": {"exitCode": code, "reason": reason}}
+def ended(code: int, reason: str, message: str = "") -> dict[str, Any]:
+    return {"terminated": {"exitCode": code, "reason": reason, "message": message}}
 
 
 @pytest.mark.parametrize(
@@ -47,11 +47,27 @@ BACK_OFF = {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 10s"}
         ),
         (
             {"containerStatuses": [{"state": BACK_OFF, "lastState": ended(2, "Error")}]},
-            "CrashLoopBackOff: back-off 10s; it ended with exit code 2 (Error), as its log says",
+            "CrashLoopBackOff: back-off 10s; it ended with exit code 2 (Error)",
+        ),
+        (
+            {"containerStatuses": [{"state": ended(2, "Error", "one\n\nendpoint: it is no URI\n")}]},
+            "it ended with exit code 2 (Error): endpoint: it is no URI",
+        ),
+        (
+            {
+                "containerStatuses": [
+                    {"state": ended(1, "Error", '{"event":"cannot_serve","message":"in use","pid":1}')}
+                ]
+            },
+            "it ended with exit code 1 (Error): cannot_serve: in use",
+        ),
+        (
+            {"containerStatuses": [{"state": ended(1, "Error", "x" * 999)}]},
+            f"it ended with exit code 1 (Error): {'x' * 300}...",
         ),
         (
             {"containerStatuses": [{"state": ended(137, "OOMKilled")}]},
-            "it ended with exit code 137 (OOMKilled), as its log says",
+            "it ended with exit code 137 (OOMKilled)",
         ),
         (
             {"initContainerStatuses": [{"state": {"waiting": {"reason": "ErrImagePull"}}}], "containerStatuses": []},

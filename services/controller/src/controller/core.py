@@ -108,6 +108,7 @@ class Ended(msgspec.Struct, rename="camel", gc=False):
     """How a container ended."""
 
     reason: str = ""
+    message: str = ""
     exit_code: int = 0
 
 

@@ -241,5 +241,6 @@ def _container(provider: Provider, settings: ServerSettings) -> Manifest:
             "capabilities": {"drop": ["ALL"]},
         },
         "volumeMounts": mounts,
+        "terminationMessagePolicy": "FallbackToLogsOnError",  # why it ended goes into the Provider's conditions
     }
     return container

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
+
+import msgspec
 
 from controller.core import ContainerStatus, Pod
 
 ORDINARY = ("", "ContainerCreating", "PodInitializing")
 """Reasons of a container that waits because it is being started."""
+
+LONGEST = 300
+"""Characters of a line of log that go into a condition."""
 
 
 def leaving(pods: Iterable[Pod]) -> str:
@@ -37,5 +43,18 @@ def _container(container: ContainerStatus) -> str:
     if waiting is not None and waiting.reason not in ORDINARY:
         words.append(f"{waiting.reason}: {waiting.message}".rstrip(": "))
     if ended is not None and ended.exit_code:
-        words.append(f"it ended with exit code {ended.exit_code} ({ended.reason or 'Error'}), as its log says")
+        last = _last(ended.message)
+        words.append(f"it ended with exit code {ended.exit_code} ({ended.reason or 'Error'})" + (last and f": {last}"))
     return "; ".join(words)
+
+
+def _last(log: str) -> str:
+    """The last that it logged, as people read it. Args: log: its end, as the kubelet kept it."""
+    line = next((line for line in reversed(log.splitlines()) if line.strip()), "").strip()
+    try:
+        record = msgspec.json.decode(line, type=dict[str, Any])
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        pass  # text, not a record; that is what was asked
+    else:
+        line = ": ".join(str(record[name]) for name in ("event", "message", "error") if record.get(name))
+    return line if len(line) <= LONGEST else f"{line[:LONGEST]}..."
