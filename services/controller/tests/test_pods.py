@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import pytest
 from controller.core import Pod
-from controller.runtime.pods import leaving, obstacle
+from controller.runtime.pods import obstacle, passing
 
 
 def pod(name: str = "old", *, deleted: bool = False, node: str = "n1", **status: Any) -> Pod:
@@ -19,6 +19,13 @@ def ended(code: int, reason: str, message: str = "") -> dict[str, Any]:
     return {"terminated": {"exitCode": code, "reason": reason, "message": message}}
 
 
+def just_ended(code: int, message: str = "", reason: str = "Error") -> Pod:
+    return pod(containerStatuses=[{"state": ended(code, reason, message)}])
+
+
+BACK_OFF = {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 10s"}}
+
+
 @pytest.mark.parametrize(
     ("given", "said"),
     [
@@ -27,13 +34,19 @@ def ended(code: int, reason: str, message: str = "") -> dict[str, Any]:
         ([pod("new"), pod(deleted=True, phase="Running")], "pod old on node n1 has to end first"),
         ([pod(deleted=True, phase="Succeeded")], ""),
         ([pod(deleted=True, node="")], ""),
+        ([just_ended(0)], ""),
+        ([just_ended(137, reason="OOMKilled")], "it ended with exit code 137 (OOMKilled)"),
+        ([just_ended(2, "one\n\nno URI\n")], "it ended with exit code 2 (Error): no URI"),
+        (
+            [just_ended(1, '{"event":"cannot_serve","message":"in use"}')],
+            "it ended with exit code 1 (Error): cannot_serve: in use",
+        ),
+        ([just_ended(1, "x" * 999)], f"it ended with exit code 1 (Error): {'x' * 300}..."),
+        ([pod(containerStatuses=[{"state": BACK_OFF, "lastState": ended(2, "Error")}])], ""),
     ],
 )
-def test_whose_end_the_next_one_waits_for(given: list[Pod], said: str) -> None:
-    assert leaving(given) == said
-
-
-BACK_OFF = {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 10s"}}
+def test_what_is_over_soon(given: list[Pod], said: str) -> None:
+    assert passing(given) == said
 
 
 @pytest.mark.parametrize(
@@ -48,26 +61,6 @@ BACK_OFF = {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 10s"}
         (
             {"containerStatuses": [{"state": BACK_OFF, "lastState": ended(2, "Error")}]},
             "CrashLoopBackOff: back-off 10s; it ended with exit code 2 (Error)",
-        ),
-        (
-            {"containerStatuses": [{"state": ended(2, "Error", "one\n\nendpoint: it is no URI\n")}]},
-            "it ended with exit code 2 (Error): endpoint: it is no URI",
-        ),
-        (
-            {
-                "containerStatuses": [
-                    {"state": ended(1, "Error", '{"event":"cannot_serve","message":"in use","pid":1}')}
-                ]
-            },
-            "it ended with exit code 1 (Error): cannot_serve: in use",
-        ),
-        (
-            {"containerStatuses": [{"state": ended(1, "Error", "x" * 999)}]},
-            f"it ended with exit code 1 (Error): {'x' * 300}...",
-        ),
-        (
-            {"containerStatuses": [{"state": ended(137, "OOMKilled")}]},
-            "it ended with exit code 137 (OOMKilled)",
         ),
         (
             {"initContainerStatuses": [{"state": {"waiting": {"reason": "ErrImagePull"}}}], "containerStatuses": []},

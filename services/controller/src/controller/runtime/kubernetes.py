@@ -53,7 +53,7 @@ from controller.runtime.manifests import (
     object_name,
     port_of,
 )
-from controller.runtime.pods import leaving, obstacle
+from controller.runtime.pods import obstacle, passing
 
 log = logging.get(__name__)
 
@@ -256,8 +256,8 @@ class KubernetesRuntime:
             )
             return RuntimeState("Running", "DeploymentReady", f"Deployment {name} is available", target)
         pods = await self._pods(provider) if current else []
-        if last := leaving(pods):
-            return RuntimeState("Starting", "DeploymentNotReady", f"Deployment {name} is not available yet: {last}")
+        if soon := passing(pods):
+            return RuntimeState("Starting", "DeploymentNotReady", f"Deployment {name} is not available yet: {soon}")
         if why := _refusal(status) or obstacle(pods):
             return RuntimeState("Failed", "DeploymentNotReady", f"Deployment {name} is not available: {why}")
         return RuntimeState("Starting", "DeploymentNotReady", f"Deployment {name} is not available yet")

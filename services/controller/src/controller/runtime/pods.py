@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import msgspec
 
-from controller.core import ContainerStatus, Pod
+from controller.core import ContainerStatus, Ended, Pod
 
 ORDINARY = ("", "ContainerCreating", "PodInitializing")
 """Reasons of a container that waits because it is being started."""
@@ -16,36 +16,40 @@ LONGEST = 300
 """Characters of a line of log that go into a condition."""
 
 
-def leaving(pods: Iterable[Pod]) -> str:
-    """Whose end the next pod waits for; empty if nobody's."""
+def passing(pods: Sequence[Pod]) -> str:
+    """What will be over soon by itself: a pod that ends, or that is about to be started again; empty if neither."""
     for pod in pods:
         if pod.metadata.deletion_timestamp and pod.spec.node_name and pod.status.phase not in ("Succeeded", "Failed"):
             return f"pod {pod.metadata.name} on node {pod.spec.node_name} has to end first"
+    for container in _containers(pods):
+        if container.state.terminated is not None and container.state.terminated.exit_code:
+            return _how(container.state.terminated)
     return ""
 
 
-def obstacle(pods: Iterable[Pod]) -> str:
+def obstacle(pods: Sequence[Pod]) -> str:
     """What keeps a pod from running; empty if it is just being started."""
+    for container in _containers(pods):
+        waiting, last = container.state.waiting, container.last_state.terminated
+        if waiting is not None and waiting.reason not in ORDINARY:
+            why = f"{waiting.reason}: {waiting.message}".rstrip(": ")
+            return f"{why}; {_how(last)}" if last is not None and last.exit_code else why
     for pod in pods:
-        for container in [*(pod.status.init_container_statuses or ()), *(pod.status.container_statuses or ())]:
-            if why := _container(container):
-                return why
         for told in pod.status.conditions or ():
             if told.type == "PodScheduled" and told.status == "False" and told.message:
                 return told.message
     return ""
 
 
-def _container(container: ContainerStatus) -> str:
-    waiting = container.state.waiting
-    ended = container.last_state.terminated if waiting is not None else container.state.terminated
-    words = []
-    if waiting is not None and waiting.reason not in ORDINARY:
-        words.append(f"{waiting.reason}: {waiting.message}".rstrip(": "))
-    if ended is not None and ended.exit_code:
-        last = _last(ended.message)
-        words.append(f"it ended with exit code {ended.exit_code} ({ended.reason or 'Error'})" + (last and f": {last}"))
-    return "; ".join(words)
+def _containers(pods: Sequence[Pod]) -> Iterator[ContainerStatus]:
+    for pod in pods:
+        yield from pod.status.init_container_statuses or ()
+        yield from pod.status.container_statuses or ()
+
+
+def _how(ended: Ended) -> str:
+    last = _last(ended.message)
+    return f"it ended with exit code {ended.exit_code} ({ended.reason or 'Error'})" + (last and f": {last}")
 
 
 def _last(log: str) -> str:
