@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -121,3 +122,15 @@ def test_a_broken_authority_is_named_and_left(vrtg: Vrtg, tmp_path: Path) -> Non
     assert ran.code == 1
     assert "broken: restore both, or remove both" in ran.err
     assert (tmp_path / "ca" / "ca.crt").read_text() == "nonsense"
+
+
+def test_a_new_authority_says_whom_it_cuts_off(vrtg: Vrtg, tmp_path: Path) -> None:
+    """As after a volume that was lost; a renewed one, which has the old key, cuts nobody off."""
+    said = "of another authority, and refused from now on unless they are made anew: controller, viewer-wall"
+    vrtg("certs", "--into", tmp_path, "--controller", "--viewer", "wall")
+    (tmp_path / "ca" / "ca.crt").unlink()
+    ran = vrtg("certs", "--into", tmp_path, "--controller")
+    assert (ran.code, "another authority" in ran.out) == (0, False), ran.out
+    shutil.rmtree(tmp_path / "ca")
+    ran = vrtg("certs", "--into", tmp_path, "--controller")
+    assert (ran.code, said in ran.out) == (0, True), ran.out

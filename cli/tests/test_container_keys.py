@@ -67,6 +67,19 @@ def test_what_is_broken_is_named_and_left(
     assert (tmp_path / file).read_text() == content
 
 
+def test_a_lost_id_is_not_replaced_by_another(vrtg: Callable[..., Any], tmp_path: Path) -> None:
+    """All machines would be somebody else's."""
+    make(vrtg, tmp_path)
+    settings = tmp_path / "installation" / "settings.yaml"
+    settings.unlink()
+    ran = make(vrtg, tmp_path)
+    assert (ran.code, f"{settings} is lost" in ran.err) == (1, True), ran.err
+    assert not settings.exists()
+    (tmp_path / "apiserver" / "tokens.csv").unlink()  # as it says
+    assert make(vrtg, tmp_path).code == 0
+    assert settings.exists()
+
+
 def test_what_is_in_the_way_is_named(vrtg: Callable[..., Any], tmp_path: Path) -> None:
     (tmp_path / "kubeconfig").write_text("a file")
     ran = make(vrtg, tmp_path)

@@ -71,6 +71,8 @@ def make(into: Path, wish: Sequence[Wanted], group: int | None, days: int) -> It
         before = _content(into / "ca" / "ca.crt")
         authority = pki.Authority.create(into / "ca")
         yield _told("ca/ca.crt", before, authority.certificate_pem(), f"good until {authority.expires:%Y-%m-%d}")
+        if strangers := _of_others(into, authority):
+            yield f"of another authority, and refused from now on unless they are made anew: {', '.join(strangers)}"
         for each in wish:
             cert = into / each.directory / "tls.crt"
             before = _content(cert)
@@ -84,6 +86,18 @@ def make(into: Path, wish: Sequence[Wanted], group: int | None, days: int) -> It
         raise CommandError(f"{error.filename or into} cannot be used: {error.strerror}") from error
     except ValueError as error:
         raise UsageError(str(error)) from error
+
+
+def _of_others(into: Path, authority: pki.Authority) -> list[str]:
+    """Certificates here that an authority which is not there any more has signed: who trusts this one refuses them."""
+    found = []
+    for path in sorted(into.glob("*/tls.crt")):
+        try:
+            if not authority.signed(path):
+                found.append(path.parent.name)
+        except ValueError:
+            continue  # no certificate: whoever reads it says so
+    return found
 
 
 def _provider(name: str, namespace: str, hosts: Sequence[str]) -> Wanted:

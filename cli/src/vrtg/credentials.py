@@ -83,6 +83,7 @@ def make_container_credentials(directory: Path, hosts: Sequence[str], server: st
 def _make_container_files(directory: Path, host: str, port: int, server: str, ca: bytes) -> None:
     """Tokens, kubeconfigs and the installation's id, as far as they are missing."""
     tokens, settings = directory / "apiserver" / "tokens.csv", directory / "installation" / "settings.yaml"
+    _make_installation(settings, tokens)
     _make_tokens(tokens)
     configs = (
         (CONTROLLER, directory / "kubeconfig" / "controller", f"https://{_bracketed(host)}:{port}"),
@@ -91,14 +92,24 @@ def _make_container_files(directory: Path, host: str, port: int, server: str, ca
     for uid, path, address in configs:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         _settle(path, _kubeconfig(address, ca, _token(tokens, uid), uid))
+
+
+def _make_installation(settings: Path, tokens: Path) -> None:
+    """The id that hypervisors know our machines by. It is made first: where there are tokens and no id, it was lost."""
     settings.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    if not settings.exists():
-        write_private(settings, f"owner: {uuid.uuid4()}\n")
-    elif not _OWNER.search(settings.read_text()):
+    if settings.exists():
+        if not _OWNER.search(settings.read_text()):
+            raise CommandError(
+                f"{settings} has no owner, the id that hypervisors know this installation's machines by: restore it, "
+                "or write `owner: ID` with the id that the machines are stamped with"
+            )
+    elif tokens.exists():
         raise CommandError(
-            f"{settings} has no owner, the id that hypervisors know this installation's machines by: restore it, or "
-            "write `owner: ID` with the id that the machines are stamped with"
+            f"{settings} is lost, and with it the id that hypervisors know this installation's machines by: restore "
+            f"it; or, if there are no machines yet, remove {tokens}, and both are made anew"
         )
+    else:
+        write_private(settings, f"owner: {uuid.uuid4()}\n")
 
 
 def hand_over(source: Path, directory: Path, server: str | None = None) -> None:

@@ -20,6 +20,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -114,6 +115,15 @@ class Authority:
     def certificate_pem(self) -> bytes:
         """The authority's certificate, for whoever must trust it."""
         return pem(self._cert)
+
+    def signed(self, certificate: Path) -> bool:
+        """Whether it is of this authority. Raises: OSError, ValueError: the file cannot be read, or holds none."""
+        cert = x509.load_pem_x509_certificate(certificate.read_bytes())
+        try:
+            cert.verify_directly_issued_by(self._cert)
+        except (InvalidSignature, ValueError, TypeError):
+            return False
+        return True
 
     def issue(
         self,
