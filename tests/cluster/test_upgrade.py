@@ -8,17 +8,22 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from e2e.stack import ROOT
+from e2e.stack import ROOT, manifest
 
 from .chart import NAMESPACE, RELEASE, helm, install
 from .cluster import Cluster
 from .conftest import start_cluster
 from .test_rights import ROLES, place, until
-from .test_servers import controller, gone
+from .test_servers import TINY, Object, Site, controller, gone
 
 CRDS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 CONTROLLER = f"/apis/apps/v1/namespaces/{NAMESPACE}/deployments/{RELEASE}"
 SERVER = "virtrigaud-provider-lab"
+MACHINE = {
+    "providerRef": {"name": "lab"},
+    "classRef": {"name": "tiny"},
+    "cdroms": [{"name": "install", "medium": "debian.iso"}],
+}
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +43,16 @@ def pods(cluster: Cluster) -> list[str]:
     return [item["status"]["phase"] for item in items if item["metadata"]["labels"]["app.kubernetes.io/instance"]]
 
 
+async def made_as(site: Site, name: str) -> str:
+    """Id of a machine, once it runs."""
+    found = await site.until("virtualmachines", name, lambda found: power(found) == "On")
+    return str(found["status"]["id"])
+
+
+def power(found: Object | None) -> str:
+    return str((found or {}).get("status", {}).get("powerState", ""))
+
+
 async def test_an_upgrade_and_an_uninstall_leave_servers_and_definitions_alone(
     cluster: Cluster, tmp_path: Path
 ) -> None:
@@ -50,6 +65,10 @@ async def test_an_upgrade_and_an_uninstall_leave_servers_and_definitions_alone(
         await until(lambda: pods(cluster) == ["Pending"] * 2)  # made, as the namespace lets nothing else in
         await site.provider()
         await site.ready()
+        await site.create("vmclasses", manifest("VMClass", "tiny", TINY, site.namespace))
+        for name in ("stays", "goes"):
+            await site.create("virtualmachines", manifest("VirtualMachine", name, MACHINE, site.namespace))
+        ids = {name: await made_as(site, name) for name in ("stays", "goes")}
         before, made = await site.get("deployments", SERVER), definitions(cluster)
         assert before is not None
         first = json.loads(cluster.ask(CONTROLLER))["spec"]
@@ -64,6 +83,7 @@ async def test_an_upgrade_and_an_uninstall_leave_servers_and_definitions_alone(
         with pytest.raises(urllib.error.HTTPError, match="404"):
             cluster.ask(f"{ROLES}/clusterroles/{RELEASE}")
         assert definitions(cluster) == made, "with a definition all of its objects would have gone"
+        await site.delete("virtualmachines", "goes")
 
         install(cluster, tmp_path / "helm")
         assert definitions(cluster) == made
@@ -76,5 +96,11 @@ async def test_an_upgrade_and_an_uninstall_leave_servers_and_definitions_alone(
         )
         assert [what for what, _ in site.kubelet.seen] == ["started"], "its server ran on"
         await site.ready()
+        await site.until("virtualmachines", "goes", lambda found: found is None)  # it has waited for somebody
+        await site.patch("virtualmachines", "stays", {"spec": {"powerState": "Off"}})
+        found = await site.until("virtualmachines", "stays", lambda found: power(found) == "Off")
+        assert found["status"]["id"] == ids["stays"], "found again, and not made again"
+        await site.delete("virtualmachines", "stays")
+        await gone(site.api, site.path("virtualmachines"))
         await site.delete("providers", "lab")
         await gone(site.api, site.path("providers"))
