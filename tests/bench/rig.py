@@ -10,26 +10,25 @@ import asyncio
 import base64
 import json
 import os
-import secrets
-import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import aiohttp
+import processes
 from common import rpc
 from common.identity import Server
 from common.pki import Authority
 from common.rpc import Stub
 from common.tls import CONTROLLER, TlsFiles
 from controller.api import MERGE, Api, ConflictError, connect
+from processes import script, wait_started
 from prometheus_client.parser import text_string_to_metric_families
 from providerkit.serving import PACKAGE
 
-CRDS = Path(__file__).resolve().parents[2] / "deploy" / "crds"
 GROUP = "infra.virtrigaud.io/v1beta1"
 NAMESPACE = "bench"
 VMS = f"/apis/{GROUP}/namespaces/{NAMESPACE}/virtualmachines"
@@ -40,11 +39,6 @@ CLIENTS = 16
 """Requests of the bench that are under way at the same time."""
 
 Object = dict[str, Any]  # Any: JSON
-
-
-def script(name: str) -> str:
-    """A console script of this environment."""
-    return str(Path(sys.executable).parent / name)
 
 
 @dataclass
@@ -65,29 +59,8 @@ class Process:
 @asynccontextmanager
 async def started(name: str, command: Sequence[str], log: Path) -> AsyncIterator[Process]:
     """A command in the background; ended when the context is left."""
-    with log.open("ab") as output:
-        process = await asyncio.create_subprocess_exec(
-            *command, stdin=asyncio.subprocess.DEVNULL, stdout=output, stderr=output
-        )
-    try:
+    async with processes.started(command, log) as process:
         yield Process(name, process, log)
-    finally:
-        if process.returncode is None:
-            process.terminate()
-            try:
-                async with asyncio.timeout(20):
-                    await process.wait()
-            except TimeoutError:
-                process.kill()
-                await process.wait()
-
-
-async def until(holds: Callable[[], bool], process: Process, seconds: float = START_SECONDS) -> None:
-    """Wait for a file of a process that starts."""
-    async with asyncio.timeout(seconds):
-        while not holds():
-            assert process.process.returncode is None, process.log.read_text()[-2000:]
-            await asyncio.sleep(0.01)
 
 
 @dataclass
@@ -160,7 +133,7 @@ class Rig:
             *("--metrics-address", "127.0.0.1:0", *flags),
         ]
         async with started(f"provider {name}", command, log) as process:
-            await until(ready.exists, process)
+            await wait_started(ready.exists, process.process, log, START_SECONDS)
             self.addresses[name] = ready.read_text().strip()
             process.metrics = _said(log, "provider.metrics")
             self.providers[name] = process
@@ -188,7 +161,7 @@ class Rig:
             *("--runtime", "process", "--no-leader-elect", "--ready-file", str(ready), *flags),
         ]
         async with started("controller", command, log) as process:
-            await until(ready.exists, process)
+            await wait_started(ready.exists, process.process, log, START_SECONDS)
             process.metrics = ready.read_text().strip()
             yield process
 
@@ -227,7 +200,10 @@ async def rig(home: Path, *, furnished: bool = False) -> AsyncIterator[Rig]:
     authority = Authority.create(home / "ca")
     client = authority.issue(home / "client", CONTROLLER)
     async with AsyncExitStack() as stack:
-        apiserver, kubeconfig = await stack.enter_async_context(_apiserver(home, authority))
+        server = await stack.enter_async_context(
+            processes.api_server(home, authority, namespace=NAMESPACE, seconds=START_SECONDS)
+        )
+        kubeconfig, apiserver = server.kubeconfig, Process("API server", server.process, home / "apiserver.log")
         api = await stack.enter_async_context(connect(str(kubeconfig)))
         http = await stack.enter_async_context(aiohttp.ClientSession())
         found = Rig(home, api, kubeconfig, apiserver, authority, client, http)
@@ -240,33 +216,6 @@ async def rig(home: Path, *, furnished: bool = False) -> AsyncIterator[Rig]:
         body = {"metadata": {"name": "client"}, "type": "kubernetes.io/tls", "data": data}
         await api.request("POST", f"/api/v1/namespaces/{NAMESPACE}/secrets", body=body)
         yield found
-
-
-@asynccontextmanager
-async def _apiserver(home: Path, authority: Authority) -> AsyncIterator[tuple[Process, Path]]:
-    tls = authority.issue(home / "apiserver", "virtrigaud-apiserver", sans=["127.0.0.1", "localhost"])
-    token, tokens, endpoint = secrets.token_hex(16), home / "tokens.csv", home / "data" / "endpoint"
-    endpoint.unlink(missing_ok=True)
-    tokens.touch(mode=0o600)
-    tokens.write_text(f'{token},admin,admin,"system:masters"\n')
-    command = [
-        script("virtrigaud-apiserver"),
-        *("--data-dir", str(home / "data"), "--listen", "127.0.0.1:0", "--crds", str(CRDS)),
-        *("--tls-cert", str(tls.cert), "--tls-key", str(tls.key), "--token-file", str(tokens)),
-    ]
-    async with started("API server", command, home / "apiserver.log") as process:
-        await until(endpoint.exists, process)
-        kubeconfig, address = home / "kubeconfig", endpoint.read_text().strip()
-        kubeconfig.write_text(
-            f"""apiVersion: v1
-kind: Config
-current-context: bench
-clusters: [{{name: bench, cluster: {{server: "https://{address}", certificate-authority: {tls.ca}}}}}]
-contexts: [{{name: bench, context: {{cluster: bench, user: bench, namespace: {NAMESPACE}}}}}]
-users: [{{name: bench, user: {{token: {token}}}}}]
-"""
-        )
-        yield process, kubeconfig
 
 
 def _provider(address: str) -> Object:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from e2e.conftest import namespace, shared_objects
+from e2e.conftest import mark, namespace, shared_objects
 from libvirtd.fixtures import guest_image, libvirtd, missing
 from libvirtd.private import PrivateLibvirtd
 from tools.gomodule import GoUnavailableError
@@ -19,11 +19,7 @@ __all__ = ["guest_image", "libvirtd", "namespace"]  # fixtures
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    here = Path(__file__).parent
-    for item in items:
-        if here in item.path.parents:
-            item.add_marker(pytest.mark.e2e)
-            item.add_marker(pytest.mark.real)
+    mark(items, Path(__file__).parent)
 
 
 def start_cluster(home: Path, **options: Any) -> Iterator[Cluster]:

@@ -18,9 +18,13 @@ __all__ = ["guest_image", "libvirtd"]  # fixtures
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    here = Path(__file__).parent
+    mark(items, Path(__file__).parent)
+
+
+def mark(items: list[pytest.Item], folder: Path) -> None:
+    """Every test of a folder is one of the whole stack, with real parts."""
     for item in items:
-        if here in item.path.parents:
+        if folder in item.path.parents:
             item.add_marker(pytest.mark.e2e)
             item.add_marker(pytest.mark.real)
 

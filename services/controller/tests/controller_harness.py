@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import secrets
 import signal
 import ssl
-import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -16,14 +13,15 @@ from typing import Any
 
 import aiohttp
 import msgspec
+import processes
 from common import pki
 from controller import claims
+from processes import script, started
 from prometheus_client.parser import text_string_to_metric_families
 from providerkit.fake import FakeDriver, FakeHypervisor
 from providerkit.machines import MachineSettings
 from providerkit.serving import ServingSettings, serve
 
-CRDS = Path(__file__).parents[3] / "deploy" / "crds"
 GROUP = "/apis/infra.virtrigaud.io/v1beta1"
 PLURALS = {
     "VirtualMachine": "virtualmachines",
@@ -180,32 +178,6 @@ class Process:
         return await self.process.wait()
 
 
-@asynccontextmanager
-async def started(command: list[str], log: Path, **environment: str) -> AsyncIterator[Process]:
-    """A command in the background; ended, gracefully first, when the context is left."""
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("ab") as output:
-        process = await asyncio.create_subprocess_exec(
-            *command, stdin=asyncio.subprocess.DEVNULL, stdout=output, stderr=output, env={**os.environ, **environment}
-        )
-    try:
-        yield Process(process, log)
-    finally:
-        if process.returncode is None:
-            process.terminate()
-            try:
-                async with asyncio.timeout(20):
-                    await process.wait()
-            except TimeoutError:
-                process.kill()
-                await process.wait()
-
-
-def script(name: str) -> str:
-    """A console script of the environment that runs the tests."""
-    return str(Path(sys.executable).parent / name)
-
-
 async def until(
     holds: Callable[[], Awaitable[bool]] | Callable[[], bool], what: str, seconds: float = DEADLINE
 ) -> None:
@@ -225,32 +197,9 @@ async def until(
 async def api_server(directory: Path) -> AsyncIterator[Cluster]:
     """An API server with our CRDs, as a process of its own."""
     authority = pki.Authority.create(directory / "ca")
-    tls = authority.issue(directory / "tls", "apiserver", sans=["127.0.0.1", "localhost"])
-    token = secrets.token_hex(16)
-    tokens = directory / "tokens.csv"
-    tokens.write_text(f'{token},admin,admin,"system:masters"\n')
-    command = [
-        script("virtrigaud-apiserver"),
-        *("--data-dir", str(directory / "data"), "--listen", "127.0.0.1:0"),
-        *("--tls-cert", str(tls.cert), "--tls-key", str(tls.key)),
-        *("--token-file", str(tokens), "--crds", str(CRDS)),
-    ]
-    endpoint = directory / "data" / "endpoint"
-    async with started(command, directory / "apiserver.log"):
-        await until(endpoint.exists, "the API server")
-        address = endpoint.read_text().strip()
-        kubeconfig = directory / "kubeconfig"
-        kubeconfig.write_text(
-            f"""apiVersion: v1
-kind: Config
-current-context: test
-clusters: [{{name: test, cluster: {{server: "https://{address}", certificate-authority: {tls.ca}}}}}]
-contexts: [{{name: test, context: {{cluster: test, user: test}}}}]
-users: [{{name: test, user: {{token: {token}}}}}]
-"""
-        )
-        cluster = Cluster(address, kubeconfig, token, tls.ca)
-        connector = aiohttp.TCPConnector(ssl=ssl.create_default_context(cafile=str(tls.ca)))
+    async with processes.api_server(directory, authority, seconds=DEADLINE) as server:
+        cluster = Cluster(server.address, server.kubeconfig, server.token, server.ca)
+        connector = aiohttp.TCPConnector(ssl=ssl.create_default_context(cafile=str(server.ca)))
         async with aiohttp.ClientSession(connector=connector) as session:
             cluster.session = session
             await until(lambda: _served(cluster), "the CRDs")
@@ -287,7 +236,7 @@ async def controller(cluster: Cluster, home: Path, *flags: str, **environment: s
     _clean(home)
     async with started(controller_command(cluster, home, *flags), home / "controller.log", **environment) as process:
         await until((home / "ready").exists, "the controller")
-        yield process
+        yield Process(process, home / "controller.log")
     await cluster.forget_installations()
 
 
