@@ -9,6 +9,7 @@ from common import pki
 from common.clock import ManualClock
 from common.tls import TlsError
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import rsa
 
 DAY = 86400.0
 
@@ -151,6 +152,33 @@ def test_a_damaged_authority_is_named_and_never_overwritten(tmp_path, damage):
     with pytest.raises(TlsError, match=r"ca\.key"):
         pki.Authority.create(tmp_path / "a")
     assert (tmp_path / "a" / "ca.crt").read_bytes() == before
+
+
+def test_what_is_no_authority_is_named(tmp_path):
+    """Everybody would refuse what it signs, without a word of why."""
+    leaf = pki.Authority.create(tmp_path / "a").issue(tmp_path / "b", "web")
+    leaf.cert.rename(tmp_path / "b" / "ca.crt")
+    leaf.key.rename(tmp_path / "b" / "ca.key")
+    with pytest.raises(TlsError, match=r"ca\.crt is no authority.*CA:TRUE"):
+        pki.Authority.load(tmp_path / "b")
+
+
+def test_an_authority_with_a_key_of_another_kind_is_named(tmp_path):
+    pki.Authority.create(tmp_path / "a")
+    key = rsa.generate_private_key(65537, 2048)
+    (tmp_path / "a" / "ca.key").write_bytes(pki._pem_key(key))
+    with pytest.raises(TlsError, match=r"ca\.key is of a kind .*EC key"):
+        pki.Authority.load(tmp_path / "a")
+
+
+def test_further_authorities_are_listed_and_taken_out_again(tmp_path):
+    """A certificate that is good stays the same meanwhile."""
+    authority, other = pki.Authority.create(tmp_path / "a"), pki.Authority.create(tmp_path / "o")
+    first = authority.issue(tmp_path / "b", "web").read()
+    both = authority.issue(tmp_path / "b", "web", trust=[other.certificate]).read()
+    assert (both.cert, both.key) == (first.cert, first.key)
+    assert both.ca == authority.certificate_pem() + other.certificate_pem()
+    assert authority.issue(tmp_path / "b", "web").read() == first
 
 
 def test_a_directory_that_cannot_be_written_is_named(tmp_path):

@@ -98,8 +98,14 @@ class Authority:
             raise TlsError(
                 f"authority files {cert_path} and {key_path} are broken: restore both, or remove both"
             ) from None
-        if not isinstance(key, ec.EllipticCurvePrivateKey) or key.public_key() != cert.public_key():
+        if not isinstance(key, ec.EllipticCurvePrivateKey):
+            raise TlsError(
+                f"authority key {key_path} is of a kind that is not signed with here: make an EC key, as P-256"
+            )
+        if key.public_key() != cert.public_key():
             raise TlsError(f"authority key {key_path} does not belong to {cert_path}: restore both, or remove both")
+        if not _may_sign(cert):
+            raise TlsError(f"{cert_path} is no authority: its basic constraints do not say CA:TRUE; make it with isCA")
         return cls(cert, key, clock or SystemClock())
 
     @property
@@ -283,6 +289,13 @@ def _identifier_of(authority: x509.Certificate) -> x509.AuthorityKeyIdentifier:
     except x509.ExtensionNotFound:
         return x509.AuthorityKeyIdentifier.from_issuer_public_key(authority.public_key())  # type: ignore[arg-type]  # of an EC key, as `load` sees to
     return x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(held)
+
+
+def _may_sign(cert: x509.Certificate) -> bool:
+    try:
+        return cert.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+    except (x509.ExtensionNotFound, ValueError):
+        return False
 
 
 def _due(cert: x509.Certificate, now: datetime) -> bool:

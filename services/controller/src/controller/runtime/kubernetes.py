@@ -161,7 +161,9 @@ class KubernetesRuntime:
         authority, held = await self._authority.load(), await self._held(provider)
         credentials = await self._credentials(provider)
         made = await self._certificates.make(provider, authority, held)
-        if made.secret != held:  # a server takes up another one without a restart
+        if any(
+            held.get(name) != value for name, value in made.secret.items()
+        ):  # a server takes up another one without a restart
             await self._apply(provider, SECRETS, certificate_secret(provider, encoded(made.secret)))
         for kind, manifest in zip(KINDS, manifests(provider, self._settings, credentials), strict=True):
             await self._keep(provider, kind, manifest)
