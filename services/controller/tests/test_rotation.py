@@ -189,5 +189,22 @@ async def test_a_certificate_that_runs_out_under_a_connection_is_told_and_renewe
         assert after["status"]["id"] == before["status"]["id"]
 
 
+async def test_a_servers_certificate_that_runs_out_under_a_connection_is_told_and_renewed(site: Site) -> None:
+    """The other way round: a server is not called beyond the end of what it has shown, though its connection stands."""
+    await site.client(ours(site))
+    names = [site.server.uri, "127.0.0.1"]
+    files = site.authority.issue(site.home / "server", site.server.host, names, 10 / DAY, end=End.SERVER)
+    async with serving(site.home, files) as server:
+        await site.provider(server.address)
+        await site.cluster.create("VirtualMachine", site.namespace, "web", machine())
+        before = await site.cluster.wait("VirtualMachine", site.namespace, "web", ready)
+        for message in await site.told("WrongServer"):
+            assert "its certificate is refused: certificate has expired" in message
+        site.server_files(site.server)
+        await site.cluster.wait("Provider", site.namespace, "fake", because("Connected"))
+        after = await site.cluster.wait("VirtualMachine", site.namespace, "web", ready)
+        assert after["status"]["id"] == before["status"]["id"]
+
+
 def refused(kind: str) -> Callable[[Any], bool]:
     return lambda item: condition(item, kind)["status"] == "False"
