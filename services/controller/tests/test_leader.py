@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 from common.clock import SystemClock
-from controller.api import connect
+from controller.api import ApiUnavailableError, connect
+from controller.core import CONFIG_MAPS
 from controller.leader import Leader, LeaseSettings, LostError
 from controller_harness import DEADLINE, Cluster
 
@@ -76,6 +77,7 @@ async def test_a_leader_whose_api_hangs_stops_before_another_leads(cluster: Clus
 
     async def first() -> None:
         told.append("a leads")
+        assert leader.holds()
         leads.set()
         try:
             await asyncio.Event().wait()
@@ -97,6 +99,7 @@ async def test_a_leader_whose_api_hangs_stops_before_another_leads(cluster: Clus
                 with pytest.raises(LostError, match="was not renewed in time"):
                     await leader.run(first)
                 assert not leader.leading
+                assert not leader.holds()
 
             async with asyncio.TaskGroup() as group:
                 group.create_task(lead())
@@ -107,3 +110,19 @@ async def test_a_leader_whose_api_hangs_stops_before_another_leads(cluster: Clus
                 async with asyncio.timeout(DEADLINE):
                     await over.wait()
     assert told == ["a leads", "a stopped", "b leads"]
+
+
+async def test_one_that_leads_no_more_reads_and_writes_nothing(cluster: Cluster, namespace: str):
+    """It wakes after a pause, and tasks that are to be cancelled run on for a moment."""
+    await cluster.namespace(namespace)
+    leads = True
+    body = {"metadata": {"name": "any", "namespace": namespace}}
+    async with connect(str(cluster.kubeconfig)) as api:
+        guarded = api.guarded(lambda: leads)
+        await guarded.create(CONFIG_MAPS, namespace, body)
+        leads = False
+        with pytest.raises(ApiUnavailableError, match="not sent, we lead no more"):
+            await guarded.patch(CONFIG_MAPS, namespace, "any", {"data": {"a": "b"}})
+        found = await guarded.get(CONFIG_MAPS, namespace, "any")
+        assert found is not None
+        assert not found.data

@@ -122,7 +122,7 @@ async def _work(
 ) -> None:
     owner = await _owner(settings, api, clock)
 
-    async def lead() -> None:
+    async def lead(api: Api) -> None:
         controller = Controller(
             api, clock, rng, metrics,
             owner=owner, runtimes=_runtimes(settings, api, owner, clock, rng), default_mode=MODES[settings.runtime],
@@ -143,7 +143,7 @@ async def _work(
         if refused := await claim.blocked():
             raise ValueError(refused)
         metrics.work.leads(True)
-        await lead()
+        await lead(api)
         return
     serving.standby = True
     identity = f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
@@ -158,7 +158,7 @@ async def _work(
         metrics.work.leads(True)
         async with asyncio.TaskGroup() as group:
             group.create_task(claim.keep(), name="claim")
-            group.create_task(lead(), name="leader")
+            group.create_task(lead(api.guarded(leader.holds)), name="leader")
 
     leader = Leader(api, clock, rng, lease)
     leader.on_change = lambda leading: None if leading else metrics.work.leads(False)

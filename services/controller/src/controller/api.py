@@ -128,13 +128,22 @@ class Api:
     """One API server."""
 
     def __init__(self, session: aiohttp.ClientSession, configuration: Any, asked: Asked = _nobody) -> None:
-        """Args:
-        configuration: a kubernetes.aio Configuration; untyped there.
-        asked: told of each request: verb, resource, HTTP status (0 for no answer), seconds (None for a watch).
+        """Speak through a session.
+
+        Args:
+            configuration: a kubernetes.aio Configuration; untyped there.
+            asked: told of each request: verb, resource, HTTP status (0 for no answer), seconds (None for a watch).
         """
         self._session, self._asked = session, asked
         self._configuration = configuration
+        self._may_write: Callable[[], bool] = lambda: True
         self._decoders: dict[type, msgspec.json.Decoder[Any]] = {}
+
+    def guarded(self, may_write: Callable[[], bool]) -> Api:
+        """The same server for one that writes only while it may: asked each time, as a task that is to end runs on."""
+        guarded = Api(self._session, self._configuration, self._asked)
+        guarded._may_write = may_write
+        return guarded
 
     # -- typed calls -----------------------------------------------------------------------------------------------
 
@@ -184,6 +193,8 @@ class Api:
     ) -> bytes:
         """One call, answered with the whole body. Raises: ApiError."""
         what, begun, status = f"{method} {path}", time.monotonic(), 0
+        if method != "GET" and not self._may_write():
+            raise ApiUnavailableError(f"{what}: not sent, we lead no more")
         try:
             async with self._open(method, path, params, body, content_type, accept, timeout) as response:
                 answer = await response.read()

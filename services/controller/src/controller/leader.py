@@ -1,8 +1,9 @@
 """Leader election by a Lease: at most one controller acts.
 
 A leader that cannot renew in time stops its work before the Lease can pass to another: `renew_deadline` is counted on
-the monotonic clock from the last renewal that surely arrived, and is shorter than `duration`. A follower measures the
-silence of the leader on its own clock, from when it saw the Lease change; the times in the Lease are for people.
+the monotonic clock from the last renewal that surely arrived, and is shorter than `duration`. Since tasks end some
+turns of the loop after they were cancelled, each write asks `holds`, too. A follower measures the silence of the leader
+on its own clock, from when it saw the Lease change; the times in the Lease are for people.
 """
 
 from __future__ import annotations
@@ -54,6 +55,8 @@ class Leader:
         self._api, self._clock, self._rng, self._settings = api, clock, rng, settings
         self._seen: tuple[str, str] = ("", "")
         self._seen_at = 0.0
+        self._until = 0.0
+        """Monotonic: when we stop, unless the Lease is renewed."""
         self.leading = False
         self.on_change: Callable[[bool], None] = lambda leading: None
         """Told of each change of `leading`."""
@@ -68,6 +71,7 @@ class Leader:
         self._turn(True)
         log.info("leader.acquired", identity=self._settings.identity)
         renewed = self._clock.monotonic()
+        self._until = renewed + self._settings.renew_deadline
         lost = False
         try:
             async with asyncio.TaskGroup() as group:
@@ -83,6 +87,10 @@ class Leader:
                 await self._release()
         if lost:
             raise LostError(f"the Lease {self._settings.namespace}/{self._settings.name} was not renewed in time")
+
+    def holds(self) -> bool:
+        """Whether the Lease is ours at this very moment: one that slept knows it before any of its tasks runs on."""
+        return self.leading and self._clock.monotonic() < self._until
 
     def _turn(self, leading: bool) -> None:
         self.leading = leading
@@ -120,6 +128,7 @@ class Leader:
                         log.error("leader.lost", identity=settings.identity, holder=self._holder(lease))
                         return
                     if await self._write(lease, settings.identity):
+                        self._until = begun + settings.renew_deadline
                         renewed = begun  # the Lease counts from when it was asked for, not from when that was heard
             except (ApiError, TimeoutError) as error:
                 log.warning("leader.renewal.failed", error=str(error) or "no answer in time")
