@@ -1,9 +1,9 @@
 """Leader election by a Lease: at most one controller acts.
 
 A leader that cannot renew in time stops its work before the Lease can pass to another: `renew_deadline` is counted on
-the monotonic clock from the last renewal that surely arrived, and is shorter than `duration`. Since tasks end some
-turns of the loop after they were cancelled, each write asks `holds`, too. A follower measures the silence of the leader
-on its own clock, from when it saw the Lease change; the times in the Lease are for people.
+the monotonic clock from the last renewal that surely arrived, and is shorter than `duration`. Tasks end some turns of
+the loop after they were cancelled, so each write asks `holds`, too. A follower measures the silence of the leader on
+its own clock, from when it saw the Lease change; the times in the Lease are for people.
 """
 
 from __future__ import annotations
