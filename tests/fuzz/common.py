@@ -151,7 +151,7 @@ def tls(data: bytes) -> None:
 @target("common.secret-file", ["word\n"], bad=[b"\xff"], refuses=(SecretError,), inputs=60)
 def secret_file(data: bytes) -> None:
     """A text without its line end. The register of masks is the process's own, so that nothing long goes there."""
-    before = redact._slots, redact._pattern
+    before = redact._slots, redact._layers
     redact._slots = {}
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory, "secret")
@@ -161,4 +161,4 @@ def secret_file(data: bytes) -> None:
             assert word
             assert len(word) < 4 or word not in redact.text(f"it is {word}.")
         finally:
-            redact._slots, redact._pattern = before
+            redact._slots, redact._layers = before

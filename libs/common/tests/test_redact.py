@@ -17,7 +17,7 @@ SECRET = 'cän4ry/of "the" <coal>&mine+1'
 def empty_register(monkeypatch):
     """Of this test alone."""
     monkeypatch.setattr(redact, "_slots", {})
-    monkeypatch.setattr(redact, "_pattern", None)
+    monkeypatch.setattr(redact, "_layers", ())
 
 
 SHOWN = {
@@ -61,12 +61,32 @@ def test_other_words_are_left_alone():
 def test_the_newest_values_of_a_slot_are_masked():
     """A session is renewed for ever, and each value makes each line of the log cost more."""
     redact.register("for-good-and-ever")
-    values = [f"session-{number:04d}-x" for number in range(1000)]
+    values = [f"session-{number:04d}-x" for number in range(100)]
     for value in values:
         redact.register(value, slot="session")
     masked = [value for value in values if value not in redact.text(f"it is {value}.")]
     assert masked == values[-16:]
     assert "for-good" not in redact.text("it is for-good-and-ever")
+
+
+def test_secrets_that_hold_one_another_are_masked_whole():
+    """Whichever was registered first, and whatever came between."""
+    for number in range(50):
+        redact.register(f"other-{number:04d}")
+    for word in ("abcdef", "xx-abcdef-yy", "xx-abcdef-yy-zz"):
+        redact.register(word)
+    assert redact.text("1 xx-abcdef-yy-zz 2 abcdef 3") == f"1 {redact.MASK} 2 {redact.MASK} 3"
+    assert redact.text("abcdefabcdef other-0007") == f"{redact.MASK}{redact.MASK} {redact.MASK}"
+
+
+def test_a_thousand_secrets_are_few_layers():
+    """As many as an installation has Providers and images: each costs no more than what it takes to tell it apart."""
+    words = [f"secret-{number:05d}-{number * 7919}" for number in range(1000)]
+    for word in words:
+        redact.register(word, slot=word)
+    assert len(redact._layers) < 12
+    assert sum(len(forms) for forms, _ in redact._layers) >= 1000
+    assert not [word for word in words if word in redact.text(f"it is {word}.")]
 
 
 def test_a_value_that_is_used_again_is_as_new_as_any():

@@ -44,7 +44,9 @@ _KEPT = 16
 _lock = threading.Lock()
 _slots: dict[str, dict[str, frozenset[str]]] = {}
 """Secrets by what they are of, oldest first, each with the forms it may turn up in."""
-_pattern: re.Pattern[str] | None = None
+_layers: tuple[tuple[frozenset[str], re.Pattern[str]], ...] = ()
+"""Forms that are masked, largest layer first. A new secret is a layer of its own until there are as many like it: to
+compile all anew for each of a thousand would take minutes."""
 
 
 def register(secret: str, slot: str = "") -> None:
@@ -57,15 +59,19 @@ def register(secret: str, slot: str = "") -> None:
             slot are masked, so that what an old one still did when it was replaced does not show it; without a slot
             a value is masked for ever.
     """
-    global _pattern
+    global _layers
     with _lock:
         held = _slots.setdefault(slot, {})
         if next(reversed(held), None) == secret or (not slot and secret in held):
             return
-        held[secret] = held.pop(secret, frozenset()) or frozenset(_forms(secret))
+        forms = held[secret] = held.pop(secret, frozenset()) or frozenset(_forms(secret))
         if slot and len(held) > _KEPT:
             del held[next(iter(held))]
-        _pattern = _compiled({form for each in _slots.values() for forms in each.values() for form in forms})
+            forms, _layers = frozenset().union(*(each for of in _slots.values() for each in of.values())), ()
+        kept = list(_layers)
+        while kept and len(kept[-1][0]) <= 2 * len(forms):
+            forms |= kept.pop()[0]
+        _layers = (*kept, (forms, _compiled(forms))) if forms else tuple(kept)
 
 
 def _forms(secret: str) -> Iterator[str]:
@@ -92,19 +98,33 @@ def _encoded(plain: str) -> Iterator[str]:
             yield from (inner, inner.replace("+", "-").replace("/", "_"))
 
 
-def _compiled(forms: set[str]) -> re.Pattern[str] | None:
+def _compiled(forms: frozenset[str]) -> re.Pattern[str]:
     """Longest first; by first letter, or a long register would be gone through at each letter of a text."""
     by_first: dict[str, list[str]] = {}
     for form in sorted(forms, key=len, reverse=True):
         by_first.setdefault(form[0], []).append(re.escape(form[1:]))
     groups = (f"{re.escape(first)}(?:{'|'.join(rest)})" for first, rest in by_first.items())
-    return re.compile("|".join(groups)) if by_first else None
+    return re.compile("|".join(groups))
+
+
+def _masked(value: str) -> str:
+    """Without what any layer finds; what two of them find of one place is one place."""
+    found = sorted(match.span() for _, pattern in _layers for match in pattern.finditer(value))
+    if not found:
+        return value
+    shown: list[str] = []
+    end = 0
+    for begin, stop in found:
+        if begin >= end:
+            shown += [value[end:begin], MASK]
+        end = max(end, stop)
+    return "".join(shown) + value[end:]
 
 
 def text(value: str) -> str:
     """The text without registered secrets, private keys, bearer tokens and passwords in URLs."""
-    if _pattern is not None:
-        value = _pattern.sub(MASK, value)
+    if _layers:
+        value = _masked(value)
     if "PRIVATE KEY" in value:
         value = _PRIVATE_KEY.sub(MASK, value)
     if "://" in value:
