@@ -35,6 +35,7 @@ BACK_OFF = {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 10s"}
         ([pod(deleted=True, phase="Succeeded")], ""),
         ([pod(deleted=True, node="")], ""),
         ([just_ended(0)], ""),
+        ([pod(phase="Failed", containerStatuses=[{"state": ended(137, "Error")}])], ""),
         ([just_ended(137, reason="OOMKilled")], "it ended with exit code 137 (OOMKilled)"),
         ([just_ended(2, "one\n\nno URI\n")], "it ended with exit code 2 (Error): no URI"),
         (
@@ -66,6 +67,7 @@ def test_what_is_over_soon(given: list[Pod], said: str) -> None:
             {"initContainerStatuses": [{"state": {"waiting": {"reason": "ErrImagePull"}}}], "containerStatuses": []},
             "ErrImagePull",
         ),
+        ({"phase": "Failed", "containerStatuses": [{"state": BACK_OFF}]}, ""),
         ({"conditions": [{"type": "PodScheduled", "status": "False", "message": "0/3 nodes"}]}, "0/3 nodes"),
     ],
 )

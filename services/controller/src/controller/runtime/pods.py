@@ -12,6 +12,8 @@ from controller.core import ContainerStatus, Ended, Pod
 ORDINARY = ("", "ContainerCreating", "PodInitializing")
 """Reasons of a container that waits because it is being started."""
 
+OVER = ("Succeeded", "Failed")
+"""Phases of a pod that never runs again."""
 LONGEST = 300
 """Characters of a line of log that go into a condition."""
 
@@ -19,7 +21,7 @@ LONGEST = 300
 def passing(pods: Sequence[Pod]) -> str:
     """What will be over soon by itself: a pod that ends, or that is about to be started again; empty if neither."""
     for pod in pods:
-        if pod.metadata.deletion_timestamp and pod.spec.node_name and pod.status.phase not in ("Succeeded", "Failed"):
+        if pod.metadata.deletion_timestamp and pod.spec.node_name and pod.status.phase not in OVER:
             return f"pod {pod.metadata.name} on node {pod.spec.node_name} has to end first"
     for container in _containers(pods):
         if container.state.terminated is not None and container.state.terminated.exit_code:
@@ -42,7 +44,10 @@ def obstacle(pods: Sequence[Pod]) -> str:
 
 
 def _containers(pods: Sequence[Pod]) -> Iterator[ContainerStatus]:
+    """Of pods that may run yet: one that was evicted is kept for long, and says nothing of the next one."""
     for pod in pods:
+        if pod.status.phase in OVER:
+            continue
         yield from pod.status.init_container_statuses or ()
         yield from pod.status.container_statuses or ()
 
