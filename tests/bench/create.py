@@ -152,13 +152,13 @@ def phases(apply: Apply, spans: Sequence[Span]) -> dict[str, float]:
         if span.trace == trace:
             found.setdefault(span.name, span)
     # A call is a span on both sides, of one name: the server's is the one within the other.
-    call = max((span for span in within if span.trace == trace and span.name == CALL), key=lambda span: span.begin)
+    calls = {span.name: span for span in sorted(within, key=lambda span: span.begin) if span.trace == trace}
     marks = {
         "kubectl: its own start": apply.begun + apply.bare_kubectl,
         "kubectl and API server, until it is stored": apply.stored,
         "watch and queue": found["reconcile VirtualMachine"].begin,
         "controller: finalizer, and whom it asks": found["provider apply_machine"].begin,
-        "RPC": call.begin,
+        "RPC": calls[CALL].begin,
         "provider: look and plan": found["driver.create"].begin,
         "provider: names, network, drive's content": found["libvirt.disks"].begin,
         "provider: disk": found["libvirt.disks"].end,
