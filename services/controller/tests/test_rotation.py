@@ -6,6 +6,7 @@ No call is lost, no machine is made twice, and no status says anything else mean
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -116,9 +117,10 @@ async def connected_with(site: Site, files: TlsFiles) -> None:
     wanted = files.cert.read_bytes() + files.ca.read_bytes()
 
     def has() -> bool:
-        return any(
-            (each / "tls.crt").read_bytes() + (each / "ca.crt").read_bytes() == wanted for each in held.glob("*")
-        )
+        with contextlib.suppress(FileNotFoundError):  # changed between two looks
+            (link,) = (each for each in held.iterdir() if each.is_symlink())
+            return (link / "tls.crt").read_bytes() + (link / "ca.crt").read_bytes() == wanted
+        return False
 
     await until(has, "the controller's new certificate")
     await passed(2 * LOOK_EVERY)
