@@ -249,17 +249,6 @@ async def test_W34_another_image_waits_for_what_the_old_server_has_begun(site: S
     assert not {"provider.drain.unfinished", "operation.failed", "machine.create.cleared"} & set(events)
 
 
-async def test_W33_another_authority_starts_the_server_anew(site: Site) -> None:
-    """Its clients come from that authority from now on, and its certificate, too."""
-    await site.provider()
-    await site.ready()
-    before = site.kubelet.seen[-1][1]
-    path = f"/api/v1/namespaces/{NAMESPACE}/secrets/virtrigaud-authority"
-    await site.api.request("DELETE", path)
-    await site.patch("providers", "lab", {"metadata": {"annotations": {"look": "now"}}})
-    await replaced(site, before)
-
-
 async def test_a_pod_that_the_namespace_does_not_take_is_told_with_its_reason(site: Site) -> None:
     """Pod Security of the API server's own: ours meets `restricted`, and what a Provider asks for may not."""
     await site.provider(runtime={"securityContext": {"allowPrivilegeEscalation": True}})

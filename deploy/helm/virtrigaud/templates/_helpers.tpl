@@ -34,6 +34,8 @@ controller-namespace: ""
 home: ""
 metrics-address: metrics.port
 authority: authority.secretName
+make-authority: authority.certManager
+no-make-authority: authority.certManager
 lease-namespace: ""
 lease-name: ""
 lease-duration: leaderElection.duration
