@@ -225,6 +225,22 @@ def test_P33_W74_a_cluster_takes_all_of_it(tmp_path: Path, cluster: Cluster, val
     assert {name: said for name, said in told.items() if said} == {}
 
 
+@pytest.mark.parametrize(("namespace", "where"), [("", {"any": True}), ("lab", {"matchNames": ["lab"]})])
+def test_no_server_is_read_for_two_installations(
+    tmp_path: Path, cluster: Cluster, namespace: str, where: Object
+) -> None:
+    """Each reads its own controllers, and the servers where it alone serves: read twice, all sums are double."""
+    given = ("--set", "metrics.serviceMonitor.enabled=true", "--set", f"watchNamespace={namespace}")
+    bodies = rendered(tmp_path, *given)
+    monitors = [body["spec"] for body in bodies if body["kind"] == "ServiceMonitor"]
+    (service,) = (body for body in bodies if body["kind"] == "Service")
+    ours, servers = (spec["selector"]["matchLabels"] for spec in monitors)
+    assert ours == {"app.kubernetes.io/name": "virtrigaud-controller", "app.kubernetes.io/instance": RELEASE}
+    assert ours.items() <= service["metadata"]["labels"].items()
+    assert servers == {"app.kubernetes.io/name": "virtrigaud-provider"}
+    assert [spec.get("namespaceSelector") for spec in monitors] == [None, where]
+
+
 def test_alerts_and_dashboards_arrive_as_they_are(tmp_path: Path, cluster: Cluster) -> None:
     """Grafana's and Prometheus' own braces are no templates of the chart's."""
     bodies = rendered(tmp_path, *EVERYTHING)
