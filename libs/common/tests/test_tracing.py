@@ -63,6 +63,9 @@ async def main():
         except errors.InternalError as error:
             logging.get("client").error("refused", message=str(error), trailers=str(error.__cause__))
 
+        with tracing.unseen(), tracing.span("probing"):
+            await stub.get_machine(v1.GetMachineRequest(uid="unseen"), timeout=10)
+
 logging.setup("traced", "info", "json")
 with tracing.setup("traced", sys.argv[1], version="1.0"):
     assert tracing.enabled()
@@ -120,6 +123,10 @@ async def test_W37_P44_one_trace_from_the_caller_to_the_hypervisor_call_and_into
     failing = spans["failing"][0]
     failed = {span.name for span in collector.spans if span.trace_id == failing.trace_id and span.status.code == 2}
     assert {"failing", method} <= failed
+
+    # a question that is asked again for ever is in no trace, on neither side
+    assert "probing" not in spans
+    assert len(spans[method]) == 2 * len(("m-1", "missing", "broken"))
 
     # and neither a span nor a log shows a secret, whatever a library did with it
     assert any(record["event"] == "rpc.unexpected" and "RuntimeError" in record["exception"] for record in records)

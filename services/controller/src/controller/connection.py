@@ -349,9 +349,8 @@ class Connection:
         if not self.health.healthy and (problem := await self._examine()) is not None:
             return problem
         try:
-            async with asyncio.timeout(self.policy.timeout):
-                stub = rpc.stub(self._open_channel(), f"{PACKAGE}.ProviderService")
-                await stub.check_connection(v1.CheckConnectionRequest(), timeout=self.policy.timeout)
+            with tracing.unseen():
+                await self._check()
         except (HypervisorUnavailableError, OutcomeUnknownError) as error:
             return await self._examine() or error  # gRPC's own words tell neither whom it met, nor whom it should have
         except ProviderError as error:
@@ -359,6 +358,11 @@ class Connection:
         except TimeoutError:
             return HypervisorUnavailableError(f"provider {self.name} gave no answer within {self.policy.timeout:g} s")
         return None
+
+    async def _check(self) -> None:
+        async with asyncio.timeout(self.policy.timeout):
+            stub = rpc.stub(self._open_channel(), f"{PACKAGE}.ProviderService")
+            await stub.check_connection(v1.CheckConnectionRequest(), timeout=self.policy.timeout)
 
     def verdict(self, health: Health) -> None:
         """This is how it is from now on; said once."""
