@@ -136,6 +136,22 @@ async def test_files_that_break_later_are_not_taken_up(issue, serving, caplog):
     assert sum("tls.reload.refused" in record.getMessage() for record in caplog.records) == 1
 
 
+def test_files_of_an_authority_whose_clock_is_ahead_are_taken_up_once_they_hold(tmp_path, caplog):
+    """Nobody writes them again until the old certificate is near its end."""
+    clock = ManualClock(datetime.now(UTC))
+    files = pki.Authority.create(tmp_path / "ca", clock=clock).issue(tmp_path / "mine", "lab")
+    watched = Watched(files, clock)
+    before = watched.material
+    ahead = ManualClock(clock.now() + timedelta(minutes=7))
+    pki.Authority.create(tmp_path / "ca", clock=ahead).issue(tmp_path / "mine", "lab", ["lab.example.com"])
+    assert [watched.refresh() for _ in range(3)] == [False] * 3
+    assert sum("not valid before" in record.getMessage() for record in caplog.records) == 1
+    clock._start += timedelta(minutes=3)
+    assert watched.refresh()
+    assert watched.material != before
+    assert not watched.refresh()
+
+
 # -- what check() says -----------------------------------------------------------------------------------------------
 
 

@@ -84,7 +84,7 @@ class Watched:
         self.files = files
         self._clock = clock or SystemClock()
         self._lock = threading.Lock()  # gRPC's handshakes ask from a thread of its own
-        self._stamp = files.stamp()
+        self._stamp = self._refused = files.stamp()
         self._material = files.read()
         self.expires = _checked(files, self._material, self._clock.now())
         if secrets.readable_by_others(files.key):
@@ -101,13 +101,15 @@ class Watched:
             stamp = self.files.stamp()
             if stamp == self._stamp:
                 return False
-            self._stamp = stamp
             try:
                 material = self.files.read()
                 expires = _checked(self.files, material, self._clock.now())
             except TlsError as error:
-                log.warning("tls.reload.refused", cert=str(self.files.cert), problem=str(error))
-                return False
+                if stamp != self._refused:
+                    log.warning("tls.reload.refused", cert=str(self.files.cert), problem=str(error))
+                self._refused = stamp
+                return False  # they are looked at again: by a clock that is behind, they are only not yet valid
+            self._stamp = stamp
             if material == self._material:
                 return False
             self._material, self.expires = material, expires
