@@ -9,9 +9,9 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from common.clock import SystemClock
+from common.clock import ManualClock, SystemClock
 from controller.api import ApiUnavailableError, connect
-from controller.core import CONFIG_MAPS
+from controller.core import CONFIG_MAPS, LEASES
 from controller.leader import Leader, LeaseSettings, LostError
 from controller_harness import DEADLINE, Cluster
 
@@ -19,16 +19,27 @@ pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 
 class Line:
-    """A TCP proxy to the API server. While it stalls, nothing passes and nothing is closed: the worst outage."""
+    """A TCP proxy to the API server. While it stalls, nothing passes and nothing is closed: the worst outage.
+
+    While it is mute, what is asked arrives and no answer comes back.
+    """
 
     def __init__(self, target: str) -> None:
         self._target = target.rsplit(":", 1)
         self._open = asyncio.Event()
         self._open.set()
+        self._answers = asyncio.Event()
+        self._answers.set()
         self._tasks: set[asyncio.Task[None]] = set()
 
     def stall(self) -> None:
         self._open.clear()
+
+    def mute(self) -> None:
+        self._answers.clear()
+
+    def speak(self) -> None:
+        self._answers.set()
 
     @asynccontextmanager
     async def served(self) -> AsyncIterator[int]:
@@ -49,17 +60,18 @@ class Line:
         there = await asyncio.open_connection(*self._target)
         try:
             async with asyncio.TaskGroup() as group:
-                group.create_task(self._pump(reader, there[1]))
-                group.create_task(self._pump(there[0], writer))
+                group.create_task(self._pump(reader, there[1], self._open))
+                group.create_task(self._pump(there[0], writer, self._answers))
         except asyncio.CancelledError:
             task.uncancel()
         finally:
             writer.close()
             there[1].close()
 
-    async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+    async def _pump(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter, may: asyncio.Event) -> None:
         while data := await source.read(65536):
             await self._open.wait()
+            await may.wait()
             sink.write(data)
             await sink.drain()
         sink.close()
@@ -110,6 +122,36 @@ async def test_a_leader_whose_api_hangs_stops_before_another_leads(cluster: Clus
                 async with asyncio.timeout(DEADLINE):
                     await over.wait()
     assert told == ["a leads", "a stopped", "b leads"]
+
+
+async def test_a_lease_counts_from_when_it_was_asked_for_however_late_that_is_heard(
+    cluster: Cluster, tmp_path: Path, namespace: str
+):
+    """Others count from when it was written: the time until the answer is theirs, not ours."""
+    await cluster.namespace(namespace)
+    line, clock, heard = Line(cluster.endpoint), ManualClock(), asyncio.Event()
+    settings = LeaseSettings(namespace, "test", "a", duration=150.0, renew_deadline=100.0, retry=20.0)
+
+    async def lead() -> None:
+        heard.set()
+        await asyncio.Event().wait()
+
+    async with line.served() as port, connect(str(cluster.kubeconfig)) as api:
+        kubeconfig = tmp_path / "kubeconfig"
+        kubeconfig.write_text(cluster.kubeconfig.read_text().replace(cluster.endpoint, f"127.0.0.1:{port}"))
+        asked = lambda *told: line.mute()  # noqa: E731  # there is no Lease yet: what follows is the write
+        async with connect(str(kubeconfig), "", asked) as slow, asyncio.timeout(DEADLINE), asyncio.TaskGroup() as group:
+            leader = Leader(slow, clock, random.Random(1), settings)
+            work = group.create_task(leader.run(lead))
+            while await api.get(LEASES, namespace, "test") is None:
+                await asyncio.sleep(0.05)
+            await clock.advance(90.0)
+            line.speak()
+            await heard.wait()
+            assert leader.holds()
+            await clock.advance(10.0)
+            assert not leader.holds()
+            work.cancel()
 
 
 async def test_one_that_leads_no_more_reads_and_writes_nothing(cluster: Cluster, namespace: str):

@@ -67,10 +67,9 @@ class Leader:
         Raises:
             LostError: another may lead now; `lead` was cancelled first.
         """
-        await self._acquire()
+        renewed = await self._acquire()
         self._turn(True)
         log.info("leader.acquired", identity=self._settings.identity)
-        renewed = self._clock.monotonic()
         self._until = renewed + self._settings.renew_deadline
         lost = False
         try:
@@ -99,14 +98,16 @@ class Leader:
     async def _work(self, lead: Callable[[], Awaitable[None]]) -> None:
         await lead()
 
-    async def _acquire(self) -> None:
+    async def _acquire(self) -> float:
+        """When it was asked for: from then on it counts for others, however late we hear that it is ours."""
         settings = self._settings
         while True:
+            begun = self._clock.monotonic()
             try:
                 async with asyncio.timeout(settings.renew_deadline):
                     lease = await self._api.get(LEASES, settings.namespace, settings.name)
                     if await self._try(lease):
-                        return
+                        return begun
             except (ApiError, TimeoutError) as error:
                 log.warning("leader.lease.unreadable", error=str(error) or "no answer in time")
             await self._clock.sleep(settings.retry * (1 + self._rng.random() / 5))
