@@ -260,6 +260,7 @@ class SimulatedApi(Api):
         """One call. Raises: ApiError."""
         what, schedule = f"{method} {path}", self._cluster.schedule
         sent = msgspec.json.decode(msgspec.json.encode(body)) if body is not None else None
+        self.check(method, what)
         try:
             async with asyncio.timeout(timeout):
                 found = await schedule.api_before(what)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -256,6 +257,7 @@ def _nothing(right: Any) -> Any:
 def _leads_for_ever(right: Any) -> Any:
     async def wrong(self: Any, renewed: float) -> None:
         while True:
+            self._until = math.inf
             await right(self, self._clock.monotonic())
 
     return wrong

@@ -17,6 +17,7 @@ from typing import Any
 
 from common import faults
 from common.tls import Watched
+from controller.claims import Claim, Installation
 from controller.controller import Controller
 from controller.leader import Leader, LeaseSettings, LostError
 from controller.metrics import Metrics
@@ -205,16 +206,22 @@ class Simulation:
         rng = random.Random(f"{self.schedule.seed}/{process}")
 
         async def lead() -> None:
+            await claim.obtain()
             controller = Controller(
-                api, self.clock, rng, Metrics(CollectorRegistry()), owner=OWNER, resync=RESYNC_SECONDS,
+                api.guarded(leader.holds), self.clock, rng, Metrics(CollectorRegistry()),
+                owner=OWNER, resync=RESYNC_SECONDS,
                 runtimes=lambda secrets, changed: {"External": ExternalRuntime(secrets, place, None, self.clock)},
                 default_mode="External", dial=lambda target: self.network.connect(target, self.clock),
             )  # fmt: skip
-            await controller.run()
+            async with asyncio.TaskGroup() as group:
+                group.create_task(claim.keep(), name="claim")
+                group.create_task(controller.run(), name="controller")
 
         with _points(self.schedule):
             lease = LeaseSettings("kube-system", "virtrigaud-controller", str(process))
-            await Leader(api, self.clock, rng, lease).run(lead)
+            claim = Claim(api, self.clock, rng, Installation(lease.namespace, lease.name))
+            leader = Leader(api, self.clock, rng, lease)
+            await leader.run(lead)
 
     # -- the end -------------------------------------------------------------------------------------------------------
 

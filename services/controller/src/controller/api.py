@@ -6,6 +6,7 @@ Every call has a deadline. What the server refuses arrives as one of the errors 
 from __future__ import annotations
 
 import asyncio
+import copy
 import os
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
@@ -141,9 +142,14 @@ class Api:
 
     def guarded(self, may_write: Callable[[], bool]) -> Api:
         """The same server for one that writes only while it may: asked each time, as a task that is to end runs on."""
-        guarded = Api(self._session, self._configuration, self._asked)
+        guarded = copy.copy(self)
         guarded._may_write = may_write
         return guarded
+
+    def check(self, method: str, what: str) -> None:
+        """Raises: ApiUnavailableError: it is a write, and we may not."""
+        if method != "GET" and not self._may_write():
+            raise ApiUnavailableError(f"{what}: not sent, we lead no more")
 
     # -- typed calls -----------------------------------------------------------------------------------------------
 
@@ -193,8 +199,7 @@ class Api:
     ) -> bytes:
         """One call, answered with the whole body. Raises: ApiError."""
         what, begun, status = f"{method} {path}", time.monotonic(), 0
-        if method != "GET" and not self._may_write():
-            raise ApiUnavailableError(f"{what}: not sent, we lead no more")
+        self.check(method, what)
         try:
             async with self._open(method, path, params, body, content_type, accept, timeout) as response:
                 answer = await response.read()
