@@ -98,6 +98,17 @@ async def test_a_claim_that_stands_is_taken_up_again_without_a_write(api: Api):
     assert await entries(api) == {"default.a": "lab"}
 
 
+@pytest.mark.parametrize("key", ["note", "default.", ".a"])
+async def test_an_entry_by_hand_that_names_no_lease_keeps_nobody_out(api: Api, key: str):
+    """Nobody could ever make it void by removing an installation."""
+    await api.create(CONFIG_MAPS, NAMESPACE, {"metadata": {"name": NAME}, "data": {key: "*", "default.gone": "shop"}})
+    mine = await claim(api, "a", "lab")
+    assert "Lease" not in await mine.blocked()
+    async with asyncio.timeout(DEADLINE):
+        await mine.obtain()
+    assert await entries(api) == {"default.gone": "shop", "default.a": "lab"}
+
+
 async def test_one_whose_entry_was_removed_enters_it_again_or_stops(api: Api):
     mine = await claim(api, "a")
     await mine.obtain()

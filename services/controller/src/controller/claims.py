@@ -83,8 +83,7 @@ class Claim:
             found = await self._api.get(CONFIG_MAPS, NAMESPACE, NAME)
             entries = (found.data or {}) if found is not None else {}
             for key in self._rivals(entries):
-                place, _, name = key.partition(".")
-                if await self._api.get(LEASES, place, name) is not None:
+                if await self._there(key):
                     return self._why(key, entries[key])
         except ApiError as error:
             return _unknown(error)
@@ -125,12 +124,16 @@ class Claim:
 
     async def _void(self, key: str) -> bool:
         """Whether an installation was removed: its Lease is gone, and does not come back."""
-        namespace, _, name = key.partition(".")
-        if await self._api.get(LEASES, namespace, name) is not None:
+        if await self._there(key):
             self._missing.pop(key, None)
             return False
         now = self._clock.monotonic()
         return now - self._missing.setdefault(key, now) >= self._look
+
+    async def _there(self, key: str) -> bool:
+        """Whether there is the Lease that an entry names; one that somebody wrote by hand may name none."""
+        namespace, _, name = key.partition(".")
+        return bool(namespace and name) and await self._api.get(LEASES, namespace, name) is not None
 
     async def _write(self, found: ConfigMap | None, entries: dict[str, str | None]) -> None:
         if found is None:
