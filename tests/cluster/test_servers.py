@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import itertools
 import json
 import random
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -25,6 +27,7 @@ from controller.runtime.certificates import Certificates
 from controller.runtime.kubernetes import KubernetesRuntime
 from controller.runtime.manifests import ServerSettings
 from controller.settings import Settings
+from cryptography import x509
 from e2e.stack import condition, manifest
 from prometheus_client import CollectorRegistry
 
@@ -247,6 +250,32 @@ async def test_W34_another_image_waits_for_what_the_old_server_has_begun(site: S
     events = [json.loads(line)["event"] for line in site.kubelet.logs[before].splitlines() if line.startswith("{")]
     assert events.index("machine.create") < events.index("provider.leaving") < events.index("provider.left")
     assert not {"provider.drain.unfinished", "operation.failed", "machine.create.cleared"} & set(events)
+
+
+async def test_W33_the_controller_makes_another_authority_and_no_server_is_started_anew(site: Site) -> None:
+    """One that was removed; how cert-manager's is replaced, and what a call notices, is in test_authority.py."""
+    await site.provider()
+    await site.ready()
+    pods, (before,) = list(site.kubelet.seen), await authorities(site)
+    await site.api.request("DELETE", f"/api/v1/namespaces/{NAMESPACE}/secrets/virtrigaud-authority")
+
+    async with asyncio.timeout(SECONDS):
+        for number in itertools.count():  # looks of the reconciler, which else come once a minute
+            await site.patch("providers", "lab", {"metadata": {"annotations": {"look": str(number)}}})
+            now = await authorities(site)
+            if len(now) == 1 and now != [before]:
+                break
+            await asyncio.sleep(0.5)
+
+    await site.ready()
+    assert site.kubelet.seen == pods
+
+
+async def authorities(site: Site) -> list[x509.Certificate]:
+    """Whom the server trusts."""
+    secret = await site.get("secrets", "virtrigaud-provider-lab")
+    assert secret is not None
+    return x509.load_pem_x509_certificates(base64.b64decode(secret["data"]["ca.crt"]))
 
 
 async def test_a_pod_that_the_namespace_does_not_take_is_told_with_its_reason(site: Site) -> None:
