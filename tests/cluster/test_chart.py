@@ -177,7 +177,8 @@ def test_every_argument_of_the_chart_is_one_that_extraargs_may_not_repeat(tmp_pa
     (container,) = deployment["spec"]["template"]["spec"]["containers"]
     own = {argument.partition("=")[0] for argument in container["args"]} - {"--ready-file"}
     for name in own:
-        done = helm("template", RELEASE, str(CHART), "--set", f"extraArgs={{{name}=x}}", home=tmp_path)
+        again = ("--set", f"extraArgs={{{name}=x}}")
+        done = helm("template", RELEASE, str(CHART), *EVERYTHING, *again, home=tmp_path)
         assert f"extraArgs[0]: {name} is set by" in done.stderr
 
 

@@ -34,8 +34,10 @@ controller-namespace: ""
 home: ""
 metrics-address: metrics.port
 authority: authority.secretName
+{{- if .Values.authority.certManager.enabled }}
 make-authority: authority.certManager
 no-make-authority: authority.certManager
+{{- end }}
 lease-namespace: ""
 lease-name: ""
 lease-duration: leaderElection.duration
