@@ -322,6 +322,27 @@ async def test_an_object_of_somebody_else_is_not_taken_over(site: Site) -> None:
     await site.ready()
 
 
+async def test_a_server_works_on_while_it_cannot_be_changed(site: Site) -> None:
+    """Its Secret is gone, or the object makes no sense any more; its machines are as manageable as before."""
+    await site.provider()
+    await site.ready()
+
+    def hindered(reason: str) -> Callable[[Object | None], bool]:
+        def told(found: Object | None) -> bool:
+            available = condition(found or {}, "ProviderAvailable").get("reason")
+            return condition(found or {}, "Ready").get("reason") == reason and available == "Connected"
+
+        return told
+
+    twice = [{"name": "A", "value": "1"}, {"name": "A", "value": "2"}]
+    await site.patch("providers", "lab", {"spec": {"runtime": {"env": twice}}})
+    await site.until("providers", "lab", hindered("InvalidConfiguration"))
+    await site.patch("providers", "lab", {"spec": {"runtime": {"env": None}}})
+    await site.ready()
+    await site.patch("providers", "lab", {"spec": {"credentialSecretRef": {"name": "nowhere"}}})
+    await site.until("providers", "lab", hindered("WaitingForDependencies"))
+
+
 async def test_a_pod_that_cannot_run_is_told_with_its_reason(site: Site) -> None:
     await site.provider(runtime={"image": "elsewhere/none:1"})
     found = await site.until(

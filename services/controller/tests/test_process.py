@@ -19,6 +19,7 @@ from common.tls import CONTROLLER
 from controller import installation
 from controller.__main__ import _runtimes
 from controller.api import Api
+from controller.holds import WAITING, Hold
 from controller.runtime import RuntimeState
 from controller.runtime.arguments import refuse_password
 from controller.runtime.process import SHARED_IMAGES, ProcessRuntime, ProcessSettings
@@ -35,9 +36,11 @@ class Vault:
     """Secrets whose one Secret holds this password."""
 
     def __init__(self, password: str) -> None:
-        self.password = password
+        self.password, self.gone = password, False
 
     async def credentials(self, namespace: str, name: str, where: str) -> dict[str, bytes]:
+        if self.gone:
+            raise Hold(WAITING, f"Secret {namespace}/{name} ({where}) does not exist")
         return {"password": self.password.encode()}
 
 
@@ -108,6 +111,19 @@ async def test_a_restart_for_new_credentials_keeps_the_directory(tmp_path: Path)
         assert kept.exists()
         assert (place / "credentials" / "password").read_text() == "second-secret"
         assert pids(place) != [before]
+
+
+@pytest.mark.parametrize(("phase", "endpoint"), [("Pending", ""), ("Failed", "qemu+ssh://root:pw@hv/system")])
+async def test_a_server_works_on_while_it_cannot_be_changed(tmp_path: Path, phase: str, endpoint: str) -> None:
+    """Its Secret is gone, or the object makes no sense any more; its machines are as manageable as before."""
+    vault = Vault("first-secret")
+    async with running(tmp_path, vault) as runtime:
+        before = await served(runtime, provider())
+        vault.gone = not endpoint
+        state = await runtime.ensure(provider(endpoint=endpoint) if endpoint else provider())
+        assert (state.phase, state.target) == (phase, before.target)
+        vault.gone = False
+        assert await served(runtime, provider()) == before
 
 
 async def test_our_own_certificate_is_renewed_while_we_run(tmp_path: Path) -> None:

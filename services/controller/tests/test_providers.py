@@ -125,3 +125,24 @@ async def test_a_right_that_is_lost_takes_no_server_away(reason: str, kept: bool
         runtime.state = RuntimeState("Failed", reason, 'cannot get resource "secrets"')
         assert await made.reconcile(("shop", "fake")) == again
         assert connections.get("u-1") is (before if kept else None)
+
+
+@pytest.mark.parametrize(
+    ("phase", "reason"), [("Pending", "WaitingForDependencies"), ("Failed", "InvalidConfiguration")]
+)
+async def test_a_server_that_works_on_as_it_was_is_available_and_not_as_it_should_be(phase: Any, reason: str):
+    """A Secret is gone, or the object makes no sense: nobody's machines are out of reach for that."""
+    api, target = OneObject(), Target("192.0.2.1:9443", None)
+    runtime = Said(RuntimeState("Running", "DeploymentReady", "", target))
+    async with reconciler(api, runtime, []) as (made, connections):
+        await made.reconcile(("shop", "fake"))
+        connection = connections.get("u-1")
+        assert connection is not None
+        connection.health = Health(True, "Connected", "the hypervisor answers")
+        runtime.state = RuntimeState(phase, reason, "Secret shop/login does not exist", target)
+        await made.reconcile(("shop", "fake"))
+        assert connections.get("u-1") is connection
+    told = {each["type"]: (each["status"], each["reason"]) for each in api.body["status"]["conditions"]}
+    assert told["ProviderAvailable"] == ("True", "Connected")
+    assert told["ProviderRuntimeReady"] == told["Ready"] == ("False", reason)
+    assert api.body["status"]["healthy"]

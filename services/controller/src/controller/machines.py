@@ -59,7 +59,7 @@ REMOVALS = ("delete", "release")
 FOLLOW_UP = 15.0
 """Seconds after which a machine with a running operation is looked at, should its end not have been heard."""
 BLOCKED = 60.0
-"""Seconds between two looks at a removal that waits for its Provider."""
+"""Seconds between two looks at what waits for its Provider."""
 
 BEFORE_APPLY = faults.declare("controller.machine.before-apply", "the intent is stored, the provider was not asked yet")
 AFTER_APPLY = faults.declare("controller.machine.after-apply", "the provider has acted, the status does not say so yet")
@@ -223,12 +223,10 @@ class MachineReconciler:
         label = f"{provider.metadata.namespace}/{provider.metadata.name}"
         if connection is None:
             told = provider.status.runtime
-            why = (
-                told.message
-                if told is not None and told.phase == "Failed" and told.message
-                else "it is not running yet"
-            )
-            raise Hold("ProviderUnavailable", f"Provider {label} is not ready: {why}")
+            if told is not None and told.phase == "Failed" and told.message:
+                raise Hold("ProviderUnavailable", f"Provider {label} is not ready: {told.message}")
+            # Should it fail, nobody tells its machines, of which there may be thousands.
+            raise Hold("ProviderUnavailable", f"Provider {label} is not ready: it is not running yet", again=BLOCKED)
         return connection
 
     def _connection_of(self, vm: VirtualMachine) -> Connection | None:

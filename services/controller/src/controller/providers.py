@@ -160,14 +160,15 @@ class ProviderReconciler:
 
     async def _report(self, provider: Provider, state: RuntimeState, connection: Connection | None) -> None:
         users = self._users(provider)
-        health = connection.health if connection is not None and state.phase == "Running" else None
+        health = connection.health if connection is not None and state.target is not None else None
         info = connection.known.info if connection is not None else None
         status = provider_status(provider, state, self._mode(provider), health, info, len(users), self._clock.now())
         await self._writer.status(self._caches.providers, provider, status)
         self._metrics.providers.up(f"{provider.metadata.namespace}/{provider.metadata.name}", bool(status.healthy))
         available, known = bool(status.healthy), self._available.get(provider.metadata.uid)
         if (bool(provider.status.healthy) if known is None else known) != available:
-            message = status_message(status)
+            told = find(status.conditions, AVAILABLE)
+            message = told.message if told is not None else ""
             kind, reason = (NORMAL, "Available") if available else (WARNING, "Unavailable")
             self._recorder.record(subject_of(provider, self.kind), kind, reason, message)
         judged = state.phase == "Failed" or (health is not None and health.healthy is not None)
@@ -233,11 +234,6 @@ def _seconds(text: str, where: str) -> float:
         raise Hold("InvalidConfiguration", f"{where}: {error}") from error
 
 
-def status_message(status: ProviderStatus) -> str:
-    """The message of Ready."""
-    return next((condition.message for condition in status.conditions if condition.type == READY), "")
-
-
 def provider_status(
     provider: Provider,
     state: RuntimeState,
@@ -280,7 +276,7 @@ def _wishes(
         Wish(RUNTIME_READY, "True" if running else "False", state.reason, state.message),
         _tls(provider, state, health),
     ]
-    if not running:
+    if state.target is None:
         available = Wish(AVAILABLE, "False", state.reason, state.message)
     elif health is None or health.healthy is None:
         message = health.message if health is not None else "not connected yet"
@@ -299,6 +295,8 @@ def _wishes(
         )
         wishes.append(Wish(DELETE_BLOCKED, "True", "InUse", message))
         wishes.append(Wish(READY, "False", "Deleting", message))
+    elif not running:
+        wishes.append(Wish(READY, "False", state.reason, state.message))  # also where an older server works on
     else:
         wishes.append(Wish(READY, available.status, available.reason, available.message))
     return wishes

@@ -22,7 +22,7 @@ class RuntimeState:
     reason: str
     message: str
     target: Target | None = None
-    """Where to dial; None while there is nothing to dial."""
+    """Where to dial; None while there is nothing to dial. A server may work on though it is not as it should be."""
 
 
 class Runtime(Protocol):

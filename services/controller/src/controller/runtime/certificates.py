@@ -84,6 +84,11 @@ class Certificates:
             client = authority.issue(client.cert.parent, self._name, days=DAYS, end=End.CLIENT, trust=former)
         return Made(client, self._server(provider, server, authority, held, former))
 
+    def client(self, provider: Provider) -> TlsFiles | None:
+        """What was made for the controller before, while it is good."""
+        files = _files(self._clients / provider.metadata.uid)
+        return files if _usable(files, self._clock) else None
+
     def forget(self, uid: str) -> None:
         """The Provider goes, or has another mode now."""
         remove_tree(self._clients / uid)

@@ -129,19 +129,20 @@ class KubernetesRuntime:
         try:
             client = await self._make(provider)
         except Hold as hold:
-            return RuntimeState("Pending", hold.reason, str(hold))
+            return RuntimeState("Pending", hold.reason, str(hold), self._standing(provider))
         except RefusedError as error:
             if "because it is being terminated" in str(error):
                 return RuntimeState("Failed", "NamespaceTerminating", _ENDED.format(provider.metadata.namespace))
-            return RuntimeState("Failed", API_REFUSED, str(error))
+            return RuntimeState("Failed", API_REFUSED, str(error), self._standing(provider))
         except (ValueError, TlsError) as error:
-            return RuntimeState("Failed", "InvalidConfiguration", str(error))
+            return RuntimeState("Failed", "InvalidConfiguration", str(error), self._standing(provider))
         except ApiUnavailableError as error:
             # Both are answers with code 500, and stay until somebody acts: nobody would learn of them otherwise.
             if "failed to create typed patch object" in str(error):
-                return RuntimeState("Failed", "InvalidConfiguration", f"spec.runtime: {error}")
+                message = f"spec.runtime: {error}"
+                return RuntimeState("Failed", "InvalidConfiguration", message, self._standing(provider))
             if "failed calling webhook" in str(error):
-                return RuntimeState("Pending", "WebhookFailed", str(error))
+                return RuntimeState("Pending", "WebhookFailed", str(error), self._standing(provider))
             raise
         return await self._state(provider, client)
 
@@ -250,19 +251,25 @@ class KubernetesRuntime:
         deployment = self._informers["Deployment"].get(meta.namespace, name)
         if deployment is None:
             return RuntimeState("Starting", "Starting", f"Deployment {name} is being made")
-        status = deployment.status
-        current = status.observed_generation >= deployment.metadata.generation
+        status, current = deployment.status, _current(deployment)
         if current and status.available_replicas > 0 and status.updated_replicas > 0:
-            target = Target(
-                f"{host_of(provider)}:{port_of(provider)}", client, identity.Server(meta.namespace, meta.name)
+            return RuntimeState(
+                "Running", "DeploymentReady", f"Deployment {name} is available", _target(provider, client)
             )
-            return RuntimeState("Running", "DeploymentReady", f"Deployment {name} is available", target)
         pods = await self._pods(provider) if current else []
         if soon := passing(pods):
             return RuntimeState("Starting", "DeploymentNotReady", f"Deployment {name} is not available yet: {soon}")
         if why := _refusal(status) or obstacle(pods):
             return RuntimeState("Failed", "DeploymentNotReady", f"Deployment {name} is not available: {why}")
         return RuntimeState("Starting", "DeploymentNotReady", f"Deployment {name} is not available yet")
+
+    def _standing(self, provider: Provider) -> Target | None:
+        """Where the server is that was made before, if it serves: it works on, whatever keeps us from changing it."""
+        meta, client = provider.metadata, self._certificates.client(provider)
+        deployment = self._informers["Deployment"].get(meta.namespace, object_name(provider))
+        if client is None or deployment is None or not _current(deployment) or not _is_of(deployment, meta.uid):
+            return None
+        return _target(provider, client) if deployment.status.available_replicas > 0 else None
 
     async def _pods(self, provider: Provider) -> list[Pod]:
         selector = f"{UID_LABEL}={provider.metadata.uid}"
@@ -298,6 +305,20 @@ class KubernetesRuntime:
             await self._api.request("DELETE", path, body=body)
         except NotFoundError:
             return
+
+
+def _target(provider: Provider, client: TlsFiles) -> Target:
+    server = identity.Server(provider.metadata.namespace, provider.metadata.name)
+    return Target(f"{host_of(provider)}:{port_of(provider)}", client, server)
+
+
+def _current(deployment: Workload) -> bool:
+    """Whether its status is of it as it is now."""
+    return deployment.status.observed_generation >= deployment.metadata.generation
+
+
+def _is_of(found: Workload, uid: str) -> bool:
+    return any(owner.uid == uid for owner in found.metadata.owner_references or ())
 
 
 def _refusal(status: WorkloadStatus) -> str:

@@ -135,9 +135,9 @@ class ProcessRuntime:
         try:
             wish = await self._wish(provider)
         except Hold as hold:
-            return RuntimeState("Pending", hold.reason, str(hold))
-        except (ValueError, OSError) as error:
-            return RuntimeState("Failed", "InvalidConfiguration", str(error))
+            return RuntimeState("Pending", hold.reason, str(hold), self._standing(uid))
+        except (ValueError, OSError, TlsError) as error:
+            return RuntimeState("Failed", "InvalidConfiguration", str(error), self._standing(uid))
         child = self._children.get(uid)
         if child is not None and child.wish != wish:
             await self._end(uid)
@@ -150,6 +150,11 @@ class ProcessRuntime:
                 child.task = self._group.create_task(child.run(), name=f"provider process {wish.name}")
             self._children[uid] = child
         return child.state
+
+    def _standing(self, uid: str) -> Target | None:
+        """Where the child serves that was started before: it works on, whatever keeps us from changing it."""
+        child = self._children.get(uid)
+        return child.state.target if child is not None else None
 
     async def remove(self, uid: str) -> None:
         await self._end(uid)
