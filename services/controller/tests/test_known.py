@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from collections.abc import Callable
 
+import msgspec
 import pytest
 from common import v1
 from common.clock import ManualClock
 from common.errors import HypervisorUnavailableError
 from controller.connection import Connection, Health, HealthPolicy, Limits, Target
+from controller.machines import MachineReconciler
 from controller.metrics import Metrics
+from controller.status import Outcome
+from kinds.provider import Provider
+from kinds.virtualmachine import VirtualMachine
 from prometheus_client import CollectorRegistry
 
 UID, ASKED = "m-1", b"what was asked"
 MACHINE = v1.Machine(identity=v1.MachineIdentity(uid=UID), id=UID, token="t1")
 LATER = v1.Machine(identity=v1.MachineIdentity(uid=UID), id=UID, token="t2")
 BUSY = v1.Machine(identity=v1.MachineIdentity(uid=UID), id=UID, token="t1", operation_id="o")
+READY = {
+    "type": "Ready",
+    "status": "True",
+    "reason": "Ready",
+    "message": "",
+    "lastTransitionTime": "2026-01-01T00:00:00Z",
+}
 RESTART = v1.Change(kind=v1.ChangeKind.SET_MEMORY, effect=v1.Effect.RESTART)
 ONLINE = v1.Change(kind=v1.ChangeKind.SET_MEMORY, effect=v1.Effect.ONLINE)
 
@@ -138,3 +151,52 @@ def test_what_the_stream_told_during_the_call_may_be_newer_than_its_answer():
     told(found, LATER)
     found.known.settle(UID, ASKED, v1.ApplyMachineResponse(machine=MACHINE), before)
     assert found.known.settled(UID, ASKED) is None
+
+
+async def test_what_was_on_its_way_when_a_call_was_answered_is_not_told_as_drift():
+    """The power as it was before the apply that changed it: the machine never went back."""
+    found, reports = connection(), []
+    on = dataclasses.replace(LATER, power=v1.PowerState.ON)
+    off = dataclasses.replace(MACHINE, power=v1.PowerState.OFF)
+    object_ = {
+        "metadata": {"name": "web", "namespace": "shop", "uid": UID, "generation": 2},
+        "spec": {"providerRef": {"name": "p"}, "classRef": {"name": "c"}, "powerState": "Off"},
+        "status": {"id": UID, "powerState": "Off", "observedGeneration": 2, "conditions": [READY]},
+    }
+    vm = msgspec.convert(object_, VirtualMachine)
+    provider = msgspec.convert(
+        {"metadata": {"name": "p", "namespace": "shop"}, "spec": {"type": "fake", "endpoint": "fake://"}}, Provider
+    )
+
+    class Reconciler(MachineReconciler):
+        def __init__(self) -> None:
+            """Nobody is asked and nothing is written."""
+
+        async def _report(self, vm: VirtualMachine, outcome: Outcome) -> VirtualMachine:
+            reports.append(outcome)
+            return vm
+
+    async def drifts() -> bool:
+        reports.clear()
+        await Reconciler()._announce(vm, provider, found)
+        return any(report.drifted for report in reports)
+
+    told(found, on)
+    found.known.settle(UID, ASKED, v1.ApplyMachineResponse(machine=off), on)
+    told(found, dataclasses.replace(on, token="t0"))  # another state on the way to "off"
+    assert found.known.settled(UID, ASKED) is None
+    assert not await drifts()
+    told(found, off)
+    assert not await drifts()
+    told(found, on)  # this one came after the answer: somebody switched it on
+    assert await drifts()
+
+
+def test_a_doubt_ends_with_the_next_answer():
+    """The stream skips states: it may never tell of the one that was answered."""
+    found = connection()
+    found.known.settle(UID, ASKED, v1.ApplyMachineResponse(machine=MACHINE), None)
+    told(found, LATER)
+    assert found.known.doubted(UID)
+    found.known.settle(UID, ASKED, v1.ApplyMachineResponse(machine=LATER), LATER)
+    assert not found.known.doubted(UID)

@@ -46,6 +46,8 @@ class Known:
         self.failures: dict[str, tuple[str, ProviderError]] = {}
         """Kind and error of the last operation on a machine or image that failed; taken by the reconciler that acts."""
         self._settled: dict[str, _Settled] = {}
+        self._echoes: dict[str, str] = {}
+        """Token of what a call has answered with and the stream has not told of yet, by UID."""
         self._changed_at: dict[str, float] = {}
         """Since when a machine has been told to be another (monotonic), by UID, until its status says so."""
         self._addressless: set[str] = set()
@@ -116,10 +118,20 @@ class Known:
         if machine is None:
             self.machines.pop(uid, None)
             self._settled.pop(uid, None)
+            self._echoes.pop(uid, None)
             self._changed_at.pop(uid, None)
             self._addressless.discard(uid)
-        else:
-            self.machines[uid] = machine
+            return
+        told = self.machines.get(uid)
+        if told is None or told.token != machine.token:
+            self._echoes[uid] = machine.token
+        elif self._echoes.get(uid) != machine.token:
+            self._echoes.pop(uid, None)
+        self.machines[uid] = machine
+
+    def doubted(self, uid: str) -> bool:
+        """What was last told of a machine may be older than what a call has answered since: it was on its way."""
+        return uid in self._echoes
 
     def take_failure(self, uid: str, kinds: Collection[str] = ()) -> ProviderError | None:
         """The error that the last operation on this machine or image ended with, once.
@@ -142,6 +154,8 @@ class Known:
         uid = machine.identity.uid
         if snapshot is not None:
             snapshot.add(uid)
+        if self._echoes.get(uid) == machine.token:
+            del self._echoes[uid]
         known = self.machines.get(uid)
         if known is None or (known.token, known.operation_id) != (machine.token, machine.operation_id):
             self.machines[uid] = machine
@@ -156,6 +170,7 @@ class Known:
 
     def _removed(self, uid: str) -> None:
         self._settled.pop(uid, None)
+        self._echoes.pop(uid, None)
         if self.machines.pop(uid, None) is not None:
             self._changed_at.setdefault(uid, self._clock.monotonic())
             self._wake(uid)

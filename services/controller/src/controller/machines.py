@@ -307,7 +307,8 @@ class MachineReconciler:
             making = v1.Operation(kind="create")
             return await self._report(vm, Outcome(operation=making, bound=bound))
         before = connection.known.machines.get(vm.metadata.uid)
-        if before is not None and self._drifted(vm, before):
+        # What may be old is not told as news; the provider is about to be asked, and puts right what is true of it.
+        if before is not None and not connection.known.doubted(vm.metadata.uid) and self._drifted(vm, before):
             return await self._report(vm, Outcome(machine=before, drifted=True))
         return vm
 
