@@ -8,12 +8,16 @@ from pathlib import Path
 import msgspec
 import pytest
 from common import identity, pki
-from common.clock import ManualClock
+from common.clock import ManualClock, SystemClock
 from common.identity import Server
 from common.pki import Authority, End
 from common.rpc.inspection import Seen
 from common.tls import CONTROLLER, TlsFiles, issued
-from controller.runtime.certificates import Certificates
+from controller.api import connect
+from controller.core import SECRETS
+from controller.runtime.authority import ClusterAuthority
+from controller.runtime.certificates import Certificates, encoded
+from controller_harness import Cluster
 from cryptography import x509
 from kinds.provider import Provider
 
@@ -212,3 +216,22 @@ async def test_keys_are_told_as_the_authority_tells_its_own(site: Site, tmp_path
     again = renamed.issue(tmp_path / "b", CONTROLLER, end=End.CLIENT).cert.read_bytes()
     assert again != before
     assert is_of(again, renamed)
+
+
+@pytest.mark.asyncio(loop_scope="session")
+async def test_an_authority_that_is_put_back_after_another_was_broken_is_taken_up(
+    cluster: Cluster, namespace: str, tmp_path: Path
+) -> None:
+    """A mistake with its Secret, and the backup of it: nobody has to start the controller anew."""
+    await cluster.namespace(namespace)
+    async with connect(str(cluster.kubeconfig)) as api:
+        loader = ClusterAuthority(api, namespace, "authority", tmp_path / "copy", SystemClock())
+        made = (await loader.load()).certificate
+        found = await api.get(SECRETS, namespace, "authority")
+        assert found is not None
+        good = encoded(found.data or {})
+        await api.patch(SECRETS, namespace, "authority", {"data": good | encoded({"tls.key": b"rubbish"})})
+        with pytest.raises(ValueError, match="holds no authority"):
+            await loader.load()
+        await api.patch(SECRETS, namespace, "authority", {"data": good})
+        assert (await loader.load()).certificate == made

@@ -59,8 +59,9 @@ class ClusterAuthority:
     def _take_up(self, files: dict[str, bytes]) -> Authority:
         """Raises: ValueError: no authority that can be used."""
         digest = digest_of(files)
-        place = self._directory / digest
-        if digest != self._held:
+        place, fresh = self._directory / digest, digest != self._held
+        if fresh:
+            self._held = ""  # it goes with the directory, though what comes in its place may be none
             shutil.rmtree(self._directory, ignore_errors=True)
             private_directory(place)
             write_private(place / "ca.key", files[KEY])
@@ -73,7 +74,7 @@ class ClusterAuthority:
             raise ValueError(
                 f"the authority in Secret {self._where} expired at {found.expires:%Y-%m-%d %H:%M} UTC: renew it"
             )
-        if digest != self._held:
+        if fresh:
             log.info("authority.taken_up", secret=self._where, expires=found.expires.isoformat())
         self._held, self._awaited = digest, False
         return found
