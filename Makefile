@@ -38,14 +38,14 @@ test-stack: ## docker-compose.yml on a real Docker engine, with images that need
 test: ## everything: set-up, lint, and every test, those on a real hypervisor included
 	scripts/setup.sh test
 	$(MAKE) lint
-	cd tests && $(RUN) python -m cluster
+	cd tests && $(RUN) python -m tools
 	cd tests && $(RUN) python -m faults 0 $(SEEDS) --workers $(WORKERS)
 	$(RUN) pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 	cd tests && $(RUN) python -m stack
 
 test-kubernetes: ## the tests on a real Kubernetes API alone: chart, Kustomize base, quickstart, contract, API (in `make test`, too)
 	scripts/setup.sh test
-	cd tests && $(RUN) python -m cluster
+	cd tests && $(RUN) python -m tools cluster
 	$(RUN) pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder tests/cluster
 
 bench: ## measure everything (SECTIONS="idle growth": only these; LARGE=1: 50,000 machines, too), publish in docs/performance

@@ -152,8 +152,8 @@ if ! has kubectl; then
 fi
 
 if [ -n "$tests" ] && ! has go; then
-    # Debian 12's is too old to build it. See tests/simulators/vcsim/README.md.
-    step "go is not installed; tests against a simulated vCenter are skipped (Go 1.25 or newer: https://go.dev/dl)"
+    # Debian 12's is too old to build what they need.
+    step "go is not installed; tests against a simulated vCenter, on a real Kubernetes API and of docker-compose.yml are skipped (Go 1.26 or newer: https://go.dev/dl)"
 fi
 
 #---------------------------------------------------------------- uv and the virtual environment

@@ -38,7 +38,7 @@ def build_all(engine: Engine) -> None:
     base(engine)
     builder(engine)
     toolchain(engine)
-    stand_in(engine, "collector", program(TESTS / "tools" / "collector"))
+    stand_in(engine, "collector", collector())
     build = [sys.executable, "deploy/images/build.py", "--base", BASE, "--builder", BUILDER]
     subprocess.run([*build, "--docker", command("docker")], cwd=ROOT, check=True, env=engine.environment())
     build = [str(compose2()), "--profile=*", "--progress=quiet", "build"]
@@ -128,6 +128,11 @@ def stand_in(engine: Engine, target: str, *files: Path) -> None:
             "build", "--quiet", "--file", str(TESTS / "stack" / "Dockerfile"), "--target", target,
             "--build-arg", f"BASE={BASE}", "--tag", f"virtrigaud-test/{target}", place,
         )  # fmt: skip
+
+
+def collector() -> Path:
+    """The program of the collector's image. Raises: GoUnavailableError."""
+    return program(TESTS / "tools" / "collector")
 
 
 def compose2() -> Path:

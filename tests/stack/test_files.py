@@ -11,7 +11,10 @@ from typing import Any
 
 import pytest
 import yaml
-from tools.gomodule import GoUnavailableError, program
+from libvirtd.fixtures import missing
+from tools.gomodule import GoUnavailableError
+
+from .images import collector
 
 ROOT = Path(__file__).resolve().parents[2]
 COMPOSE = ROOT / "deploy" / "compose"
@@ -122,10 +125,10 @@ def test_grafana_is_given_sources_that_are_there(services: dict[str, Object]) ->
 def test_the_collector_takes_its_configuration() -> None:
     """The real one judges it."""
     try:
-        collector = program(ROOT / "tests" / "tools" / "collector")
+        judge = collector()
     except GoUnavailableError as error:
-        pytest.skip(str(error))
-    command = [str(collector), "validate", f"--config={COMPOSE / 'otel-collector.yaml'}"]
+        missing(str(error))
+    command = [str(judge), "validate", f"--config={COMPOSE / 'otel-collector.yaml'}"]
     told = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     assert told.returncode == 0, told.stderr
 

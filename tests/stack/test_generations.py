@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
+from libvirtd.fixtures import missing
 from tools.gomodule import GoUnavailableError
 
 from .compose import PROFILES, installed, version2
@@ -52,7 +53,7 @@ def test_both_generations_read_the_same() -> None:
     try:
         one, two = installed(), version2()
     except (EngineUnavailableError, GoUnavailableError) as error:
-        pytest.skip(str(error))
+        missing(str(error))
     version = subprocess.run([*one, "version", "--short"], capture_output=True, text=True, check=True).stdout.strip()
     if not version.startswith("1."):
         pytest.skip(f"Compose v1 is not installed, but {version}")

@@ -23,6 +23,11 @@ SOURCES = Path(__file__).resolve().parent
 START_SECONDS = 30
 
 
+def built() -> Path:
+    """The binary. Raises: GoUnavailableError."""
+    return program(SOURCES)
+
+
 class Vcsim:
     """One simulator process. `start` after `stop` or `kill` makes a new, empty inventory at the same port.
 
@@ -67,7 +72,7 @@ class Vcsim:
             GoUnavailableError: it cannot be built here.
             RuntimeError: it did not start; the text holds its log.
         """
-        binary = program(SOURCES)
+        binary = built()
         self._home = tempfile.TemporaryDirectory(prefix="vcsim-")  # its datastores, which a killed one would leave
         self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - lives as long as the process
         self._process = subprocess.Popen(
