@@ -28,7 +28,6 @@ from .spans import Spans
 NAMESPACE = "bench"
 PATIENCE = 60.0
 """Longest wait in seconds for what takes a second or less."""
-GROUP_VERSION = "infra.virtrigaud.io/v1beta1"
 USER_DATA = "#cloud-config\nhostname: bench\n"
 
 

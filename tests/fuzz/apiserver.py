@@ -296,14 +296,9 @@ def schema(data: bytes) -> None:
 
 NAMESPACE = "/api/v1/namespaces/default/configmaps"
 KEPT = f"{NAMESPACE}/kept"
-YAML_MAP = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: kept}\ndata: &d {x: '1'}\n"
 VMS = "/apis/infra.virtrigaud.io/v1beta1/namespaces/default/virtualmachines"
 CRDS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 METHODS = (b"GET", b"POST", b"PUT", b"PATCH", b"DELETE")
-KINDS_OF_BODY = (
-    b"application/json", b"application/yaml", b"application/merge-patch+json", b"application/json-patch+json",
-    b"application/strategic-merge-patch+json", b"application/apply-patch+yaml", protobuf.MEDIA_TYPE.encode(),
-)  # fmt: skip
 
 
 def _request(method: str, url: str, kind: str, content: bytes | str) -> bytes:

@@ -28,7 +28,7 @@ from common.errors import (
 )
 from provider_vsphere.session import vapi
 from provider_vsphere.session.login import Endpoint, session_key
-from provider_vsphere.session.vapi import API, REST, SESSION_HEADER, Request, Vapi, exchange, refused_as
+from provider_vsphere.session.vapi import API, REST, SESSION_HEADER, RefusedError, Request, Vapi, exchange
 from provider_vsphere.session.vsphere import Vsphere
 from simulators.vcsim import Vcsim
 from simulators.vcsim.fixtures import start_vcsim
@@ -186,7 +186,9 @@ async def test_a_session_is_opened_at_the_first_call_and_ended_with_the_context(
         assert token == await vapi.token("look"), "one session for all calls"
         with pytest.raises(NameConflictError) as conflict:
             await vapi.call("make it twice", create("colour"))
-        assert refused_as(conflict.value, "already_exists")
+        cause = conflict.value.__cause__
+        assert isinstance(cause, RefusedError)
+        assert cause.type == "already_exists"
         assert token not in repr(vars(vapi))
     with pytest.raises(HypervisorUnavailableError):  # 401
         exchange(

@@ -179,16 +179,6 @@ def at(path: str, *privileges: str) -> Allowed:
     return check
 
 
-def all_at(path: str, *privileges: str) -> Allowed:
-    """Like `at`, but every one of the privileges is needed."""
-
-    def check(call: Call) -> None:
-        for privilege in privileges:
-            call.require(path.format_map(call.path), privilege)
-
-    return check
-
-
 def indexed(*names: str) -> list[dict[str, str]]:
     """The answer of a directory of the API."""
     return [{"name": name, "subdir": name} for name in names]

@@ -11,7 +11,7 @@ import itertools
 import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from pathlib import Path
 
 import grpc
@@ -26,8 +26,6 @@ log = logging.get(__name__)
 
 CONTROLLER, OPERATOR, VIEWER = (identity.client(role) for role in identity.Role)
 """Clients of an installation that names no namespace."""
-
-EXPIRES_SOON = timedelta(hours=24)
 
 
 class TlsError(Exception):

@@ -41,7 +41,6 @@ _RESERVED = frozenset(
         "while",
     ]
 )
-_OPTIONAL_CALLS = frozenset({"hasValue", "value", "orValue", "optMap"})
 
 
 class RuleError(Exception):

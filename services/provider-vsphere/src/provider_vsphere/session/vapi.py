@@ -359,11 +359,6 @@ def _is_unauthenticated(error: ProviderError) -> bool:
     return isinstance(cause, RefusedError) and (cause.status == 401 or cause.type == "unauthenticated")
 
 
-def refused_as(error: ProviderError, type: str) -> bool:
-    """Whether the server answered with this type of error: "already_exists"."""
-    return isinstance(error.__cause__, RefusedError) and error.__cause__.type == type
-
-
 def _quoted(text: str) -> str:
     """An id as one part of a path. Those of vAPI hold colons: "urn:vmomi:InventoryServiceTag:...:GLOBAL"."""
     return quote(text, safe=":")
