@@ -195,9 +195,9 @@ async def settle(machines: Stub, spec: v1.MachineSpec, *, seconds: float = SETTL
                 return machine
 
 
-async def delete(machines: Stub, spec: v1.MachineSpec) -> None:
-    """Delete until it is gone."""
-    request = v1.DeleteMachineRequest(identity=spec.identity)
+async def delete(machines: Stub, spec: v1.MachineSpec, *, retain: bool = False) -> None:
+    """Delete until it is gone, or ours no more."""
+    request = v1.DeleteMachineRequest(identity=spec.identity, retain=retain)
     async with asyncio.timeout(SETTLE_SECONDS):
         while True:
             try:

@@ -167,6 +167,27 @@ async def test_killed_in_the_middle_of_a_task_it_finds_it_again(own_vcsim: Vcsim
             assert own_vcsim.requests()[method] == 1
 
 
+async def test_a_machine_that_is_let_go_while_it_is_made_carries_no_stamp_of_ours(
+    own_vcsim: Vcsim, tmp_path: Path
+) -> None:
+    """Its making outlives the process that began it: let go before it ends, it would come up as ours, and nobody's."""
+    spec = machine_spec(OFF)
+    async with provider(own_vcsim, tmp_path) as doomed, doomed.machines() as machines:
+        own_vcsim.control("slow", method="CreateVM_Task", seconds=0)
+        work = asyncio.ensure_future(settle(machines, spec))
+        await asyncio.to_thread(wait_asked, own_vcsim, "CreateVM_Task")
+        await doomed.kill()
+        await asyncio.wait({work})
+        assert isinstance(work.exception(), ProviderError)
+    async with provider(own_vcsim, tmp_path) as running, running.machines() as machines:
+        going = asyncio.ensure_future(delete(machines, spec, retain=True))
+        await asyncio.wait({going}, timeout=1.0)
+        own_vcsim.control("slow/release")
+        await going
+        machine = (await machines.get_machine(v1.GetMachineRequest(uid=uid_of(spec)), timeout=10)).machine
+        assert not machine.owned
+
+
 @pytest.mark.parametrize(
     ("flags", "said"),
     [

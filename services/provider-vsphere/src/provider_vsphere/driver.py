@@ -8,7 +8,7 @@ from typing import Any
 
 from common import faults, logging, v1
 from common.clock import Clock
-from common.errors import HypervisorUnavailableError, StalePreconditionError
+from common.errors import ForeignMachineError, HypervisorUnavailableError, StalePreconditionError
 from providerkit.changes import Changes
 from providerkit.driver import ConsoleTicket, Driver, Progress
 from providerkit.extents import Incoming
@@ -207,11 +207,13 @@ class VsphereDriver(Driver):
         """See Driver."""
         doing = f"release machine {uid}"
         self.vsphere.login(doing)
-        everyone = self.vsphere.tree.with_uuid(uid)
-        if not any(machines.is_ours(entity, self._owner) for entity in everyone):
-            unread.refuse(self.vsphere.tree, uid, doing)
+        try:
+            entity = await self._creator.find(uid, doing)  # one that is being made is waited for
+        except ForeignMachineError:
             return
-        unread.refuse_away(self.vsphere.tree, machines.get(self.vsphere.tree, uid, self._owner), doing)
+        if entity is None:
+            return
+        unread.refuse_away(self.vsphere.tree, entity, doing)
         await self._leave_rules(uid, "release")
         await self._uploads.clear(uid, doing)
         await self._change.edit_now(uid, "release", lambda _entity, record: editing.release(record))
