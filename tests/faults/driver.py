@@ -139,8 +139,7 @@ class SimulatedDriver(Driver):
             identity = guest.machine.identity
             if guest.uid and (identity is None or identity.owner != self._owner):
                 raise ForeignMachineError(f"destroy machine {uid}: it does not carry our stamp")
-            while guest.busy and await self._is_busy(guest.number):
-                await self._clock.sleep(POLL)
+            await self._idle(guest)
             await self._remove(guest.number, uid)
 
     async def _find(self, uid: str) -> list[Guest]:
@@ -149,6 +148,11 @@ class SimulatedDriver(Driver):
 
     def _traces(self, uid: str) -> list[Guest]:
         return [*self.hypervisor.with_uid(uid), *self.hypervisor.begun_for(uid)]
+
+    async def _idle(self, guest: Guest) -> None:
+        """Until no task works on it: one that makes it would go on, with volumes that nobody knows of yet."""
+        while guest.busy and await self._is_busy(guest.number):
+            await self._clock.sleep(POLL)
 
     async def _is_busy(self, number: int) -> bool:
         guest = await self._call("look", lambda: copy.copy(self.hypervisor.guests.get(number)))
@@ -189,6 +193,7 @@ class SimulatedDriver(Driver):
 
     async def release(self, uid: str) -> None:
         for guest in await self._find(uid):
+            await self._idle(guest)
             if not guest.made:  # nobody was ever told of it
                 await self._remove(guest.number, uid)
             else:

@@ -42,6 +42,8 @@ OWNER = "simulation"
 SITES = {"hv-a": "provider-a:9443", "hv-b": "provider-b:9443"}
 """Providers, and where each of them serves."""
 SETTLE_SECONDS = 3600.0
+HANG_SECONDS = 330.0
+"""Within which the last fault is over: a watch that hangs is given up, and what it kept back is written."""
 QUIET_SECONDS = 300.0
 RESYNC_SECONDS = 36_000.0
 """The controller's safety net asks by design; here it is so slow that silence is silence, and nothing rests on it."""
@@ -238,7 +240,7 @@ class Simulation:
         """Nothing is written and nothing is asked for while nothing happens."""
         if self.invariants.broken:
             return
-        await asyncio.sleep(60.0)  # what was begun in the last moment may end
+        await asyncio.sleep(HANG_SECONDS)
         writes, verbs = len(self._own_writes()), self._verbs()
         await asyncio.sleep(QUIET_SECONDS)
         if fresh := self._own_writes()[writes:]:
