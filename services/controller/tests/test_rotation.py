@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,12 @@ from common.pki import Authority, End
 from common.rpc.channel import LOOK_EVERY
 from common.tls import CONTROLLER, TlsFiles
 from controller_harness import FAKE, Cluster, because, condition, machine, ready, until
+from cryptography import x509
 from trust_harness import Serving, Site, ours, serving, site_of
 
 pytestmark = pytest.mark.asyncio(loop_scope="session")
 
 HELD = ("Ready", "ProviderAvailable", "TLSConfigured", "ProviderRuntimeReady")
-DAY = 86400.0
 
 
 @pytest_asyncio.fixture(loop_scope="session")
@@ -52,9 +52,14 @@ class Fleet:
             await self._site.cluster.create("VirtualMachine", self._site.namespace, self._names[-1], machine())
 
     async def settle(self) -> None:
-        """All are ready."""
+        """All are ready, and those who follow were told."""
         for name in self._names:
             await self._site.cluster.wait("VirtualMachine", self._site.namespace, name, ready)
+
+        def told() -> bool:
+            return {item["metadata"]["name"] for item in self.machines if ready(item)} >= set(self._names)
+
+        await until(told, "the watch of machines")
 
     async def follow(self, kind: str, states: list[Any]) -> None:
         """Every state that the API tells of, from now on."""
@@ -83,18 +88,18 @@ class Fleet:
 
 
 @asynccontextmanager
-async def working(site: Site, *, days: float = 90, probes: bool = True) -> AsyncIterator[tuple[Serving, Fleet]]:
+async def working(site: Site, *, lives: float = 0.0, probes: bool = True) -> AsyncIterator[tuple[Serving, Fleet]]:
     """A server, its Provider, and machines on their way; judged at the end.
 
     Args:
-        days: for which the controller's first certificate is good.
+        lives: seconds for which the controller's first certificate is good, at the least; 0: as long as others.
         probes: whether the Provider's health is asked for; without them, a stream that breaks counts as its end.
     """
-    await site.client(site.authority.issue(site.home / "client", CONTROLLER, days=days, end=End.CLIENT))
     world = site.home / "world.json"
     flags = ("--world", str(world), "--create-seconds", "1s")
     async with serving(site.home, site.server_files(site.server), *flags) as server:
         server.world = world
+        await site.client(brief(site, server.days(lives)) if lives else ours(site))
         await site.provider(server.address, healthCheck={**FAKE["healthCheck"], "enabled": probes})
         await site.cluster.wait("Provider", site.namespace, "fake", because("Connected"))
         fleet = Fleet(site, server)
@@ -161,11 +166,11 @@ async def test_W33_an_authority_is_replaced_while_both_sides_list_both(site: Sit
 @pytest.mark.parametrize("probes", [True, False], ids=["probes", "no probes"])
 async def test_a_certificate_that_is_renewed_in_time_runs_out_unseen(site: Site, probes: bool) -> None:
     """The stream that was opened with it is opened anew, from where it was."""
-    seconds = 15.0
-    async with working(site, days=seconds / DAY, probes=probes) as (server, fleet):
-        ends = datetime.now(UTC).timestamp() + seconds
+    async with working(site, lives=8.0, probes=probes) as (server, fleet):
+        first = x509.load_pem_x509_certificate((site.home / "client" / "tls.crt").read_bytes())
         await site.changed_client(ours(site))
-        await until(lambda: datetime.now(UTC).timestamp() > ends + LOOK_EVERY, "the end of the first certificate")
+        ends = first.not_valid_after_utc + timedelta(seconds=LOOK_EVERY)
+        await until(lambda: datetime.now(UTC) > ends, "the end of the first certificate")
         await fleet.more()
     ended = {each["method"].rpartition("/")[2] for each in server.said("rpc.peer.lapsed")}
     assert ended <= {"WatchMachines", "WatchOperation"}  # no call was refused
@@ -173,8 +178,8 @@ async def test_a_certificate_that_is_renewed_in_time_runs_out_unseen(site: Site,
 
 async def test_a_certificate_that_runs_out_under_a_connection_is_told_and_renewed(site: Site) -> None:
     """The connection stands, and its calls are refused all the same."""
-    await site.client(site.authority.issue(site.home / "client", CONTROLLER, days=8 / DAY, end=End.CLIENT))
     async with serving(site.home, site.server_files(site.server)) as server:
+        await site.client(brief(site, server.days(5.0)))
         await site.provider(server.address)
         await site.cluster.create("VirtualMachine", site.namespace, "web", machine())
         before = await site.cluster.wait("VirtualMachine", site.namespace, "web", ready)
@@ -194,9 +199,10 @@ async def test_a_certificate_that_runs_out_under_a_connection_is_told_and_renewe
 async def test_a_servers_certificate_that_runs_out_under_a_connection_is_told_and_renewed(site: Site) -> None:
     """The other way round: a server is not called beyond the end of what it has shown, though its connection stands."""
     await site.client(ours(site))
-    names = [site.server.uri, "127.0.0.1"]
-    files = site.authority.issue(site.home / "server", site.server.host, names, 10 / DAY, end=End.SERVER)
-    async with serving(site.home, files) as server:
+    async with serving(site.home, site.server_files(site.server)) as server:
+        names = [site.server.uri, "127.0.0.1"]
+        (site.home / "server" / "tls.crt").unlink()  # or it would stay
+        site.authority.issue(site.home / "server", site.server.host, names, server.days(5.0), end=End.SERVER)
         await site.provider(server.address)
         await site.cluster.create("VirtualMachine", site.namespace, "web", machine())
         before = await site.cluster.wait("VirtualMachine", site.namespace, "web", ready)
@@ -206,6 +212,10 @@ async def test_a_servers_certificate_that_runs_out_under_a_connection_is_told_an
         await site.cluster.wait("Provider", site.namespace, "fake", because("Connected"))
         after = await site.cluster.wait("VirtualMachine", site.namespace, "web", ready)
         assert after["status"]["id"] == before["status"]["id"]
+
+
+def brief(site: Site, days: float) -> TlsFiles:
+    return site.authority.issue(site.home / "client", CONTROLLER, days=days, end=End.CLIENT)
 
 
 def refused(kind: str) -> Callable[[Any], bool]:

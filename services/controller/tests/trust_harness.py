@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -92,7 +93,13 @@ class Serving:
     address: str
     log: Path
     _metrics: str
+    took: float
+    """Seconds to start, which tells how busy the machine is."""
     world: Path | None = None
+
+    def days(self, seconds: float) -> float:
+        """Life of a certificate that ends so soon on an idle machine, and on a busy one when as much is done."""
+        return (seconds + 4 * self.took) / 86400
 
     def machines(self) -> list[str]:
         """Ids of all that there are."""
@@ -122,9 +129,10 @@ async def serving(home: Path, files: TlsFiles, *flags: str) -> AsyncIterator[Ser
         "--tls-cert", str(files.cert), "--tls-key", str(files.key), "--tls-ca", str(files.ca),
         "--metrics-address", "127.0.0.1:0", *flags,
     ]  # fmt: skip
+    began = time.monotonic()
     async with started(command, log, GRPC_VERBOSITY="INFO"):
         await until(place.exists, "the provider")
-        found = Serving(place.read_text().strip(), log, "")
+        found = Serving(place.read_text().strip(), log, "", time.monotonic() - began)
         page = found.said("provider.metrics")[-1]  # of the latest
         found._metrics = f"{page['host']}:{page['port']}"
         yield found
