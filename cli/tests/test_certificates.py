@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import stat
@@ -134,3 +135,41 @@ def test_a_new_authority_says_whom_it_cuts_off(vrtg: Vrtg, tmp_path: Path) -> No
     shutil.rmtree(tmp_path / "ca")
     ran = vrtg("certs", "--into", tmp_path, "--controller")
     assert (ran.code, said in ran.out) == (0, True), ran.out
+
+
+def trusted(material: tls.Material, ca: bytes, place: Path) -> None:
+    """Raises: TlsError: who has this CA file refuses that certificate."""
+    files = tls.TlsFiles(place / "met.crt", place / "met.key", place / "met.ca")
+    for path, content in ((files.cert, material.cert), (files.key, material.key), (files.ca, ca)):
+        path.write_bytes(content)
+    files.check()
+
+
+def test_a_new_authority_takes_the_place_of_one_as_the_manual_says(vrtg: Vrtg, tmp_path: Path) -> None:
+    """Each end is good for the other one, though that may have its files of now, or of the step before."""
+    into, make = tmp_path / "pki", ("certs", "--controller", "--provider", "lab", "--into")
+    vrtg(*make, into)
+    vrtg(*make, tmp_path / "new")
+    places = (into / "controller", into / "provider-lab")
+    ends = [tls.TlsFiles(each / "tls.crt", each / "tls.key", each / "ca.crt") for each in places]
+    old, new = (into / "ca" / "ca.crt").read_bytes(), (tmp_path / "new" / "ca" / "ca.crt").read_bytes()
+    steps = [[end.read() for end in ends]]
+
+    def done() -> None:
+        assert vrtg(*make, into).code == 0  # as it runs each day
+        steps.append([end.read() for end in ends])
+        for one, other in ((0, 1), (1, 0)):
+            for mine, theirs in itertools.product(steps[-2:], repeat=2):
+                trusted(mine[one], theirs[other].ca, tmp_path)
+
+    for end in ends:
+        end.ca.write_bytes(old + new)
+    done()
+    assert [each.cert for each in steps[-1]] == [each.cert for each in steps[0]]
+    shutil.copytree(tmp_path / "new" / "ca", into / "ca", dirs_exist_ok=True)
+    done()
+    assert [each.ca for each in steps[-1]] == [old + new] * 2
+    for end in ends:
+        shutil.copy(into / "ca" / "ca.crt", end.ca)
+    done()
+    assert [each.ca for each in steps[-1]] == [new, new]

@@ -178,7 +178,20 @@ def test_further_authorities_are_listed_and_taken_out_again(tmp_path):
     both = authority.issue(tmp_path / "b", "web", trust=[other.certificate]).read()
     assert (both.cert, both.key) == (first.cert, first.key)
     assert both.ca == authority.certificate_pem() + other.certificate_pem()
-    assert authority.issue(tmp_path / "b", "web").read() == first
+    assert authority.issue(tmp_path / "b", "web", trust=[]).read() == first
+
+
+def test_what_somebody_lists_beside_an_authority_stays(tmp_path):
+    """One takes the place of another by hand: whoever renews certificates meanwhile must not undo it."""
+    old, new = pki.Authority.create(tmp_path / "old"), pki.Authority.create(tmp_path / "new")
+    both = old.certificate_pem() + new.certificate_pem()
+    files = old.issue(tmp_path / "b", "web")
+    files.ca.write_bytes(both)
+    assert old.issue(tmp_path / "b", "web").read().ca == both
+    assert new.issue(tmp_path / "b", "web").read().ca == both
+    files.ca.write_bytes(new.certificate_pem())
+    assert new.issue(tmp_path / "b", "web").read().ca == new.certificate_pem()
+    assert old.issue(tmp_path / "b", "web").read().ca == old.certificate_pem()
 
 
 def test_a_directory_that_cannot_be_written_is_named(tmp_path):

@@ -140,7 +140,7 @@ class Authority:
         *,
         end: End = End.BOTH,
         group: int | None = None,
-        trust: Sequence[x509.Certificate] = (),
+        trust: Sequence[x509.Certificate] | None = None,
     ) -> TlsFiles:
         """Write a certificate, its key and the authority into the directory.
 
@@ -151,20 +151,22 @@ class Authority:
             name: who the certificate is for; the first of its names.
             sans: further names: DNS names, IP addresses or URIs.
             group: id of a group that may read the files, too; None: their owner alone reads the key.
-            trust: authorities that are trusted beside this one, as one takes the place of another.
+            trust: authorities that are trusted beside this one, as one takes the place of another; None: those that
+                somebody has listed beside it in the file.
         Raises:
             TlsError: the directory cannot be written.
             ValueError: a name that is none of the three.
         """
         names = [_general_name(each) for each in dict.fromkeys((name, *sans))]
         with alone(Path(directory)):
-            return self._issue(Path(directory), name, names, days, end, group, pem(self._cert, *trust))
+            return self._issue(Path(directory), name, names, days, end, group, trust)
 
     def _issue(
         self, directory: Path, name: str, names: list[x509.GeneralName], days: float, end: End, group: int | None,
-        bundle: bytes,
+        trust: Sequence[x509.Certificate] | None,
     ) -> TlsFiles:  # fmt: skip
         files = TlsFiles(directory / "tls.crt", directory / "tls.key", directory / "ca.crt")
+        bundle = pem(self._cert, *trust) if trust is not None else self._listed(files.ca)
         if self._good(files, names, end):
             if files.ca.read_bytes() != bundle:
                 _write(files.ca, bundle, 0o644)
@@ -187,6 +189,15 @@ class Authority:
         _write(files.cert, cert.public_bytes(serialization.Encoding.PEM), 0o644)
         _share(files, group)
         return files
+
+    def _listed(self, path: Path) -> bytes:
+        """What the file holds, if this authority is among it; else this one alone."""
+        try:
+            data = path.read_bytes()
+            held = x509.load_pem_x509_certificates(data)
+        except (OSError, ValueError):  # not there yet, or of no use
+            data, held = b"", []
+        return data if self._cert in held else pem(self._cert)
 
     def _good(self, files: TlsFiles, names: list[x509.GeneralName], end: End) -> bool:
         try:
