@@ -15,7 +15,14 @@ from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
 
 from .people import CANARY
 
-BUGS = ("reconcile.bug", "operation.bug", "watch.changes.bug", "watch.observe.bug", "rpc.unexpected")
+BUGS = (
+    "reconcile.bug",
+    "provider.connection.bug",
+    "operation.bug",
+    "watch.changes.bug",
+    "watch.observe.bug",
+    "rpc.unexpected",
+)
 """Events that say that our code met something that it did not foresee."""
 
 

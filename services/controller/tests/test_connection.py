@@ -160,10 +160,15 @@ async def test_a_certificate_that_cannot_be_read_is_told_and_tried_again(tmp_pat
         await until_reason("Connected")
 
 
-async def test_an_error_inside_a_connection_is_told_and_tried_again():
-    """What its own tasks raise comes as a group of groups."""
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [(OSError("the disk is full"), "the disk is full"), (KeyError("hunter2"), "internal error (KeyError)")],
+    ids=["the world", "a bug"],
+)
+async def test_an_error_inside_a_connection_is_told_and_tried_again(error: Exception, words: str):
+    """What its own tasks raise comes as a group of groups, and ends no other connection."""
     settings = ServingSettings(insecure=True, owner=OWNER, grace=0.1, health_interval=3600.0)
-    broken = [OSError("the disk is full")]
+    broken = [error]
 
     def changed() -> None:
         if broken:
@@ -173,7 +178,7 @@ async def test_an_error_inside_a_connection_is_told_and_tried_again():
         serve(FakeDriver(FakeHypervisor(), owner=OWNER), settings, registry=None) as serving,
         dialled(Target(serving.server.address, None), changed) as until_reason,
     ):
-        assert await until_reason("ConnectionFailed") == f"connect to {serving.server.address}: the disk is full"
+        assert await until_reason("ConnectionFailed") == f"connect to {serving.server.address}: {words}"
         await until_reason("Connected")
 
 

@@ -7,12 +7,14 @@ import random
 from collections.abc import Callable
 from typing import Any
 
-from common import tracing
+from common import logging, tracing
 from common.clock import Clock
 from common.tls import TlsError
 
 from .connection import FIRST_RETRY, MOST_RETRY, Connection, Dial, Health, HealthPolicy, Limits, Target, dial
 from .metrics import Metrics
+
+log = logging.get(__name__)
 
 FIRST_VERDICT = 20.0
 """Seconds after the controller's start in which machines stay what they were last said to be, until it is known whether
@@ -93,6 +95,11 @@ class Connections:
                 await connection.run()
             except* (TlsError, ValueError, OSError) as group:  # whether its tasks raised it, or what comes before them
                 message = f"connect to {connection.target.address}: {_first(group)}"
+                connection.verdict(Health(False, "ConnectionFailed", message))
+            except* Exception as group:  # one server, or what we make of its words, must not end the work on all others
+                error = _first(group)
+                log.error("provider.connection.bug", provider=connection.name, exc_info=error)
+                message = f"connect to {connection.target.address}: internal error ({type(error).__name__})"
                 connection.verdict(Health(False, "ConnectionFailed", message))
             await self._clock.sleep(delay * (1 + self._rng.random()))
             delay = min(MOST_RETRY, delay * 2)
