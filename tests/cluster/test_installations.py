@@ -115,6 +115,17 @@ async def test_helm_refuses_a_second_installation_of_what_is_served(
         remove(cluster, tmp_path, Release("third", FIRST.namespace))
 
 
+@pytest.mark.parametrize("key", ["note", "default."])
+def test_helm_passes_over_an_entry_by_hand_that_names_no_lease(cluster: Cluster, tmp_path: Path, key: str) -> None:
+    claims = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "virtrigaud-installations"}}
+    cluster.make({**claims, "data": {key: "*"}})
+    try:
+        assert install(cluster, tmp_path, FIRST) == ""
+    finally:
+        remove(cluster, tmp_path, FIRST)
+        cluster.ask("/api/v1/namespaces/default/configmaps/virtrigaud-installations", method="DELETE")
+
+
 async def test_the_second_installation_does_nothing_until_the_first_is_removed(
     cluster: Cluster, tmp_path: Path
 ) -> None:
