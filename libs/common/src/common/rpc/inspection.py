@@ -89,7 +89,8 @@ async def _meet(target: str, context: ssl.SSLContext, server: Server) -> Seen:
         writer.transport.abort()  # a farewell would wait for its answer, and lose the verdict on one who gives none
     if accepted:
         return Seen(certificate=held)
-    words = f"{target} hung up on our certificate: it is expired there, or of no authority that it knows"
+    why = "it has expired there, or is not valid yet, or is of no authority that it knows"
+    words = f"{target} hung up on our certificate: {why}"
     return Seen(ClientRefusedError(words), held)
 
 
