@@ -195,7 +195,7 @@ async def only(api: Client, collection: str, count: int) -> bool:
 
 async def until(holds: Callable[[], Any]) -> None:
     """Look until something holds."""
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(100):  # a cluster looks later and later
         while True:
             if await holds():
                 return

@@ -202,9 +202,15 @@ class Witness:
             self.states.append((kind, event["type"], event["object"]))
 
     def unready(self, kind: str, *conditions: str) -> list[Object]:
-        """Conditions that were not True in some state."""
+        """Conditions that were not True in some state, but for the moment in which there is no authority."""
         found = [condition(body, each) for k, event, body in self.states if k == kind for each in conditions]
-        return [each for each in found if each.get("status") != "True"]
+        return [each for each in found if each.get("status") != "True" and not _between(each)]
+
+
+def _between(told: Object) -> bool:
+    """Somebody looked while the one was gone and the next had not come; the server is called all the same."""
+    held = ("Ready", "ProviderRuntimeReady")
+    return told["type"] in held and told["reason"] == "WaitingForDependencies"
 
 
 async def renew(site: Site) -> None:

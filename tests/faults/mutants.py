@@ -300,7 +300,7 @@ MUTANTS: dict[str, Mutant] = {
 } | {
     made.__name__: _driver(made, focus=_UNSEEN, rate=0.2, first=30) for made in (TakesTheName, DestroysByName)
 } | {
-    TakesAwayForAbsent.__name__: _driver(TakesAwayForAbsent, focus=_LOOKS, rate=0.3, first=20),
+    TakesAwayForAbsent.__name__: _driver(TakesAwayForAbsent, focus=_LOOKS, rate=0.3, first=55),
     "resumes a watch where it began": _altered(
         Informer, "_watch", _resume_at_the_beginning, focus="^watch .*virtualmachines", rate=0.1
     ),
