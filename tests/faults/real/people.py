@@ -26,6 +26,7 @@ class People:
     Attributes:
         wanted: by name, the spec that was last acknowledged, of every machine that shall be there.
         kept: UIDs of machines that must outlive their objects, with their names.
+        retained: UIDs of all whose object said Retain: one that was still being made may be there, or not.
     """
 
     def __init__(self, installation: Installation, say: Callable[[str], None]) -> None:
@@ -33,6 +34,7 @@ class People:
         self._kubectl = installation.kubectl
         self.wanted: dict[str, Spec] = {}
         self.kept: dict[str, str] = {}
+        self.retained: set[str] = set()
 
     async def settle_in(self) -> None:
         """Everything that machines of theirs refer to."""
@@ -62,8 +64,10 @@ class People:
     async def delete(self, name: str) -> None:
         """Its object shall go, and the machine as its policy says."""
         body = await self._kubectl.get("vm", name, SPACE)
-        if body.get("spec", {}).get("deletionPolicy") == "Retain" and body.get("status", {}).get("id"):
-            self.kept[body["metadata"]["uid"]] = name
+        if body.get("spec", {}).get("deletionPolicy") == "Retain":
+            self.retained.add(body["metadata"]["uid"])
+            if body.get("status", {}).get("id"):
+                self.kept[body["metadata"]["uid"]] = name
         await self._kubectl.delete("vm", name, SPACE)
         self.wanted.pop(name, None)
         self._say(f"delete {name}")
@@ -112,9 +116,9 @@ class People:
         for machine in found:
             if machine.ours and machine.uid not in uids:
                 return f"machine {machine.name} ({machine.uid}) is on the hypervisor and belongs to no object"
-            if not machine.ours and machine.uid not in self.kept:
+            if not machine.ours and machine.uid not in self.retained:
                 return f"machine {machine.name} ({machine.uid}) lost its stamp"
-        orphans = await asyncio.to_thread(self._installation.site.orphans, uids | self.kept.keys())
+        orphans = await asyncio.to_thread(self._installation.site.orphans, uids | self.retained)
         return f"left behind: {', '.join(orphans)}" if orphans else ""
 
     def _unlike(self, body: Object, spec: Spec, found: list[Found]) -> str:

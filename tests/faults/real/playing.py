@@ -95,8 +95,8 @@ async def _refused_and_healed(runs: Runs) -> None:
             await runs.people.wait("unseen", _refused, kind="vmimage")
         refusal = await runs.people.wait("greedy", _refused)
         assert condition(refusal, "Ready")["message"]
-        assert {machine.uid for machine in site.found()} <= runs.people.kept.keys()
-        assert site.orphans(runs.people.kept) == []
+        assert {machine.uid for machine in site.found()} <= runs.people.retained
+        assert site.orphans(runs.people.retained) == []
         await asyncio.to_thread(site.make_room)
         await runs.settle()
         await runs.people.clear()
