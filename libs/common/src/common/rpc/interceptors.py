@@ -113,11 +113,8 @@ class Metrics(Around):
             start, code = time.perf_counter(), "OK"
             try:
                 return await inner(request, context)
-            except asyncio.CancelledError:
-                code = "CANCELLED"
-                raise
-            except Exception:
-                code = _code(context)
+            except BaseException as error:
+                code = _code(error, context)
                 raise
             finally:
                 counted.end(code, time.perf_counter() - start)
@@ -135,11 +132,8 @@ class Metrics(Around):
                 async for answer in answers:
                     counted.messages.inc()
                     yield answer
-            except (asyncio.CancelledError, GeneratorExit):
-                code = "CANCELLED"
-                raise
-            except Exception:
-                code = _code(context)
+            except BaseException as error:
+                code = _code(error, context)
                 raise
             finally:
                 counted.end(code, time.perf_counter() - start)
@@ -148,7 +142,10 @@ class Metrics(Around):
         return call
 
 
-def _code(context: Any) -> str:
+def _code(error: BaseException, context: Any) -> str:
+    """The name of gRPC's code for a call that ended with this error."""
+    if isinstance(error, (asyncio.CancelledError, GeneratorExit)):
+        return "CANCELLED"
     code = context.code()
     return status.code_name(code if isinstance(code, int) else code.value[0])
 
@@ -192,11 +189,8 @@ def _span(method: str, context: Any) -> Iterator[None]:
         code = "OK"
         try:
             yield
-        except (asyncio.CancelledError, GeneratorExit):
-            code = "CANCELLED"
-            raise
-        except Exception:
-            code = _code(context)
+        except BaseException as error:
+            code = _code(error, context)
             raise
         finally:
             span.set_attribute("rpc.grpc.status_code", getattr(grpc.StatusCode, code).value[0])
